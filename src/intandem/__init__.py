@@ -1,0 +1,1 @@
+"""Pipeline-parallel training for any nn.Module, with the numbers of one process."""

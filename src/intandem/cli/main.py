@@ -1,0 +1,63 @@
+"""The ``intandem`` command: finds the subcommand and imports only that one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "train a small GPT on text found on this machine, in tandem, and draw where time went",
+    "run": "start your script on N local processes: intandem run --ranks 2 train.py",
+    "show": "draw a schedule: grid, makespan, bubble ratio, peak activations",
+    "verify": "check a schedule or program file and print every finding",
+    "check": "prove that a model's gradients in tandem are one process's",
+}
+"""Name of each command and its line in the overview; the module is ``cmd_<name>``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``intandem`` with ``argv`` and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"intandem {version('intandem')}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        return _refuse(f"unknown command {name!r}; known: {', '.join(COMMANDS)}")
+    from intandem.errors import PipelineError  # noqa: PLC0415
+
+    try:
+        return int(importlib.import_module(f"intandem.cli.cmd_{name}").main(rest))
+    except (PipelineError, ValueError, TypeError, OSError) as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = (f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return "\n".join(
+        [
+            "intandem: pipeline-parallel training with one process's numbers",
+            "",
+            "usage: intandem <command> [options]      (intandem <command> --help explains each)",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _refuse(message: str) -> int:
+    print(f"intandem: {message}", file=sys.stderr)
+    return 2

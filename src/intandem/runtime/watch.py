@@ -1,0 +1,58 @@
+"""Who is where, and who failed: what a rank tells the others about itself.
+
+The executor says where it is before each instruction; the first failure of a run is told to
+every rank and ends every wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a rank is in its program. Readable from any thread.
+
+    Attributes:
+        step: number of the step.
+        slot: index of the instruction in the rank's program.
+        stage: stage of the instruction, or None where it has none.
+        microbatch: micro-batch of the instruction, or None where it has none.
+        doing: the instruction's text, such as ``1F3`` or ``recv:0F3>1@0``.
+    """
+
+    step: int
+    slot: int
+    stage: int | None
+    microbatch: int | None
+    doing: str
+
+    def __str__(self) -> str:
+        stage = "" if self.stage is None else f" stage {self.stage}"
+        microbatch = "" if self.microbatch is None else f" micro-batch {self.microbatch}"
+        return f"step {self.step}{stage}{microbatch} action {self.doing}"
+
+
+class Watch(Protocol):
+    """Shared knowledge of a run's health. Every method is cheap and may be called anywhere."""
+
+    def at(self, position: Position) -> None:
+        """Say where this rank is now."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """Say that this rank cannot go on; the first failure of a run wins."""
+        ...
+
+    def check(self) -> None:
+        """Return while the run is healthy.
+
+        Raises:
+            PeerFailureError: once another rank has failed; names rank, position and cause.
+        """
+        ...
+
+    def close(self) -> None:
+        """This rank leaves the run in good order."""
+        ...
