@@ -1,0 +1,144 @@
+"""The HTML report in a real browser: no console message, and hover shows details."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from report_sample import full_report
+
+from intandem.views.html import report_html
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on PATH")
+
+OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=2000",
+    "--dump-dom",
+]
+
+POINT_AT = """<script>
+document.getElementById("%s").querySelector("rect").dispatchEvent(
+  new PointerEvent("pointermove", {bubbles: true, clientX: 300, clientY: 200}));
+</script>"""
+PRESS = """<script>
+document.querySelector("#measured-0F0").focus();
+for (const key of %s) document.activeElement.dispatchEvent(
+  new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+</script>"""
+CLICK = """<script>document.getElementById("%s").click();</script>"""
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """Open a page; return its document after scripts ran, and the console's lines."""
+
+    def run(html, fragment=""):
+        page = tmp_path / "report.html"
+        page.write_text(html, encoding="utf-8")
+        command = [BROWSER, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"]
+        done = subprocess.run(
+            [*command, page.as_uri() + fragment],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=True,
+        )
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return run
+
+
+def with_script(script):
+    """The full report, its security policy as it is, and one more script at its end."""
+    return report_html(full_report()).replace("</body>", script + "</body>")
+
+
+def tip(document):
+    """Text of the tooltip, or None while it is hidden."""
+    found = re.search(r'<div id="tip"(?P<attributes>[^>]*)>(?P<text>[^<]*)</div>', document)
+    return None if "hidden=" in found["attributes"].replace("aria-hidden", "") else found["text"]
+
+
+def test_console_is_silent(browse):
+    """Opening the report logs nothing, and nothing is shown before something is pointed at."""
+    document, console = browse(report_html(full_report()))
+
+    assert console == []
+    assert tip(document) is None
+    assert "<title>measured" not in document  # the script took over from the native tooltips
+
+
+def test_console_is_heard(browse):
+    """The check above would see an error."""
+    _, console = browse(with_script("<script>nowhere.to.be.found();</script>"))
+
+    assert len(console) == 1
+
+
+def test_pointing_at_a_box_shows_it(browse):
+    """Rank, action, start and duration appear; the micro-batch stands out in both timelines."""
+    document, console = browse(with_script(POINT_AT % "measured-1B0"))
+
+    assert console == []
+    assert tip(document) == (
+        "measured 1B0: rank 1, stage 1, micro-batch 0; starts 2.00 s, takes 2.50 s"
+    )
+    assert re.search(r'class="box F same" id="planned-0F0"', document)
+    assert re.search(r'class="box F" id="planned-0F1"', document)
+
+
+def test_a_link_names_a_box(browse):
+    """``report.html#measured-0B1`` opens with that action's details."""
+    document, console = browse(report_html(full_report()), "#measured-0B1")
+
+    assert console == []
+    assert tip(document).startswith("measured 0B1: rank 0")
+
+
+@pytest.mark.parametrize(
+    ("keys", "action"),
+    [
+        (["ArrowRight", "ArrowRight"], "0B0"),
+        (["ArrowRight", "ArrowLeft"], "0F0"),
+        (["ArrowRight", "ArrowDown"], "1F0"),
+        (["ArrowUp"], "0F0"),
+    ],
+)
+def test_keys_move_from_box_to_box(browse, keys, action):
+    """Along a rank with left and right, across ranks with up and down."""
+    document, console = browse(with_script(PRESS % keys))
+
+    assert console == []
+    assert tip(document).startswith(f"measured {action}:")
+
+
+def test_switch_between_light_and_dark(browse):
+    """The button turns the page over, whatever the system asks for."""
+    once, _ = browse(with_script(CLICK % "scheme"))
+    twice, _ = browse(with_script(2 * (CLICK % "scheme")))
+
+    schemes = [re.search(r"<html[^>]*color-scheme: (\w+)", page)[1] for page in (once, twice)]
+    assert sorted(schemes) == ["dark", "light"]
+
+
+def test_zoom_stretches_time_in_all_drawings(browse):
+    """Zoomed, every drawing of the clock is equally wider; a box twice as wide."""
+    pages = [browse(with_script(script))[0] for script in ("", CLICK % "zoom")]
+
+    boxes = [re.search(r'id="measured-1B0".*?<rect[^>]*width="([\d.]+)"', page) for page in pages]
+    assert float(boxes[1][1]) == pytest.approx(2 * float(boxes[0][1]))
+    frames = re.findall(r'viewBox="0 0 ([\d.]+) [\d.]+" data-left', pages[1])
+    assert len(frames) == 3
+    assert len(set(frames)) == 1
