@@ -1,4 +1,5 @@
 from intandem.ir.action import Action, ActionKind
+from intandem.ir.compute_csv import format_compute_csv, parse_compute_csv
 from intandem.ir.dependencies import predecessors
 from intandem.ir.placement import Placement
 from intandem.ir.program import (
@@ -13,6 +14,7 @@ from intandem.ir.program import (
     StageLinks,
 )
 from intandem.ir.schedule import Schedule
+from intandem.ir.text import format_program, format_schedule, parse_program, parse_schedule
 from intandem.ir.timeline import Span, Timeline
 
 __all__ = [
@@ -31,5 +33,11 @@ __all__ = [
     "Span",
     "StageLinks",
     "Timeline",
+    "format_compute_csv",
+    "format_program",
+    "format_schedule",
+    "parse_compute_csv",
+    "parse_program",
+    "parse_schedule",
     "predecessors",
 ]

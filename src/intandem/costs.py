@@ -1,0 +1,227 @@
+"""What actions and transfers cost: the numbers that simulation, bounds and planning work with."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from intandem.ir import Action, ActionKind, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PER_STAGE = ("forward_s", "backward_input_s", "backward_weight_s", "backward_s")
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Seconds and bytes of every stage and of the links between ranks.
+
+    Attributes:
+        forward_s: seconds of F, per stage.
+        backward_input_s: seconds of I, per stage.
+        backward_weight_s: seconds of W, per stage.
+        backward_s: seconds of B, per stage; I + W where it is left empty.
+        latency_s: seconds that any message between two ranks takes at least. Messages on one
+            link may be under way at once for this part.
+        bandwidth_bytes_per_s: of each directed link between two ranks; infinite by default.
+            A link carries one message at a time for this part.
+        boundary_bytes: ``boundary_bytes[s]`` is what crosses between stages s and s + 1, each
+            way, per micro-batch; empty for 0.
+        activation_bytes: what a stage keeps per micro-batch between F and B or W; empty for
+            unknown.
+
+    Raises:
+        ValueError: if a list has the wrong length or a number is negative or not finite.
+    """
+
+    forward_s: tuple[float, ...]
+    backward_input_s: tuple[float, ...]
+    backward_weight_s: tuple[float, ...]
+    backward_s: tuple[float, ...] = ()
+    latency_s: float = 0.0
+    bandwidth_bytes_per_s: float = math.inf
+    boundary_bytes: tuple[int, ...] = ()
+    activation_bytes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        num_stages = len(self.forward_s)
+        if num_stages < 1:
+            msg = "forward_s has no stages; expected at least one number"
+            raise ValueError(msg)
+        if not self.backward_s:
+            pairs = zip(self.backward_input_s, self.backward_weight_s, strict=False)
+            object.__setattr__(self, "backward_s", tuple(i + w for i, w in pairs))
+        for key in _PER_STAGE:
+            _require(key, getattr(self, key), num_stages)
+        _require("boundary_bytes", self.boundary_bytes or (0,) * (num_stages - 1), num_stages - 1)
+        _require("activation_bytes", self.activation_bytes or (0,) * num_stages, num_stages)
+        _require("latency_s", (self.latency_s,), 1)
+        if not self.bandwidth_bytes_per_s > 0:
+            msg = f"bandwidth_bytes_per_s is {self.bandwidth_bytes_per_s}; expected more than 0"
+            raise ValueError(msg)
+
+    @classmethod
+    def uniform(
+        cls,
+        num_stages: int,
+        forward_s: float = 1.0,
+        backward_input_s: float = 1.0,
+        backward_weight_s: float = 1.0,
+        transfer_s: float = 0.0,
+    ) -> CostModel:
+        """Every stage costs the same; every message between two ranks takes ``transfer_s``."""
+        return cls(
+            (forward_s,) * num_stages,
+            (backward_input_s,) * num_stages,
+            (backward_weight_s,) * num_stages,
+            latency_s=transfer_s,
+        )
+
+    @property
+    def num_stages(self) -> int:
+        """Length of the pipeline."""
+        return len(self.forward_s)
+
+    def seconds(self, action: Action) -> float:
+        """Seconds that ``action`` holds its rank."""
+        return self.kind_s(action.kind)[action.stage]
+
+    def kind_s(self, kind: ActionKind) -> tuple[float, ...]:
+        """Seconds of ``kind``, per stage."""
+        match kind:
+            case ActionKind.F:
+                return self.forward_s
+            case ActionKind.B:
+                return self.backward_s
+            case ActionKind.I:
+                return self.backward_input_s
+            case ActionKind.W:
+                return self.backward_weight_s
+
+    def link_s(self, message: Message) -> float:
+        """Seconds for which ``message`` keeps its link to itself: its bytes by the bandwidth.
+
+        A message that skips stages counts what crosses just before the later of its two.
+        """
+        if not self.boundary_bytes:
+            return 0.0
+        later = max(message.source.stage, message.target_stage)
+        return self.boundary_bytes[later - 1] / self.bandwidth_bytes_per_s
+
+    def transfer_s(self, message: Message) -> float:
+        """Seconds from the start of sending ``message`` to another rank until it is there."""
+        return self.latency_s + self.link_s(message)
+
+
+def parse_costs(text: str, *, num_stages: int, transfer_s: float = 0.0) -> CostModel:
+    """Read ``F=1,I=1,W=1`` or ``F=1,B=2`` (then I and W are half of B each), in seconds.
+
+    Raises:
+        ValueError: names the key that is missing, unknown, repeated or not a number.
+    """
+    found: dict[str, float] = {}
+    for item in text.split(","):
+        key, equals, value = item.strip().partition("=")
+        if not equals or key not in tuple(ActionKind):
+            msg = f"costs: found {item.strip()!r}; expected F=, I=, W= or B= and seconds"
+            raise ValueError(msg)
+        if key in found:
+            msg = f"costs: {key} is given twice in {text!r}"
+            raise ValueError(msg)
+        found[key] = _seconds(key, value)
+    half = found.get("B", math.nan) / 2
+    cost = {"I": half, "W": half, **found}
+    for key in ("F", "I", "W"):
+        if math.isnan(cost.get(key, math.nan)):
+            msg = f"costs: {key} is missing in {text!r}; expected F with B, or F, I and W"
+            raise ValueError(msg)
+    f, i, w, b = ((cost[k],) * num_stages if k in cost else () for k in "FIWB")
+    return CostModel(f, i, w, b, latency_s=transfer_s)
+
+
+def costs_from_json(text: str, *, num_stages: int) -> CostModel:
+    """Read a JSON object with the attributes of ``CostModel``.
+
+    Values that are per stage are lists, or one number that stands for every stage.
+
+    Raises:
+        ValueError: names the key that is missing, unknown or has the wrong shape.
+    """
+    content = _json_object(text)
+    if unknown := [key for key in content if key not in (known := _attributes())]:
+        msg = f"costs: unknown key {unknown[0]!r}; known: {', '.join(known)}"
+        raise ValueError(msg)
+    for key in _PER_STAGE[:3]:
+        if key not in content:
+            msg = f"costs: {key!r} is missing; expected one number per stage"
+            raise ValueError(msg)
+    return CostModel(**{key: _json_value(key, content[key], num_stages) for key in content})
+
+
+def _attributes() -> tuple[str, ...]:
+    return tuple(field.name for field in fields(CostModel))
+
+
+def _json_object(text: str) -> Mapping[str, object]:
+    try:
+        content = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        msg = f"costs: not JSON: {error}"
+        raise ValueError(msg) from None
+    if not isinstance(content, dict):
+        msg = f"costs: found {type(content).__name__}; expected a JSON object"
+        raise ValueError(msg)
+    return content
+
+
+def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        msg = f"costs: key {twice!r} is given twice"
+        raise ValueError(msg)
+    return content
+
+
+def _json_value(key: str, value: object, num_stages: int) -> Any:
+    if key in {"latency_s", "bandwidth_bytes_per_s"}:
+        return _number(key, value)
+    length = num_stages - 1 if key == "boundary_bytes" else num_stages
+    values = value if isinstance(value, list) else [value] * length
+    if len(values) != length:
+        msg = f"costs: {key!r} has {len(values)} values; expected {length}"
+        raise ValueError(msg)
+    numbers = tuple(_number(key, v) for v in values)
+    return tuple(map(int, numbers)) if key.endswith("bytes") else numbers
+
+
+def _number(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"costs: {key!r} has {value!r}; expected a number"
+        raise ValueError(msg)
+    return float(value)
+
+
+def _seconds(key: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        msg = f"costs: {key} is {value!r}; expected seconds, 0 or more"
+        raise ValueError(msg)
+    return seconds
+
+
+def _require(key: str, values: Sequence[float], length: int) -> None:
+    if len(values) != length:
+        msg = f"{key} has {len(values)} values; expected {length}"
+        raise ValueError(msg)
+    for value in values:
+        if not (math.isfinite(value) and value >= 0):
+            msg = f"{key} has {value}; expected a finite number, 0 or more"
+            raise ValueError(msg)

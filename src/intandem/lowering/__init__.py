@@ -1,0 +1,3 @@
+from intandem.lowering.lower import lower
+
+__all__ = ["lower"]

@@ -1,0 +1,47 @@
+"""Schedule → Program: the passes, each verified before and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from intandem.ir import StageLinks
+from intandem.lowering.recomputation import add_recomputation
+from intandem.lowering.reduction import add_reduction
+from intandem.lowering.transfers import add_transfers
+from intandem.rules import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from intandem.ir import Program, Schedule
+
+
+def lower(
+    schedule: Schedule,
+    links: StageLinks | None = None,
+    *,
+    recompute: AbstractSet[int] = frozenset(),
+    reduce: bool = False,
+) -> Program:
+    """Turn a compute order into what the ranks execute. Takes linear time.
+
+    Args:
+        schedule: any compute order that obeys the rules.
+        links: which stages hand values to which; a chain if left out.
+        recompute: stages that run their forward again before each backward.
+        reduce: end every rank's row with a reduction of gradients held on several ranks.
+
+    Raises:
+        ScheduleVerifyError: if the schedule breaks a rule, or the links do.
+        ValueError: if ``recompute`` names a stage that does not exist.
+    """
+    verify(schedule)
+    program = add_transfers(schedule, links or StageLinks.chain(schedule.num_stages))
+    verify(program)
+    if recompute:
+        program = add_recomputation(program, recompute)
+        verify(program)
+    if reduce:
+        program = add_reduction(program)
+        verify(program)
+    return program

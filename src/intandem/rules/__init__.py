@@ -1,0 +1,6 @@
+from intandem.rules.memory_rules import check_memory
+from intandem.rules.program_rules import check_program
+from intandem.rules.schedule_rules import check_schedule
+from intandem.rules.verification import check, verify
+
+__all__ = ["check", "check_memory", "check_program", "check_schedule", "verify"]

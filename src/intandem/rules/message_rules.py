@@ -1,0 +1,205 @@
+"""The part of the program rules that is about messages: P001 to P006."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from intandem.errors import Diagnostic
+from intandem.ir import Action, ActionKind, Compute, Message, Program, Recv, Send
+from intandem.ir.codes import ActionCodes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+F, B, I = ActionKind.F, ActionKind.B, ActionKind.I  # noqa: E741  (the field's letters)
+
+
+def broken_links(program: Program) -> Iterator[Diagnostic]:
+    """P001. A link has no rank: its finding is put on the rank of its source, or on 0."""
+    rank_of = program.placement.rank_of
+    kinds = (("activations", program.links.activations), ("gradients", program.links.gradients))
+    for name, pairs in kinds:
+        seen = set()
+        for source, target in pairs:
+            what = f"{name} link {source}>{target}"
+            rank = rank_of[source] if 0 <= source < len(rank_of) else 0
+            if not (0 <= source < len(rank_of) and 0 <= target < len(rank_of)):
+                yield Diagnostic("P001", rank, None, f"{what}: stages end at {len(rank_of) - 1}")
+            elif source == target or (source < target) != (name == "activations"):
+                way = "down" if name == "activations" else "back up"
+                yield Diagnostic("P001", rank, None, f"{what} does not lead {way} the pipeline")
+            if (source, target) in seen:
+                yield Diagnostic("P001", rank, None, f"{what} is listed twice")
+            seen.add((source, target))
+
+
+def check_messages(program: Program) -> list[Diagnostic]:
+    """P002 to P006 of a program whose compute actions and links are clean."""
+    ledger = _Ledger(program)
+    for rank in range(program.num_ranks):
+        ledger.enter(rank)
+    found = [*ledger.findings, *ledger.uncounted()]
+    found = found or list(ledger.reordered())
+    return found or list(ledger.deadlocked())
+
+
+class _Ledger:
+    """Who sends and receives what. Messages are numbers: link * num_microbatches + microbatch."""
+
+    def __init__(self, program: Program) -> None:
+        rank_of, links = program.placement.rank_of, program.links
+        self.findings: list[Diagnostic] = []
+        self._program = program
+        self._codes = ActionCodes(len(rank_of), program.num_microbatches)
+        self._pairs = [
+            (forward, s, t)
+            for forward, pairs in ((True, links.activations), (False, links.gradients))
+            for s, t in pairs
+            if rank_of[s] != rank_of[t]
+        ]
+        self._link_of = {pair: link for link, pair in enumerate(self._pairs)}
+        num_messages = len(self._pairs) * program.num_microbatches
+        self._num_sends = [0] * num_messages
+        self._num_recvs = [0] * num_messages
+        self._done = bytearray(self._codes.num_codes)
+        self._rows: list[list[tuple[int, bool, int]]] = []
+        """Per rank, each transfer's (slot, is it a send, message)."""
+
+    def enter(self, rank: int) -> None:
+        """Walk through one rank's row: counts, peers, and order against its own computes."""
+        row: list[tuple[int, bool, int]] = []
+        done, kind_start = self._done, self._starts()
+        for slot, instruction in enumerate(self._program.instructions[rank]):
+            if isinstance(instruction, Compute):
+                a = instruction.action
+                done[kind_start[a.kind][a.stage] + a.microbatch] = 1
+            elif isinstance(instruction, Send | Recv):
+                message = self._number(instruction.message)
+                if message is None:
+                    text = f"{instruction} is of no link between two ranks"
+                    self.findings.append(Diagnostic("P002", rank, slot, text))
+                else:
+                    self._enter_transfer(rank, slot, instruction, message)
+                    row.append((slot, isinstance(instruction, Send), message))
+        self._rows.append(row)
+
+    def _starts(self) -> dict[ActionKind, list[int]]:
+        stages = range(self._codes.num_stages)
+        return {kind: [self._codes.of_stage(s, kind) for s in stages] for kind in ActionKind}
+
+    def _number(self, message: Message) -> int | None:
+        """The message's number, or None if no link asks for it."""
+        a = message.source
+        if a.kind is ActionKind.W or not 0 <= a.microbatch < self._codes.num_microbatches:
+            return None
+        link = self._link_of.get((a.kind is F, a.stage, message.target_stage))
+        return None if link is None else link * self._codes.num_microbatches + a.microbatch
+
+    def _enter_transfer(self, rank: int, slot: int, transfer: Send | Recv, number: int) -> None:
+        message, rank_of = transfer.message, self._program.placement.rank_of
+        source, target = rank_of[message.source.stage], rank_of[message.target_stage]
+        if isinstance(transfer, Send):
+            self._num_sends[number] += 1
+            place, peer, late = source, target, not self._is_done(message.source)
+            order = f"comes before {message.source}; expected it after"
+        else:
+            self._num_recvs[number] += 1
+            place, peer = target, source
+            consumer = self._consumed(message)
+            late = consumer is not None
+            order = f"comes after {consumer}, which needs it"
+        if (rank, transfer.peer) != (place, peer):
+            text = f"{transfer} belongs on rank {place} with peer {peer}"
+            self.findings.append(Diagnostic("P003", rank, slot, text))
+        elif late:
+            self.findings.append(Diagnostic("P004", rank, slot, f"{transfer} {order}"))
+
+    def _is_done(self, action: Action) -> bool:
+        lane = self._codes.of_stage(action.stage, action.kind)
+        return bool(self._done[lane + action.microbatch])
+
+    def _consumed(self, message: Message) -> Action | None:
+        """The action that needs ``message``, if it has run."""
+        stage, mb = message.target_stage, message.source.microbatch
+        kinds = (F,) if message.source.kind is F else (B, I)
+        consumers = (Action(stage, kind, mb) for kind in kinds)
+        return next((a for a in consumers if self._is_done(a)), None)
+
+    def uncounted(self) -> Iterator[Diagnostic]:
+        """P002: messages that are not sent once and received once."""
+        rank_of = self._program.placement.rank_of
+        for number, (sends, recvs) in enumerate(zip(self._num_sends, self._num_recvs, strict=True)):
+            if sends == recvs == 1:
+                continue
+            link, mb = divmod(number, self._codes.num_microbatches)
+            forward, source, target = self._pairs[link]
+            kind = F if forward else B if self._is_done(Action(source, B, mb)) else I
+            what = Message(Action(source, kind, mb), target)
+            if sends != 1:
+                text = f"{what} is sent {_times(sends)}; expected once"
+                yield Diagnostic("P002", rank_of[source], None, text)
+            if recvs != 1:
+                text = f"{what} is received {_times(recvs)}; expected once"
+                yield Diagnostic("P002", rank_of[target], None, text)
+
+    def reordered(self) -> Iterator[Diagnostic]:
+        """P005: the first receive of each directed pair of ranks that is out of order."""
+        sent: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        received: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for row in self._rows:
+            for slot, is_send, number in row:
+                edge = self._edge(number)
+                (sent if is_send else received).setdefault(edge, []).append((slot, number))
+        for edge, receives in received.items():
+            for (slot, number), (sent_slot, expected) in zip(receives, sent[edge], strict=True):
+                if number != expected:
+                    got, want = self._at(edge[1], slot), self._at(edge[0], sent_slot)
+                    text = f"{got} is in the place of {want} on rank {edge[0]}"
+                    yield Diagnostic("P005", edge[1], slot, text)
+                    break
+
+    def _edge(self, number: int) -> tuple[int, int]:
+        rank_of = self._program.placement.rank_of
+        _, source, target = self._pairs[number // self._codes.num_microbatches]
+        return rank_of[source], rank_of[target]
+
+    def _at(self, rank: int, slot: int) -> str:
+        return str(self._program.instructions[rank][slot])
+
+    def deadlocked(self) -> Iterator[Diagnostic]:
+        """P006, by the rendezvous rule: see [Note: rendezvous] in ``program_rules``."""
+        next_transfer = self._run()
+        for rank, row in enumerate(self._rows):
+            if (position := next_transfer[rank]) < len(row):
+                slot, _, number = row[position]
+                peer = self._edge(number)[0]
+                peer_slot = self._rows[peer][next_transfer[peer]][0]
+                stands = f"rank {peer} stands at slot {peer_slot}, {self._at(peer, peer_slot)}"
+                text = f"{self._at(rank, slot)} waits forever: {stands}"
+                yield Diagnostic("P006", rank, slot, text)
+
+    def _run(self) -> list[int]:
+        """Run each rank as far as it goes; return the position of its next transfer."""
+        sent = bytearray(len(self._num_sends))
+        next_transfer = [0] * len(self._rows)
+        waiting: dict[int, int] = {}
+        ready = list(range(len(self._rows)))
+        while ready:
+            rank = ready.pop()
+            row, position = self._rows[rank], next_transfer[rank]
+            while position < len(row):
+                _, is_send, number = row[position]
+                if is_send:
+                    sent[number] = 1
+                    if number in waiting:
+                        ready.append(waiting.pop(number))
+                elif not sent[number]:
+                    waiting[number] = rank
+                    break
+                position += 1
+            next_transfer[rank] = position
+        return next_transfer
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")

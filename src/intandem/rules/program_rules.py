@@ -1,0 +1,94 @@
+"""Rules every lowered program must obey. Pure: no torch, no process group.
+
+S...  its compute actions obey the rules of schedules
+P001  a link between stages is out of range, points the wrong way or is listed twice
+P002  a message is not sent once and received once, or is one that no link asks for
+P003  a transfer is on the wrong rank, or names the wrong peer
+P004  a send comes before the compute that makes it, or a receive after the one that needs it
+P005  a rank receives in another order than its peer sends
+P006  a receive waits forever (deadlock)
+P007  a recomputation is not between the forward it repeats and the backward that needs it
+P008  gradients are reduced twice, or before the last backward
+
+[Note: rendezvous] A transfer takes place once both ends have posted it, one after another on
+each directed pair of ranks. A send does not hold its rank, and the receiver posts a receive at
+the latest when it reaches it. So under P005 a receive is over if and only if the matching send
+has been reached; how far ahead receives are posted changes when, never whether.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from intandem.errors import Diagnostic
+from intandem.ir import ActionKind, Compute, Program, Recompute, ReduceGrads, Schedule
+from intandem.rules.message_rules import broken_links, check_messages
+from intandem.rules.schedule_rules import check_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from intandem.ir import Instruction
+
+
+def check_program(program: Program) -> tuple[Diagnostic, ...]:
+    """Return every broken rule, in rank order.
+
+    Messages are looked at once the compute actions and the links are clean, their order once
+    each is there, and deadlock last.
+    """
+    found = [*_compute_rules(program), *broken_links(program)]
+    if not found:
+        found += check_messages(program)
+    for rank, row in enumerate(program.instructions):
+        found += _recomputations(rank, row)
+        found += _reductions(rank, row)
+    return tuple(sorted(found, key=lambda d: d.rank))
+
+
+def _compute_rules(program: Program) -> Iterator[Diagnostic]:
+    rows = tuple(program.actions(rank) for rank in range(program.num_ranks))
+    schedule = Schedule(program.name, program.placement, program.num_microbatches, rows)
+    for d in check_schedule(schedule):
+        slot = None if d.slot is None else _slot_of(program.instructions[d.rank], d.slot)
+        yield Diagnostic(d.code, d.rank, slot, d.message)
+
+
+def _slot_of(row: tuple[Instruction, ...], nth_compute: int) -> int:
+    """Slot of the compute that is ``nth_compute`` among the computes of ``row``."""
+    return [slot for slot, i in enumerate(row) if isinstance(i, Compute)][nth_compute]
+
+
+def _recomputations(rank: int, row: tuple[Instruction, ...]) -> Iterator[Diagnostic]:
+    if not any(isinstance(i, Recompute) for i in row):
+        return
+    state: dict[tuple[int, int], str] = {}
+    for slot, instruction in enumerate(row):
+        if isinstance(instruction, Compute):
+            a = instruction.action
+            state[a.stage, a.microbatch] = "before" if a.kind is ActionKind.F else "after"
+        elif isinstance(instruction, Recompute):
+            key = (instruction.action.stage, instruction.action.microbatch)
+            if instruction.action.kind is not ActionKind.F:
+                yield Diagnostic("P007", rank, slot, f"{instruction} is no forward")
+            elif (now := state.get(key, "unseen")) != "before":
+                yield Diagnostic("P007", rank, slot, f"{instruction} {_OUT_OF_PLACE[now]}")
+            else:
+                state[key] = "recomputed"
+
+
+_OUT_OF_PLACE = {
+    "unseen": "comes before its forward on this rank; expected it between forward and backward",
+    "after": "comes after its backward; expected it between forward and backward",
+    "recomputed": "is done twice; expected it once",
+}
+
+
+def _reductions(rank: int, row: tuple[Instruction, ...]) -> Iterator[Diagnostic]:
+    slots = [slot for slot, i in enumerate(row) if isinstance(i, ReduceGrads)]
+    for slot in slots[1:]:
+        yield Diagnostic("P008", rank, slot, f"reduces again; slot {slots[0]} did")
+    for slot in slots[:1]:
+        late = [i for i in row[slot:] if isinstance(i, Compute) and i.action.kind != ActionKind.F]
+        if late:
+            yield Diagnostic("P008", rank, slot, f"reduces before {late[0]}; expected it after")

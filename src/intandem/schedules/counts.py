@@ -1,0 +1,15 @@
+"""What every builder of schedules asks of its arguments."""
+
+from __future__ import annotations
+
+
+def require_counts(num_ranks: int, num_microbatches: int) -> None:
+    """Return if both counts are at least 1.
+
+    Raises:
+        ValueError: otherwise; names both.
+    """
+    if num_ranks < 1 or num_microbatches < 1:
+        got = f"{num_ranks=}, {num_microbatches=}"
+        msg = f"need at least one rank and one micro-batch, got {got}"
+        raise ValueError(msg)

@@ -1,0 +1,41 @@
+"""1F1B (PipeDream-Flush): https://arxiv.org/abs/2104.04473, figure 4 top.
+
+With P ranks, rank r holds at most P - r activations. For P=3, M=4::
+
+    rank 0: 0F0 0F1 0F2 0B0 0F3 0B1 0B2 0B3
+    rank 1: 1F0 1F1 1B0 1F2 1B1 1F3 1B2 1B3
+    rank 2: 2F0 2B0 2F1 2B1 2F2 2B2 2F3 2B3
+"""
+
+from __future__ import annotations
+
+from intandem.ir import Action, ActionKind, Placement, Schedule
+from intandem.schedules.counts import require_counts
+
+
+def one_f_one_b(num_ranks: int, num_microbatches: int) -> Schedule:
+    """Build the 1F1B schedule, one stage per rank.
+
+    Fewer micro-batches than ranks is legal; there is then no steady state.
+
+    Args:
+        num_ranks: P, at least 1.
+        num_microbatches: M, at least 1.
+
+    Raises:
+        ValueError: if either count is less than 1.
+    """
+    require_counts(num_ranks, num_microbatches)
+    rows = tuple(_rank_order(rank, num_ranks, num_microbatches) for rank in range(num_ranks))
+    return Schedule("1f1b", Placement.loop(num_ranks), num_microbatches, rows)
+
+
+def _rank_order(rank: int, num_ranks: int, num_microbatches: int) -> tuple[Action, ...]:
+    forwards = [Action(rank, ActionKind.F, mb) for mb in range(num_microbatches)]
+    backwards = [Action(rank, ActionKind.B, mb) for mb in range(num_microbatches)]
+    num_warmup = min(num_ranks - rank, num_microbatches)
+
+    pairs = zip(backwards, forwards[num_warmup:], strict=False)
+    steady = [action for pair in pairs for action in pair]
+    cooldown = backwards[num_microbatches - num_warmup :]
+    return (*forwards[:num_warmup], *steady, *cooldown)

@@ -1,0 +1,123 @@
+"""When each action runs, if every action and transfer takes the time the cost model says.
+
+A rank does its instructions one after another. A send holds nobody up: its message leaves when
+the link is free (bytes keep the link, latency does not) and arrives a transfer later; messages
+of one directed pair of ranks arrive in the order they were sent. A receive holds its rank until
+its message is there. A recomputation is part of the backward it stands before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from intandem.ir import (
+    Compute,
+    Program,
+    Recompute,
+    Recv,
+    ReduceGrads,
+    Schedule,
+    Send,
+    Span,
+    Timeline,
+)
+from intandem.ir.codes import KIND_INDEX, NUM_KINDS
+from intandem.lowering import lower
+from intandem.rules import verify
+
+if TYPE_CHECKING:
+    from intandem.costs import CostModel
+    from intandem.ir import Message
+
+
+def simulate(order: Schedule | Program, costs: CostModel) -> Timeline:
+    """Run a schedule or program on paper. Takes linear time.
+
+    Args:
+        order: verified before use. A schedule is lowered first, as a chain of stages.
+        costs: of as many stages.
+
+    Returns:
+        Spans in rank order; each rank's in the order it runs them. Times start at 0.
+
+    Raises:
+        ScheduleVerifyError: if ``order`` is not valid.
+        ValueError: if ``costs`` is of another number of stages.
+    """
+    if costs.num_stages != order.placement.num_stages:
+        got = f"costs of {costs.num_stages} stages for {order.placement.num_stages} stages"
+        msg = f"{got}; expected the same number"
+        raise ValueError(msg)
+    if isinstance(order, Schedule):
+        program = lower(order)
+    else:
+        program = order
+        verify(program)
+    engine = _Engine(program, costs)
+    engine.run()
+    spans = tuple(span for row in engine.spans for span in row)
+    return Timeline(spans, program.num_ranks)
+
+
+class _Engine:
+    """The clock of every rank, and when every message sent so far arrives."""
+
+    def __init__(self, program: Program, costs: CostModel) -> None:
+        self.spans: list[list[Span]] = [[] for _ in program.instructions]
+        self._rows = program.instructions
+        self._num_stages = program.placement.num_stages
+        self._num_microbatches = program.num_microbatches
+        self._costs = costs
+        self._next_slot = [0] * len(self._rows)
+        self._clock_s = [0.0] * len(self._rows)
+        self._held_since_s: list[float | None] = [None] * len(self._rows)
+        self._link_free_s: dict[tuple[int, int], float] = {}
+        self._arrival_s: dict[int, float] = {}
+        self._waiting: dict[int, int] = {}
+        self._ready = list(range(len(self._rows)))
+
+    def run(self) -> None:
+        """Run every rank to its end. A rank that waits is woken by the message it waits for."""
+        while self._ready:
+            self._run_rank(self._ready.pop())
+
+    def _run_rank(self, rank: int) -> None:
+        row, spans = self._rows[rank], self.spans[rank]
+        clock_s = self._clock_s[rank]
+        for slot in range(self._next_slot[rank], len(row)):
+            match row[slot]:
+                case Compute(action):
+                    start_s = clock_s
+                    if (held_s := self._held_since_s[rank]) is not None:
+                        start_s, self._held_since_s[rank] = held_s, None
+                    clock_s += self._costs.seconds(action)
+                    spans.append(Span(rank, action, start_s, clock_s))
+                case Send(message, peer):
+                    self._send(message, (rank, peer), clock_s)
+                case Recv(message, _):
+                    arrival_s = self._arrival_s.get(number := self._number(message))
+                    if arrival_s is None:
+                        self._waiting[number] = rank
+                        self._next_slot[rank], self._clock_s[rank] = slot, clock_s
+                        return
+                    clock_s = max(clock_s, arrival_s)
+                case Recompute(action):
+                    self._held_since_s[rank] = clock_s
+                    clock_s += self._costs.seconds(action)
+                case ReduceGrads():
+                    pass
+        self._next_slot[rank] = len(row)
+
+    def _send(self, message: Message, edge: tuple[int, int], now_s: float) -> None:
+        leaves_s = max(now_s, self._link_free_s.get(edge, 0.0))
+        self._link_free_s[edge] = leaves_s + self._costs.link_s(message)
+        number = self._number(message)
+        self._arrival_s[number] = leaves_s + self._costs.transfer_s(message)
+        if number in self._waiting:
+            self._ready.append(self._waiting.pop(number))
+
+    def _number(self, message: Message) -> int:
+        a = message.source
+        lane = a.stage * NUM_KINDS + KIND_INDEX[a.kind]
+        code = lane * self._num_microbatches + a.microbatch
+        return code * self._num_stages + message.target_stage
