@@ -1,0 +1,57 @@
+"""Which process this is, and whether another one on the same host still lives (Linux)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from enum import Enum
+from pathlib import Path
+
+from intandem.runtime.verdict import Origin
+
+
+class Life(Enum):
+    """What can be told of a process from outside."""
+
+    UNKNOWN = "unknown"
+    """It is on another host, or the system does not tell."""
+    ALIVE = "alive"
+    STOPPED = "stopped"
+    """By SIGSTOP, a terminal or a debugger."""
+    DEAD = "dead"
+
+
+def this_process() -> Origin:
+    """Identity of the calling process; ``started`` is 0 where the system does not tell."""
+    pid = os.getpid()
+    return Origin(_host(), pid, _stat(pid)[1])
+
+
+def life_of(origin: Origin, *, seen_from: Origin) -> Life:
+    """How the process ``origin`` is, as far as the process ``seen_from`` can tell."""
+    if origin.host != seen_from.host or seen_from.started == 0:
+        return Life.UNKNOWN
+    state, started = _stat(origin.pid)
+    if started != origin.started or state in {"Z", "X"}:
+        return Life.DEAD
+    return Life.STOPPED if state in {"T", "t"} else Life.ALIVE
+
+
+def _host() -> str:
+    """Names a table of processes: containers on one machine have several."""
+    try:
+        table = Path("/proc/self/ns/pid").readlink().name
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return socket.gethostname()
+    return f"{boot} {table}"
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """State letter and start time (field 22 of ``/proc/PID/stat``); ("", 0) if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return "", 0
+    fields = text.rpartition(")")[2].split()
+    return fields[0], int(fields[19])

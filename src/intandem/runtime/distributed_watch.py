@@ -1,0 +1,139 @@
+"""Watch of ranks that are processes, over the store they met in."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from intandem.errors import PeerFailureError, RunError
+from intandem.runtime.process_hooks import ProcessHooks
+from intandem.runtime.sentinel import Sentinel
+from intandem.runtime.suspicion import Limits
+from intandem.runtime.verdict import Verdict, is_consequence, verdict_text
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from intandem.runtime.process_hooks import Hooks
+    from intandem.runtime.watch import Position
+
+_LOST_CONNECTION = ("closed by peer", "reset by peer", "Broken pipe", "ncclRemoteError")
+
+
+class DistributedWatch:
+    """One process's part in the health of a run; see ``Watch``.
+
+    Making one starts a daemon thread that speaks to the store, and through ``hooks`` sees to it
+    that the process tells the others when it ends, and itself ends once the run has failed.
+    """
+
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        num_ranks: int,
+        *,
+        limits: Limits | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
+        """Join the run that meets in ``store``.
+
+        Args:
+            store: of the default process group. Keys are below ``intandem/`` of its root.
+            rank: global rank of this process; instructions must name peers by the same numbers.
+            num_ranks: all processes of the run.
+            limits: how long signs of loss may last.
+            hooks: what happens at the end of the process; of use to tests.
+        """
+        self._limits = limits or Limits()
+        self._hooks = hooks or ProcessHooks()
+        self._rank = rank
+        self._sentinel = Sentinel(store, rank, num_ranks, self._limits, self._hooks.end)
+        self._sentinel.start()
+        self._hooks.install(self)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Who ended the run, or None while it is healthy."""
+        return self._sentinel.verdict
+
+    @property
+    def delivered(self) -> bool:
+        """Whether this rank's thread of work has been told that the run has failed."""
+        return self._sentinel.delivered
+
+    def at(self, position: Position) -> None:
+        """Say where this rank is now."""
+        self._sentinel.position = position
+
+    def check(self) -> None:
+        """Return while the run is healthy; see ``Watch.check``.
+
+        Raises:
+            PeerFailureError: once another rank has failed; names rank, position and cause.
+            RunError: once this rank has failed and goes on all the same.
+        """
+        self._sentinel.num_checks += 1
+        if self._sentinel.verdict is not None:
+            self._sentinel.delivered = True
+            raise _error_of(self._sentinel.verdict, self._rank)
+
+    def fail(self, error: BaseException) -> None:
+        """Say that this rank cannot go on; the first failure of a run wins.
+
+        What only passes on another rank's failure is not told. A lost connection is the sign of
+        another rank's death: that one is waited for, for a few seconds, and named.
+        """
+        if is_consequence(error) or self.verdict is not None:
+            return
+        if _is_lost_connection(error):
+            self.suspect(str(error))
+            if self.wait_for_verdict(self._limits.verdict_s) is not None:
+                return
+        self._sentinel.delivered = True
+        self._sentinel.accuse(Verdict.of_error(self._rank, self._sentinel.position, error))
+
+    def suspect(self, reason: str) -> None:
+        """Say that an error was seen here that another rank's death may have caused.
+
+        Returns at once. If a rank is dead, ``check`` raises within two seconds or so.
+        """
+        self._sentinel.suspect(reason)
+
+    def wait_for_verdict(self, timeout_s: float) -> Verdict | None:
+        """Wait for a verdict, at most ``timeout_s`` seconds. Takes no lock."""
+        end_s = time.monotonic() + timeout_s
+        while self.verdict is None and time.monotonic() < end_s:
+            time.sleep(0.01)
+        return self.verdict
+
+    def terminate(self) -> Verdict:
+        """Say that this process was told to end (SIGTERM), and return who ended the run.
+
+        A launcher tells all others to end once one has died: that one is waited for. A launcher
+        of ours has named it before.
+        """
+        self.suspect("SIGTERM")
+        if not self._sentinel.is_supervised:
+            self.wait_for_verdict(self._limits.verdict_s)
+        if self.verdict is not None:
+            self._sentinel.terminated = True
+            return self.verdict
+        told = Verdict(self._rank, "was told to end by SIGTERM", self._sentinel.position)
+        return self._sentinel.accuse(told)
+
+    def close(self) -> None:
+        """This rank leaves the run in good order. What a failed run still needs stays."""
+        self._sentinel.stop()
+        if self.verdict is None:
+            self._hooks.undo()
+
+
+def _error_of(verdict: Verdict, rank: int) -> RunError:
+    if verdict.rank == rank:
+        return RunError(f"this rank has ended the run before: {verdict_text(verdict)}")
+    return PeerFailureError(verdict_text(verdict))
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in _LOST_CONNECTION)

@@ -1,0 +1,166 @@
+"""Watches the processes of a run: the first death is the verdict, and ends the others."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from intandem.errors import RunError
+from intandem.runtime.verdict import Presence, Verdict, death_cause
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from intandem.runtime.board import Board
+    from intandem.runtime.launcher.child import Child
+    from intandem.runtime.launcher.host import StoreHost
+    from intandem.runtime.launcher.output import Output
+    from intandem.runtime.verdict import Beat
+
+LOOP_S = 0.03
+LOOK_S = 0.2
+STOPPED_S = 3.0
+"""Seconds that a process may be stopped: Ctrl-Z and a debugger's first look are shorter."""
+
+
+class Supervisor:
+    """Reports deaths to the ranks that live, and ends what does not end itself.
+
+    Attributes:
+        verdict: who ended the run, or None.
+    """
+
+    def __init__(
+        self, children: Sequence[Child], host: StoreHost, output: Output, grace_s: float
+    ) -> None:
+        self.verdict: Verdict | None = None
+        self._children = children
+        self._host = host
+        self._output = output
+        self._grace_s = grace_s
+        self._kill_at_s = float("inf")
+        self._look_at_s = 0.0
+        self._stopped_since_s: dict[int, float] = {}
+        self._published = False
+        self._interrupts: list[int] = []
+
+    @property
+    def exit_code(self) -> int:
+        """Of the whole run, once all processes have ended."""
+        if self.verdict is None:
+            return 0
+        if self.verdict.rank is None:
+            return 128 + self._interrupts[0] if self._interrupts else 1
+        culprit = self._children[self.verdict.rank]
+        if culprit.killed_here or not culprit.status:
+            return 1
+        return culprit.status if culprit.status > 0 else 128 - culprit.status
+
+    def run(self) -> None:
+        """Return once every process has ended.
+
+        Raises:
+            RunError: if the store cannot be opened.
+        """
+        while any(child.is_alive for child in self._children):
+            self._output.forward(LOOP_S)
+            self._pass_on_interrupts()
+            if self._host.error is not None:
+                msg = f"cannot open the store of the run: {self._host.error}"
+                raise RunError(msg) from self._host.error
+            self._reap()
+            self._look()
+            if time.monotonic() > self._kill_at_s:
+                self.kill()
+
+    def interrupt(self, signum: int) -> None:
+        """Note that this process was told to end. Safe in a signal handler."""
+        self._interrupts.append(signum)
+
+    def kill(self) -> None:
+        """End every process and what it started."""
+        for child in self._children:
+            child.poll()
+            child.kill()
+        for child in self._children:
+            child.wait()
+
+    def _pass_on_interrupts(self) -> None:
+        if not self._interrupts:
+            return
+        signum = self._interrupts[0]
+        if len(self._interrupts) > 1:
+            self.kill()
+        elif self.verdict is None:
+            name = signal.Signals(signum).name
+            self._convict(Verdict(None, f"the run was stopped by {name}"))
+            for child in self._children:
+                child.signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
+
+    def _reap(self) -> None:
+        """Find processes that have ended, and convict the first that should not have."""
+        alive = [child for child in self._children if child.is_alive]
+        for child in alive:
+            child.poll()
+        ended = [child for child in alive if not child.is_alive]
+        # Of several at once, one that was killed is the cause and the others are its victims.
+        for child in sorted(ended, key=lambda child: (child.status or 0) >= 0):
+            self._judge_death(child)
+        self._judge_stopped()
+
+    def _judge_death(self, child: Child) -> None:
+        status = child.status or 0
+        beat = self._beat_of(child.rank)
+        position = None if beat is None else beat.position
+        if status == 0 and (beat is None or beat.presence is Presence.LEFT):
+            return
+        verdict = Verdict(child.rank, death_cause(status), position, last_seen=True)
+        self._convict(verdict)
+
+    def _judge_stopped(self) -> None:
+        now_s = time.monotonic()
+        for child in self._children:
+            if not (child.is_alive and child.stopped):
+                self._stopped_since_s.pop(child.rank, None)
+            elif now_s - self._stopped_since_s.setdefault(child.rank, now_s) > STOPPED_S:
+                beat = self._beat_of(child.rank)
+                cause = f"is stopped (SIGSTOP or a debugger) for {STOPPED_S:.0f} s"
+                position = None if beat is None else beat.position
+                self._convict(Verdict(child.rank, cause, position, last_seen=True))
+
+    def _look(self) -> None:
+        """Learn of a verdict that a rank has published; publish one that waited for the store."""
+        now_s = time.monotonic()
+        if self._host.board is None or now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + LOOK_S
+        if self.verdict is None:
+            verdict = self._host.board.look(()).verdict
+            if verdict is not None:
+                self._convict(verdict)
+        elif not self._published:
+            self._publish(self._host.board, self.verdict)
+
+    def _convict(self, verdict: Verdict) -> None:
+        """Let ``verdict`` count, unless there is one; the clock of the grace time starts."""
+        if self.verdict is not None:
+            return
+        self.verdict = verdict
+        if self._host.board is not None:
+            self._publish(self._host.board, verdict)
+        self._kill_at_s = time.monotonic() + self._grace_s
+        for child in self._children:
+            if child.is_alive and self._beat_of(child.rank) is None:
+                child.signal(signal.SIGTERM)  # it has no watch that would tell it
+
+    def _publish(self, board: Board, verdict: Verdict) -> None:
+        with suppress(RuntimeError):
+            self.verdict = board.accuse(verdict)
+            self._published = True
+
+    def _beat_of(self, rank: int) -> Beat | None:
+        if self._host.board is None:
+            return None
+        return self._host.board.look((rank,)).beats.get(rank)

@@ -1,0 +1,123 @@
+"""Decides from what one rank sees of the others that one of them is lost. Pure.
+
+A rank is lost when its process is gone although it never said that it leaves, when it has been
+stopped or silent for too long, or when it has left and somebody waits for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from intandem.runtime.alive import Life
+from intandem.runtime.verdict import Beat, Presence, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a sign may last before it counts. All in seconds.
+
+    Attributes:
+        beat_s: between two beats.
+        suspect_s: without a beat, where an error was seen here too.
+        stopped_s: stopped process.
+        silent_s: without a beat and without any other sign.
+        left_s: waiting for a rank that has left.
+        doubt_s: for how long an error seen here counts.
+        verdict_s: an error seen here waits for another rank's name.
+        grace_s: from a verdict to the forced end of a process that does not end by itself.
+    """
+
+    beat_s: float = 0.2
+    suspect_s: float = 1.5
+    stopped_s: float = 3.0
+    silent_s: float = 10.0
+    left_s: float = 2.0
+    doubt_s: float = 5.0
+    verdict_s: float = 2.5
+    grace_s: float = 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one beat of this rank sees.
+
+    Attributes:
+        passed_s: since the beat before.
+        beats: of the ranks looked at.
+        lives: of their processes, seen before the beats were read.
+        suspicious: an error that may come from a lost rank was seen here lately.
+        waits_for: the ranks that this rank waits for; empty if it works.
+    """
+
+    passed_s: float
+    beats: Mapping[int, Beat]
+    lives: Mapping[int, Life]
+    suspicious: bool = False
+    waits_for: frozenset[int] = frozenset()
+
+
+class Judge:
+    """Keeps count of how long each rank has been silent or stopped."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._counts: dict[int, int] = {}
+        self._silent_s: dict[int, float] = {}
+        self._stopped_s: dict[int, float] = {}
+        self._doubt_s = 0.0
+        self._wait_s = 0.0
+
+    def verdict(self, seen: Observed) -> Verdict | None:
+        """Take in one beat's view and name the rank that is lost, if one is."""
+        # A process that did not run itself for a while has seen nothing in that time.
+        passed_s = min(seen.passed_s, 2 * self._limits.beat_s)
+        self._doubt_s = self._doubt_s + passed_s if seen.suspicious else 0.0
+        self._wait_s = self._wait_s + passed_s if seen.waits_for else 0.0
+        running = {r: b for r, b in seen.beats.items() if b.presence is Presence.RUNNING}
+        for rank, beat in running.items():
+            cause = self._loss(rank, beat, seen, passed_s)
+            if cause:
+                return Verdict(rank, cause, beat.position, last_seen=True)
+        return self._missed(seen)
+
+    def _loss(self, rank: int, beat: Beat, seen: Observed, passed_s: float) -> str:
+        """Why ``rank`` is lost, or nothing."""
+        life = seen.lives.get(rank, Life.UNKNOWN)
+        advanced = self._counts.get(rank) != beat.count
+        self._counts[rank] = beat.count
+        silent_s = 0.0 if advanced else self._silent_s[rank] + passed_s
+        stopped_s = self._stopped_s.get(rank, 0.0) + passed_s if life is Life.STOPPED else 0.0
+        self._silent_s[rank], self._stopped_s[rank] = silent_s, stopped_s
+        if life is Life.DEAD:
+            return "died: its process is gone"
+        if stopped_s > self._limits.stopped_s:
+            return f"is stopped (SIGSTOP or a debugger) for {stopped_s:.0f} s"
+        if silent_s > self._limits.silent_s:
+            return f"has not answered for {silent_s:.0f} s: stopped, stuck or cut off"
+        if life is Life.UNKNOWN and self._doubt_s and silent_s > self._limits.suspect_s:
+            return f"has not answered for {silent_s:.1f} s: dead, stopped or cut off"
+        return ""
+
+    def _missed(self, seen: Observed) -> Verdict | None:
+        """Name a rank that has left while it was needed."""
+        left = {r: b for r, b in seen.beats.items() if b.presence is Presence.LEFT}
+        missed = left.keys() & seen.waits_for
+        if missed and self._wait_s > self._limits.left_s:
+            return _left(min(missed), left)
+        # An error here and nobody dead: the earliest leaver cut the connection.
+        if left and self._doubt_s > self._limits.suspect_s + 2 * self._limits.beat_s:
+            return _left(min(left, key=lambda rank: (_step(left[rank]), rank)), left)
+        return None
+
+
+def _left(rank: int, left: Mapping[int, Beat]) -> Verdict:
+    cause = "left the run early, while others still waited for it"
+    return Verdict(rank, cause, left[rank].position, last_seen=True)
+
+
+def _step(beat: Beat) -> int:
+    return -1 if beat.position is None else beat.position.step

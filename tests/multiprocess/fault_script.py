@@ -1,0 +1,120 @@
+"""A training loop in miniature: every micro-batch passes through all ranks in order.
+
+Run as a rank: ``fault_script.py FAULT TOKEN``. Rank 1 does FAULT at step 5, micro-batch 2. Each
+transfer is done by a helper thread while the main thread looks at the watch, as transports do.
+"""
+
+import datetime
+import os
+import queue
+import re
+import signal
+import sys
+import threading
+import time
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from intandem.runtime.distributed_watch import DistributedWatch
+from intandem.runtime.watch import Position
+
+CULPRIT, STEP, MICROBATCH = 1, 5, 2
+NUM_STEPS = 12
+NUM_MICROBATCHES = 4
+
+
+def die(fault):
+    match fault:
+        case "raise" | "swallow" | "outside":
+            raise ValueError("boom")
+        case "sys.exit(0)":
+            sys.exit(0)
+        case "sys.exit(3)":
+            sys.exit(3)
+        case "os._exit(0)":
+            os._exit(0)
+        case "os._exit(3)":
+            os._exit(3)
+        case "SIGKILL" | "SIGTERM" | "SIGSTOP" | "SIGSEGV":
+            os.kill(os.getpid(), getattr(signal, fault))
+            time.sleep(60)
+        case "gil":
+            re.match(r"(a?){40}a{40}", "a" * 40)
+
+
+class Wire:
+    """Transfers in a helper thread, so that the main thread never blocks in Gloo."""
+
+    def __init__(self, watch):
+        self.watch = watch
+        self.jobs, self.done = queue.SimpleQueue(), queue.SimpleQueue()
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self):
+        while True:
+            job = self.jobs.get()
+            try:
+                self.done.put((job(), None))
+            except RuntimeError as error:
+                self.done.put((None, error))
+
+    def do(self, job):
+        self.jobs.put(job)
+        while True:
+            self.watch.check()
+            try:
+                _, error = self.done.get(timeout=0.02)
+            except queue.Empty:
+                continue
+            if error is not None:
+                self.watch.fail(error)
+                self.watch.check()
+                raise error
+            return
+
+
+def microbatch(watch, wire, step, index, fault):
+    rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    slot = 3 * index
+    x = torch.ones(8)
+    if rank > 0:
+        doing = f"recv:{rank - 1}F{index}>{rank}@{rank - 1}"
+        watch.at(Position(step, slot, rank, index, doing))
+        wire.do(lambda: dist.recv(x, rank - 1))
+    watch.at(Position(step, slot + 1, rank, index, f"{rank}F{index}"))
+    if (rank, step, index) == (CULPRIT, STEP, MICROBATCH):
+        print(f"FAULT {time.time()}", flush=True)
+        try:
+            die(fault)
+        except ValueError as error:
+            if fault != "outside":
+                watch.fail(error)
+            raise
+    time.sleep(0.005)
+    if rank < num_ranks - 1:
+        doing = f"send:{rank}F{index}>{rank + 1}@{rank + 1}"
+        watch.at(Position(step, slot + 2, rank, index, doing))
+        wire.do(lambda: dist.send(x, rank + 1))
+
+
+def main(fault):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    watch = DistributedWatch(_get_default_store(), dist.get_rank(), dist.get_world_size())
+    wire = Wire(watch)
+    for step in range(NUM_STEPS):
+        for index in range(NUM_MICROBATCHES):
+            try:
+                microbatch(watch, wire, step, index, fault)
+            except Exception as error:
+                if fault != "swallow":
+                    raise
+                print(f"swallowed {type(error).__name__}", flush=True)
+    dist.barrier()
+    print(f"finished rank {dist.get_rank()}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
