@@ -1,0 +1,211 @@
+"""Record a model on a batch: the entry to this package."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from intandem.errors import CaptureError, PipelineError
+from intandem.recorder.binding import Arguments, bind_by_signature
+from intandem.recorder.graph import Call, CallKind, Graph, Guard, Ref, Value, attrs, refs
+from intandem.recorder.recording import Recorder, listening
+from intandem.recorder.trees import leaves, map_tree, named_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from intandem.recorder.recording import Draft
+
+_log = logging.getLogger(__name__)
+
+
+def capture(
+    model: nn.Module, batch: Any, *, bind: Callable[[Any], Arguments] | None = None
+) -> Graph:
+    """Run ``model`` once on ``batch`` and return its recorded calls.
+
+    The model is left as it was: buffers, random state and configuration are put back, no gradient
+    is computed. It runs in its own training or evaluation mode and in the caller's gradient mode.
+
+    Args:
+        model: any module, unchanged. Parameters may be on ``meta``.
+        batch: what one call of the model is given: a tensor, or a dictionary, tuple or list.
+        bind: how a batch becomes arguments; by default a dictionary is keyword arguments, a tuple
+            positional ones.
+
+    Raises:
+        CaptureError: if the model cannot be recorded; says where and what to do.
+    """
+    bind = bind or bind_by_signature(model, loss_is_separate=False)
+    own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
+    named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
+    before = _registered(model)
+    recorder = Recorder(model, [leaf for _, leaf in named])
+    arguments = bind(own)
+    with _left_as_it_was(model) as saved:
+        with listening(recorder):
+            output = _forward(model, arguments)
+        _refuse_replaced(before, _registered(model), recorder)
+        updated = {name for name, before in saved.items() if _differs(model, name, before)}
+    return _finished(model, recorder, tuple(name for name, _ in named), output, updated)
+
+
+def _forward(model: nn.Module, arguments: Arguments) -> Any:
+    try:
+        return model(*arguments.args, **arguments.kwargs)
+    except PipelineError:
+        raise
+    except Exception as error:
+        given = [f"{len(arguments.args)} positional arguments"] if arguments.args else []
+        given += sorted(arguments.kwargs)
+        msg = (
+            f"{type(model).__name__}.forward raised {type(error).__name__} when called with "
+            f"{', '.join(given)}: {error}"
+        )
+        raise CaptureError(msg) from error
+
+
+def _finished(
+    model: nn.Module,
+    recorder: Recorder,
+    inputs: tuple[str, ...],
+    output: Any,
+    updated: set[str],
+) -> Graph:
+    output = map_tree(recorder.template, output)
+    calls = [
+        dataclasses.replace(call, updates=tuple(n for n in call.buffers if n in updated))
+        for call in _without_dead_renewals(recorder.calls, output)
+    ]
+    derived_calls = _derived_calls(calls, recorder.values, updated)
+    values = tuple(_value(draft, derived_calls) for draft in recorder.values)
+    _check_guards(recorder.guards, values, updated | recorder.parameters)
+    used = {name for call in calls for name in call.parameters}
+    used |= set(attrs(output))
+    unused = tuple(name for name, _ in model.named_parameters() if name not in used)
+    return Graph(
+        values, inputs, tuple(calls), tuple(recorder.guards), output, unused
+    )
+
+
+def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
+    """Drop (old, new) pairs whose new value nobody reads."""
+    used = set(refs(output))
+    kept: list[Call] = []
+    for call in reversed(calls):
+        pairs = tuple(pair for pair in call.renewed if pair[1] in used)
+        used |= {old for old, _ in pairs} | set(refs(call.args, call.kwargs))
+        kept.append(dataclasses.replace(call, renewed=pairs))
+    return kept[::-1]
+
+
+def _derived_calls(calls: list[Call], drafts: list[Draft], updated: set[str]) -> list[bool]:
+    """Tell for each call whether its results depend on the batch and constant buffers alone."""
+    derived: list[bool] = []
+
+    def value_is_derived(value: int) -> bool:
+        producer = drafts[value].producer
+        return producer < 0 or derived[producer]
+
+    for call in calls:
+        read = [*refs(call.args, call.kwargs), *(old for old, _ in call.renewed)]
+        made = [*(v for v in call.outputs if v is not None), *(new for _, new in call.renewed)]
+        derived.append(
+            call.kind is CallKind.GLUE
+            and call.site is None
+            and not call.parameters
+            and not set(call.buffers) & updated
+            and all(map(value_is_derived, read))
+            and not any(drafts[value].requires_grad for value in made)
+        )
+    return derived
+
+
+def _value(draft: Draft, derived_calls: list[bool]) -> Value:
+    tensor = draft.tensor
+    return Value(
+        producer=draft.producer,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        num_bytes=tensor.numel() * tensor.element_size(),
+        requires_grad=draft.requires_grad,
+        derived=draft.producer < 0 or derived_calls[draft.producer],
+        storage=draft.storage,
+    )
+
+
+def _check_guards(guards: list[Guard], values: tuple[Value, ...], changing: set[str]) -> None:
+    for guard in guards:
+        names = set(attrs(guard.args, guard.kwargs))
+        fixed = all(values[value].derived for value in refs(guard.args, guard.kwargs))
+        if fixed and not names & changing:
+            continue
+        msg = (
+            f"forward turns the value of an activation or parameter into Python at "
+            f"{guard.location}; what it does next may differ for every micro-batch, so it cannot "
+            "be recorded: move that code into a module in a ModuleList, or use torch.where"
+        )
+        raise CaptureError(msg)
+
+
+def _registered(model: nn.Module) -> dict[str, int]:
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: id(tensor) for name, tensor in named}
+
+
+def _refuse_replaced(before: dict[str, int], after: dict[str, int], recorder: Recorder) -> None:
+    inside = tuple(f"{name}." for name in recorder.blocks.values())
+    for name, identity in after.items():
+        if before.get(name) != identity and not name.startswith(inside):
+            msg = (
+                f"forward replaces {name} between blocks, which a recording cannot repeat; "
+                f"write to it in place ({name}.copy_(...))"
+            )
+            raise CaptureError(msg)
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Put buffers, random state and ``use_cache`` back afterwards; yields the buffers' values."""
+    named = model.named_buffers(remove_duplicate=False)
+    buffers = {name: buffer for name, buffer in named if not buffer.is_meta}
+    saved = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+    cached = [c for c in _configurations(model) if getattr(c, "use_cache", False)]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    if cached:
+        _log.info("recording %s with use_cache=False", type(model).__name__)
+    for configuration in cached:
+        configuration.use_cache = False
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield saved
+    finally:
+        for configuration in cached:
+            configuration.use_cache = True
+        with torch.no_grad():
+            for name, buffer in buffers.items():
+                buffer.copy_(saved[name])
+
+
+def _differs(model: nn.Module, name: str, before: Tensor) -> bool:
+    after = model.get_buffer(name)
+    return not after.is_meta and not torch.equal(after.detach(), before)
+
+
+def _configurations(model: nn.Module) -> list[Any]:
+    """Return the configuration objects (Hugging Face) that modules of ``model`` carry."""
+    found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    return list(found.values())
+
+
+def output_values(graph: Graph) -> list[int]:
+    """Return the values that ``forward`` returned, in the order of its output."""
+    return [leaf.value for leaf in leaves(graph.output) if isinstance(leaf, Ref)]

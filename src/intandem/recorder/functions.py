@@ -1,0 +1,106 @@
+"""What kind of torch function a call is: metadata, effect, random."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_METADATA = frozenset(
+    "size dim ndimension numel nelement element_size stride storage_offset is_contiguous "
+    "is_floating_point is_complex is_conj is_neg is_inference is_signed is_pinned is_shared "
+    "is_same_size is_set_to get_device type data_ptr untyped_storage storage storage_type "
+    "__len__ __hash__ __repr__ __str__ __dir__ has_names dense_dim sparse_dim "
+    "is_coalesced result_type can_cast dim_order _is_view _is_zerotensor "
+    "is_tensor is_nested promote_types sym_size sym_numel sym_stride".split()
+)
+_EFFECTS = frozenset(["__setitem__", "__set__", "__delitem__", "register_hook", "retain_grad"])
+_FORBIDDEN = frozenset(["backward", "numpy", "__array__", "share_memory_"])
+
+_DROPOUTS = frozenset(
+    "dropout dropout_ alpha_dropout alpha_dropout_ feature_dropout feature_dropout_ dropout1d "
+    "dropout2d dropout3d feature_alpha_dropout feature_alpha_dropout_ native_dropout".split()
+)
+_SAMPLERS = frozenset(
+    "bernoulli bernoulli_ rand randn randint randperm rand_like randn_like randint_like normal "
+    "normal_ uniform_ random_ exponential_ cauchy_ geometric_ log_normal_ multinomial poisson "
+    "gumbel_softmax fractional_max_pool2d fractional_max_pool3d".split()
+)
+_RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Return the plain name of a torch function; ``T`` for the getter behind ``Tensor.T``."""
+    name = getattr(function, "__name__", str(function))
+    if name in {"__get__", "__set__"}:
+        return str(getattr(getattr(function, "__self__", None), "__name__", name))
+    return str(name)
+
+
+def is_getter(function: Callable[..., Any]) -> bool:
+    """Tell whether ``function`` reads an attribute of a tensor."""
+    return getattr(function, "__name__", "") == "__get__"
+
+
+def is_metadata(function: Callable[..., Any]) -> bool:
+    """Tell whether ``function`` reads something the shapes and dtypes decide."""
+    return getattr(function, "__name__", "") in _METADATA
+
+
+def is_effect(function: Callable[..., Any]) -> bool:
+    """Tell whether ``function`` is called for what it does to its arguments."""
+    return getattr(function, "__name__", "") in _EFFECTS
+
+
+def is_forbidden(function: Callable[..., Any]) -> bool:
+    """Tell whether replaying ``function`` could not give what it gave when recorded."""
+    return getattr(function, "__name__", "") in _FORBIDDEN
+
+
+def is_random(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Tell whether this call of ``function`` draws random numbers."""
+    name = function_name(function)
+    if name in _SAMPLERS:
+        return True
+    if name in _DROPOUTS:
+        return _number(args, kwargs, 1, "p", 0.5) > 0 and bool(
+            _argument(args, kwargs, 2, ("training", "train"), default=True)
+        )
+    if name == "scaled_dot_product_attention":
+        return _number(args, kwargs, 4, "dropout_p", 0.0) > 0
+    if name == "multi_head_attention_forward":
+        training = _argument(args, kwargs, 14, ("training",), default=True)
+        return bool(training) and _number(args, kwargs, 11, "dropout_p", 0.0) > 0
+    if name in {"rrelu", "rrelu_"}:
+        return bool(_argument(args, kwargs, 3, ("training",), default=False))
+    if name in _RECURRENT:
+        return _recurrent_dropout(args)
+    return False
+
+
+def _recurrent_dropout(args: tuple[Any, ...]) -> bool:
+    """``(..., has_biases, num_layers, dropout, train, bidirectional[, batch_first])``."""
+    floats = [a for a in args if isinstance(a, float)]
+    return bool(floats) and floats[0] > 0 and _train_flag(args, floats[0])
+
+
+def _train_flag(args: tuple[Any, ...], dropout: float) -> bool:
+    index = next(i for i, a in enumerate(args) if isinstance(a, float) and a == dropout)
+    return bool(args[index + 1]) if index + 1 < len(args) else True
+
+
+def _argument(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], index: int, names: tuple[str, ...], default: Any
+) -> Any:
+    if index < len(args):
+        return args[index]
+    return next((kwargs[name] for name in names if name in kwargs), default)
+
+
+def _number(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], index: int, name: str, default: float
+) -> float:
+    return float(_argument(args, kwargs, index, (name,), default))

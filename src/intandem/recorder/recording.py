@@ -1,0 +1,408 @@
+"""Run a model's own ``forward`` once and write down its calls.
+
+[Note: writes in place] A value's identity is the tensor object. When a call writes to memory, every
+other known tensor in that memory becomes a new value made by that call, so that a later reader
+depends on the write, on whichever stage it runs.
+
+[Note: skeleton] A process that has freed other stages' parameters records again with what is left:
+a call that meets a ``meta`` tensor runs on ``meta``, while glue on the batch alone runs for real, so
+that guards have values.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from intandem.errors import CaptureError
+from intandem.recorder.blocks import find_blocks
+from intandem.recorder.functions import (
+    function_name,
+    is_effect,
+    is_forbidden,
+    is_getter,
+    is_metadata,
+    is_random,
+)
+from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
+from intandem.recorder.interception import intercepted
+from intandem.recorder.trees import leaves, map_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch.autograd import Function
+
+_INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+class Draft(NamedTuple):
+    """A value while it is being recorded."""
+
+    tensor: Tensor
+    producer: int
+    storage: int
+    requires_grad: bool
+
+
+class Target(NamedTuple):
+    """What is about to be called: its kind, name, function, and the module if it is a block."""
+
+    kind: CallKind
+    name: str
+    function: Callable[..., Any] | None
+    module: nn.Module | None
+    proceed: Callable[..., Any]
+
+
+class Recorder:
+    """Listens to one run of ``forward`` and keeps its calls, values and guards."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
+        self.blocks = find_blocks(model)
+        self.calls: list[Call] = []
+        self.guards: list[Guard] = []
+        self.values: list[Draft] = []
+        self.noticed_random = False
+        self._value_of: dict[int, int] = {}
+        self._kept: list[Any] = []
+        self._storages: dict[int, int] = {}
+        self._tensors_in: dict[int, list[Tensor]] = {}
+        self._calls_of: Counter[str] = Counter()
+        self._random_glue = 0
+        self._allowed: set[int] | None = None
+        self._seen_inside: set[str] = set()
+        named = [*_named(model, "parameters"), *_named(model, "buffers")]
+        self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
+        self.parameters = {name for name, _ in _named(model, "parameters")}
+        for tensor in inputs:
+            self._new_value(tensor, producer=-1)
+
+    # What the interception tells us.
+
+    def on_module(
+        self, module: nn.Module, proceed: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        """Keep a block whole; let other modules run, so that their glue is seen."""
+        if self._allowed is not None or module not in self.blocks:
+            return proceed(*args, **kwargs)
+        name = self.blocks[module]
+        return self._call(Target(CallKind.BLOCK, name, None, module, proceed), args, kwargs)
+
+    def on_autograd_function(
+        self,
+        function: type[Function],
+        proceed: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
+    ) -> Any:
+        """Keep a function with its own autograd whole."""
+        if self._allowed is not None:
+            return proceed(*args, **kwargs)
+        apply = functools.partial(_apply, function)
+        return self._call(
+            Target(CallKind.OPAQUE, function.__name__, apply, None, proceed), args, kwargs
+        )
+
+    def on_torch_function(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Write glue down; inside a block, only look."""
+        if self._allowed is not None:
+            with torch._C.DisableTorchFunction():  # noqa: SLF001
+                self._look_inside(function, args, kwargs)
+            return function(*args, **kwargs)
+        if is_metadata(function):
+            return function(*args, **kwargs)
+        if is_forbidden(function):
+            msg = f"forward calls {function_name(function)}() between blocks, at {_location()}; "
+            raise CaptureError(msg + "move it into a module of its own, or out of forward")
+        name = function_name(function)
+        return self._call(Target(CallKind.GLUE, name, function, None, function), args, kwargs)
+
+    # One call.
+
+    def _call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch._C.DisableTorchFunction():  # noqa: SLF001
+            return self._record(target, args, kwargs)
+
+    def _record(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self._refuse_hidden_tensors(target, args, kwargs)
+        template = map_tree(self.template, (args, kwargs))
+        buffers = dict(_named(target.module, "buffers")) if target.module else {}
+        watched = {id(t): (t, _version(t)) for t in [*given, *buffers.values()]}
+        generator = torch.get_rng_state()
+        autocast = autocast_state()
+        self._noticed(target, args, kwargs)
+        output = self._run(target, args, kwargs, given)
+        drew = self.noticed_random or not torch.equal(generator, torch.get_rng_state())
+        written = {k: t for k, (t, before) in watched.items() if _version(t) != before}
+        if self._is_nothing_new(target, given, output, has_effect=bool(written)):
+            return output
+        results = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor)]
+        if not results and not is_effect(target.function or target.proceed):
+            self._guard(target, template, given, output)
+            return output
+        index = len(self.calls)
+        outputs = tuple(
+            self._new_value(leaf, producer=index) if isinstance(leaf, Tensor) else None
+            for leaf in leaves(output)
+        )
+        renewed, storages = self._renew(written.values(), results, index)
+        parameters = self._parameters_of(target, given)
+        anchor = target.name if target.module else f"{target.name}({', '.join(parameters)})"
+        self.calls.append(
+            Call(
+                kind=target.kind,
+                name=target.name,
+                target=target.function,
+                args=template[0],
+                kwargs=template[1],
+                outputs=outputs,
+                renewed=renewed,
+                written=storages,
+                parameters=parameters,
+                buffers=self._buffers_of(given, buffers),
+                updates=(),
+                grad_enabled=torch.is_grad_enabled(),
+                autocast=autocast,
+                site=self._site(target) if drew else None,
+                anchor=anchor,
+                call=self._calls_of[anchor],
+                location=_location(),
+            )
+        )
+        self._calls_of[anchor] += 1
+        self._kept.append((args, kwargs, output))
+        return output
+
+    def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._seen_inside = set()
+        self.noticed_random = target.kind is CallKind.GLUE and is_random(
+            target.proceed, args, kwargs
+        )
+
+    def _run(
+        self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
+    ) -> Any:
+        self._allowed = {id(tensor) for tensor in given}
+        try:
+            with torch._C._EnableTorchFunction():  # noqa: SLF001
+                if not _is_skeleton(target.module, given):
+                    return target.proceed(*args, **kwargs)
+                return self._run_on_meta(target, args, kwargs)
+        finally:
+            self._allowed = None
+
+    def _run_on_meta(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """[Note: skeleton]."""
+        args, kwargs = map_tree(_to_meta, (args, kwargs))
+        try:
+            if target.module is None:
+                return target.proceed(*args, **kwargs)
+            state = {**dict(target.module.named_parameters()), **dict(target.module.named_buffers())}
+            state = {name: _to_meta(tensor) for name, tensor in state.items()}
+            return torch.func.functional_call(target.module, state, args, kwargs)
+        except (NotImplementedError, RuntimeError) as error:
+            msg = (
+                f"{target.name} cannot be run without data, which is needed to record a batch of "
+                f"a new shape once other ranks' parameters are freed: {error}; give the pipeline "
+                "an example with the shapes you train on"
+            )
+            raise CaptureError(msg) from error
+
+    def _look_inside(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if is_random(function, args, kwargs):
+            self.noticed_random = True
+        for leaf in leaves((args, kwargs)):
+            if not isinstance(leaf, Tensor):
+                continue
+            if (name := self._attr_of.get(id(leaf))) is not None:
+                self._seen_inside.add(name)
+            elif id(leaf) in self._value_of and id(leaf) not in (self._allowed or ()):
+                msg = (
+                    f"a tensor made outside a block reaches {function_name(function)}() inside it "
+                    f"through a Python object, at {_location()}; pass it as an argument"
+                )
+                raise CaptureError(msg)
+
+    # Values.
+
+    def template(self, leaf: Any) -> Any:
+        """Return what stands for ``leaf`` in a recording."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if (value := self._value_of.get(id(leaf))) is not None:
+            return Ref(value)
+        if (name := self._attr_of.get(id(leaf))) is not None:
+            return Attr(name)
+        if leaf.requires_grad:
+            msg = (
+                f"forward uses a tensor that needs gradients and is neither a parameter nor made "
+                f"in this call, at {_location()}; register it as a parameter, or detach it"
+            )
+            raise CaptureError(msg)
+        self._kept.append(leaf)
+        return leaf
+
+    def _new_value(self, tensor: Tensor, producer: int) -> int:
+        key = _storage_key(tensor)
+        storage = self._storages.setdefault(key, len(self._storages))
+        value = len(self.values)
+        self.values.append(Draft(tensor, producer, storage, tensor.requires_grad))
+        self._value_of[id(tensor)] = value
+        known = self._tensors_in.setdefault(storage, [])
+        if not any(other is tensor for other in known):
+            known.append(tensor)
+        return value
+
+    def _renew(
+        self, written: Any, results: list[Tensor], index: int
+    ) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+        """[Note: writes in place]."""
+        keys = {_storage_key(tensor) for tensor in written}
+        storages = sorted(self._storages[key] for key in keys if key in self._storages)
+        pairs = []
+        for storage in storages:
+            for tensor in list(self._tensors_in.get(storage, ())):
+                if not any(result is tensor for result in results):
+                    old = self._value_of[id(tensor)]
+                    pairs.append((old, self._new_value(tensor, producer=index)))
+        return tuple(pairs), tuple(storages)
+
+    def _is_nothing_new(
+        self, target: Target, given: list[Tensor], output: Any, *, has_effect: bool
+    ) -> bool:
+        """A call that returns its argument as it is (``x.to(x.dtype)``), or that has no tensors."""
+        if target.kind is not CallKind.GLUE or has_effect or self.noticed_random:
+            return False
+        if isinstance(output, Tensor):
+            known = id(output) in self._value_of or id(output) in self._attr_of
+            return known and any(output is tensor for tensor in given)
+        no_tensors = not any(isinstance(leaf, Tensor) for leaf in leaves(output))
+        return no_tensors and (not given or is_getter(target.proceed))
+
+    def _guard(
+        self, target: Target, template: tuple[Any, Any], given: list[Tensor], outcome: Any
+    ) -> None:
+        if not given:
+            return
+        guard = Guard(target.function or target.proceed, *template, outcome, _location())
+        self.guards.append(guard)
+
+    def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
+        names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of} | self._seen_inside
+        if target.module is not None:
+            names |= {self._attr_of[id(p)] for p in target.module.parameters()}
+        return tuple(sorted(names & self.parameters))
+
+    def _buffers_of(self, given: list[Tensor], buffers: dict[str, Tensor]) -> tuple[str, ...]:
+        tensors = [*given, *buffers.values()]
+        names = {self._attr_of[id(t)] for t in tensors if id(t) in self._attr_of}
+        return tuple(sorted(names - self.parameters))
+
+    def _site(self, target: Target) -> Site:
+        if target.module is not None:
+            return Site(target.name, self._calls_of[target.name])
+        self._random_glue += 1
+        return Site("glue", self._random_glue - 1)
+
+    def _refuse_hidden_tensors(
+        self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        for leaf in leaves((args, kwargs)):
+            if isinstance(leaf, (Tensor, nn.Module, *_PLAIN)) or callable(leaf):
+                continue
+            if _holds_tensors(leaf, depth=3):
+                msg = (
+                    f"{target.name} is given a {type(leaf).__name__} that holds tensors, at "
+                    f"{_location()}; such an object (a cache, say) cannot cross stages: switch it "
+                    "off, or pass its tensors as arguments"
+                )
+                raise CaptureError(msg)
+
+
+@contextmanager
+def listening(recorder: Recorder) -> Iterator[None]:
+    """Record what this thread calls while the context is open."""
+    with intercepted(recorder.blocks, recorder):
+        yield
+
+
+def autocast_state() -> tuple[Autocast, ...]:
+    """Return the mixed-precision states that are on in this thread."""
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return tuple(
+        Autocast(kind, enabled=True, dtype=torch.get_autocast_dtype(kind))
+        for kind in kinds
+        if torch.is_autocast_enabled(kind)
+    )
+
+
+def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
+    return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _named(module: nn.Module, what: str) -> list[tuple[str, Tensor]]:
+    return list(getattr(module, f"named_{what}")(remove_duplicate=False))
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version  # noqa: SLF001
+
+
+def _storage_key(tensor: Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
+    except (NotImplementedError, RuntimeError):  # sparse and nested tensors have none
+        return -id(tensor)
+
+
+def _is_skeleton(module: nn.Module | None, given: list[Tensor]) -> bool:
+    if any(tensor.is_meta for tensor in given):
+        return True
+    return module is not None and any(p.is_meta for p in module.parameters())
+
+
+def _to_meta(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor) or leaf.is_meta:
+        return leaf
+    return leaf.detach().to("meta").requires_grad_(leaf.requires_grad)
+
+
+def _holds_tensors(thing: Any, depth: int) -> bool:
+    if isinstance(thing, Tensor):
+        return True
+    if depth == 0 or isinstance(thing, _PLAIN):
+        return False
+    if isinstance(thing, dict):
+        children = list(thing.values())
+    elif isinstance(thing, list | tuple | set):
+        children = list(thing)
+    else:
+        children = list(getattr(thing, "__dict__", {}).values())
+    return any(_holds_tensors(child, depth - 1) for child in children)
+
+
+def _location() -> str:
+    """Return ``file:line`` of the innermost frame that is neither torch's nor ours."""
+    frame = sys._getframe(1)  # noqa: SLF001
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith((*_INTERNAL, "<")) and "contextlib" not in path:
+            return f"{path}:{frame.f_lineno}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return "an unknown line"

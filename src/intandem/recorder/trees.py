@@ -1,0 +1,64 @@
+"""Nested containers of tensors: batches, arguments and outputs.
+
+Lists, tuples, dictionaries and everything registered with ``torch.utils._pytree`` are walked,
+and so are slices and plain dataclasses, which models pass around too.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from torch.utils import _pytree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return ``tree`` with ``function`` applied to every leaf; containers keep their types."""
+    kind = type(tree)
+    if kind is tuple:
+        return tuple([map_tree(function, child) for child in tree])
+    if kind is list:
+        return [map_tree(function, child) for child in tree]
+    if kind is dict:
+        return {key: map_tree(function, child) for key, child in tree.items()}
+    if kind is slice:
+        return slice(*(map_tree(function, part) for part in (tree.start, tree.stop, tree.step)))
+    if kind in _pytree.SUPPORTED_NODES or _pytree._is_namedtuple_instance(tree):  # noqa: SLF001
+        children, spec = _pytree.tree_flatten(tree, is_leaf=lambda node: node is not tree)
+        return _pytree.tree_unflatten([map_tree(function, child) for child in children], spec)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return _map_dataclass(function, tree)
+    return function(tree)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return the leaves of ``tree`` in a fixed order."""
+    found: list[Any] = []
+    map_tree(found.append, tree)
+    return found
+
+
+def named_leaves(tree: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Return ``(path, leaf)`` pairs such as ``("labels", tensor)`` or ``("0.mask", tensor)``."""
+    if isinstance(tree, dict):
+        items = [(str(key), child) for key, child in tree.items()]
+    elif isinstance(tree, list | tuple):
+        items = [(str(index), child) for index, child in enumerate(tree)]
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        items = [(field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree)]
+    else:
+        return [(name or "batch", tree)]
+    prefix = f"{name}." if name else ""
+    return [pair for key, child in items for pair in named_leaves(child, prefix + key)]
+
+
+def _map_dataclass(function: Callable[[Any], Any], tree: Any) -> Any:
+    clone = copy.copy(tree)
+    for field in dataclasses.fields(tree):
+        value = map_tree(function, getattr(tree, field.name))
+        object.__setattr__(clone, field.name, value)
+    return clone
