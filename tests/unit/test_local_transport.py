@@ -8,8 +8,8 @@ import torch
 
 from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.local_watch import local_watches
-from intandem.runtime.transport.local import MAX_FACTS, local_transports
-from intandem.runtime.transport.protocol import Label, TensorSpec, exchange
+from intandem.runtime.transport.local import local_transports
+from intandem.runtime.transport.protocol import MAX_FACTS, Label, TensorSpec, exchange
 from intandem.runtime.watch import Position
 
 SPEC = (TensorSpec((2, 3), torch.float32),)

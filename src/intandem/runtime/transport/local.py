@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload, describe
+from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 
     from intandem.runtime.transport.protocol import Contract, Label, Payload
     from intandem.runtime.watch import Watch
-
-POLL_S = 0.02
-"""How often a waiting rank looks whether the run has failed elsewhere."""
-
-MAX_FACTS = 1024
-"""Facts of one rank that stay on the board; the oldest goes when one more is published."""
 
 
 class _Parcel(NamedTuple):

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+POLL_S = 0.02
+"""How often a waiting rank looks whether the run has failed elsewhere."""
+
+MAX_FACTS = 1024
+"""Facts of one rank that stay on the board; the oldest goes when one more is published."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Shape and dtype that one tensor of a message must have."""
@@ -87,7 +94,10 @@ class Transport(Protocol):
         ...
 
     def publish(self, key: str, value: bytes) -> None:
-        """Put a small fact on the board, for any rank to read. A key is written once."""
+        """Put a small fact on the board, for any rank to read. A key is written once.
+
+        The board does not grow for ever: of each rank, the last ``MAX_FACTS`` facts can be read.
+        """
         ...
 
     def read(self, key: str) -> bytes:

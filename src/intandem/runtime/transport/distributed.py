@@ -1,0 +1,252 @@
+"""Transport between processes, over torch.distributed: Gloo, or NCCL.
+
+Two ranks with NCCL need two GPUs; that path is thin, and has not been run on several.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+
+from intandem.errors import ContractError, PeerFailureError, RunError
+from intandem.runtime.transport.contract import check_payload
+from intandem.runtime.transport.edges import Edge, open_communicators
+from intandem.runtime.transport.lanes import Incoming, Outgoing, Transfer
+from intandem.runtime.transport.packing import Layout, layout_of, pack, unpack
+from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from intandem.runtime.transport.process_group import Membership
+    from intandem.runtime.transport.protocol import Contract, Label, Payload
+    from intandem.runtime.watch import Watch
+
+VERDICT_S = 4.0
+"""How long a rank that lost a connection waits to be told who is to blame."""
+
+CLOSE_S = 5.0
+"""How long closing waits for pending sends."""
+
+_NUM_TRANSFERS_KEPT = 32
+_NUM_LAYOUTS_KEPT = 256
+_LONGEST_PAUSE_S = 0.01
+
+
+class DistributedTransport:
+    """One process's end; see ``Transport``. Made by ``connect``.
+
+    Received tensors live in fresh memory, one piece per message. A message longer than what its
+    receiver has posted would end the receiver's process, so both ends must derive the contract
+    of an edge from the same recording; everything else that can be wrong is found on arrival.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        outgoing: Mapping[int, Outgoing],
+        incoming: Mapping[int, Incoming],
+        watch: Watch,
+        device: torch.device,
+    ) -> None:
+        self._membership = membership
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._watch = watch
+        self._device = device
+        self._wire = device if membership.backend == "nccl" else torch.device("cpu")
+        self._posted: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
+        self._layouts: dict[Contract, Layout] = {}
+        self._published: deque[str] = deque()
+        self._transfers: deque[Transfer] = deque(maxlen=_NUM_TRANSFERS_KEPT)
+        self._closed = False
+
+    @property
+    def rank(self) -> int:
+        """This rank."""
+        return self._membership.rank
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the pipeline."""
+        return self._membership.num_ranks
+
+    @property
+    def transfers(self) -> tuple[str, ...]:
+        """The last transfers of this rank, oldest first: message, peer and state."""
+        return tuple(map(str, self._transfers))
+
+    def send(self, peer: int, label: Label, payload: Payload, contract: Contract) -> None:
+        """Begin to send ``payload`` to rank ``peer``; see ``Transport.send``.
+
+        Raises:
+            PeerFailureError: if the connection is lost.
+        """
+        lane = self._outgoing.get(peer) or self._no_edge(Edge(self.rank, peer))
+        check_payload(payload, contract, label, rank=self.rank, peer=peer)
+        flat = pack(payload, self._layout(contract), label, self._wire)
+        lane.send(flat, self._begin(label, f"to rank {peer}"))
+        if lane.error is not None:
+            self._lost(f"sending {label} to rank {peer}", lane.error)
+
+    def post(self, peer: int, label: Label, contract: Contract) -> None:
+        """Begin to receive ``label`` from ``peer``."""
+        lane = self._incoming.get(peer) or self._no_edge(Edge(peer, self.rank))
+        layout = self._layout(contract)
+        flat = torch.empty(layout.num_bytes, dtype=torch.uint8, device=self._wire)
+        lane.post(flat, self._begin(label, f"from rank {peer}"))
+        self._posted[peer].append((label, layout))
+
+    def wait(self, peer: int, label: Label) -> Payload:
+        """Return what was posted as ``label``, once it has arrived; see ``Transport.wait``.
+
+        Raises:
+            RunError: if ``label`` is not the oldest receive posted for ``peer``.
+        """
+        layout = self._posted_layout(peer, label)
+        arrived = self._take(peer, label)
+        try:
+            return unpack(arrived, layout, label, self._device)
+        except ContractError as error:
+            msg = f"rank {self.rank} receiving from rank {peer}: {error}"
+            raise ContractError(msg) from None
+
+    def publish(self, key: str, value: bytes) -> None:
+        """Put a small fact on the board; see ``Transport.publish``.
+
+        That a key is written once is up to the caller: the store would write over it.
+        """
+        try:
+            if len(self._published) == MAX_FACTS:
+                self._membership.store.delete_key(self._published.popleft())
+            self._membership.store.set(_place(key), value)  # type: ignore[arg-type]  # bytes do
+        except RuntimeError as error:
+            self._lost(f"publishing {key!r}", error)
+        self._published.append(_place(key))
+
+    def read(self, key: str) -> bytes:
+        """Return the fact called ``key``, waiting for it; see ``Transport.read``."""
+        store, place, pause_s = self._membership.store, _place(key), 1e-4
+        try:
+            while not store.check([place]):
+                self._check()
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            return store.get(place)
+        except RuntimeError as error:
+            self._lost(f"reading {key!r}", error)
+
+    def close(self) -> None:
+        """Finish pending sends and let go of the connections, within ``CLOSE_S``.
+
+        Once the run has failed nothing is waited for. Receives that never arrived, and sends
+        that nobody takes, are left to the end of the process.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        lanes = (*self._outgoing.values(), *self._incoming.values())
+        for lane in lanes:
+            lane.close()
+        deadline = time.monotonic() + CLOSE_S
+        for lane in self._outgoing.values():
+            while not lane.join(POLL_S) and time.monotonic() < deadline and self._is_healthy():
+                pass
+        for peer, lane in self._incoming.items():
+            lane.join(0.0 if self._posted[peer] else 1.0)
+
+    def _begin(self, label: Label, route: str) -> Transfer:
+        transfer = Transfer(label, route)
+        self._transfers.append(transfer)
+        return transfer
+
+    def _layout(self, contract: Contract) -> Layout:
+        if (layout := self._layouts.get(contract)) is None:
+            if len(self._layouts) == _NUM_LAYOUTS_KEPT:
+                self._layouts.clear()
+            layout = self._layouts[contract] = layout_of(contract)
+        return layout
+
+    def _posted_layout(self, peer: int, label: Label) -> Layout:
+        posted = self._posted.get(peer)
+        if not posted or posted[0][0] != label:
+            oldest = posted[0][0] if posted else "nothing"
+            msg = f"rank {self.rank} waits for {label} from rank {peer}, but posted {oldest} first"
+            raise RunError(msg)
+        return posted.popleft()[1]
+
+    def _take(self, peer: int, label: Label) -> torch.Tensor:
+        arrived = self._incoming[peer].arrived
+        while True:
+            self._check()
+            try:
+                got = arrived.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if isinstance(got, RuntimeError):
+                self._lost(f"waiting for {label} from rank {peer}", got)
+            return got
+
+    def _check(self) -> None:
+        """Raise if the run has failed elsewhere or something sent cannot arrive."""
+        self._watch.check()
+        for peer, lane in self._outgoing.items():
+            if lane.error is not None:
+                self._lost(f"sending to rank {peer}", lane.error)
+
+    def _is_healthy(self) -> bool:
+        try:
+            self._watch.check()
+        except PeerFailureError:
+            return False
+        return True
+
+    def _lost(self, doing: str, error: RuntimeError) -> NoReturn:
+        """Wait for the verdict on why a connection was lost, else report what is known here."""
+        deadline = time.monotonic() + VERDICT_S
+        while time.monotonic() < deadline:
+            self._watch.check()
+            time.sleep(POLL_S)
+        last = "".join(f"\n  {transfer}" for transfer in self._transfers)
+        msg = f"rank {self.rank} lost its connection {doing}: {error}\nlast transfers:{last}"
+        raise PeerFailureError(msg) from error
+
+    def _no_edge(self, edge: Edge) -> NoReturn:
+        msg = f"rank {self.rank} has no edge {edge}; name it when connecting"
+        raise RunError(msg)
+
+
+def connect(
+    membership: Membership,
+    edges: Iterable[Edge],
+    watch: Watch,
+    *,
+    device: torch.device,
+    timeout_s: float = 300.0,
+) -> DistributedTransport:
+    """Connect this rank with its neighbours. All ranks must call it, with the same edges.
+
+    Args:
+        membership: this process's place.
+        edges: every pair of ranks that will exchange messages, such as ``edges_of(program)``.
+        watch: knows when the run has failed elsewhere.
+        device: where this rank wants the tensors it receives.
+        timeout_s: how long neighbours may take to connect, in seconds.
+
+    Raises:
+        PeerFailureError: if the run fails elsewhere meanwhile.
+        RunError: if a neighbour does not come.
+    """
+    opened = open_communicators(membership, edges, watch, timeout_s)
+    rank = membership.rank
+    outgoing = {e.target: Outgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank}
+    incoming = {e.source: Incoming(c, f"recv {e}") for e, c in opened.items() if e.target == rank}
+    return DistributedTransport(membership, outgoing, incoming, watch, device)
+
+
+def _place(key: str) -> str:
+    return f"board/{key}"

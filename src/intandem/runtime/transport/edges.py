@@ -1,0 +1,137 @@
+"""Directed edges between ranks, and the communicator that each of them has to itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
+
+import torch.distributed as dist
+
+from intandem.errors import RunError
+from intandem.ir import Send
+from intandem.runtime.transport.protocol import POLL_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import torch
+
+    from intandem.ir import Program
+    from intandem.runtime.transport.process_group import Membership
+    from intandem.runtime.watch import Watch
+
+_NEVER = timedelta(days=365)
+"""No transfer times out by itself: whether a wait has lasted too long is for the watch to say."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Edge:
+    """Messages go from rank ``source`` to rank ``target``."""
+
+    source: int
+    target: int
+
+    def __str__(self) -> str:
+        return f"{self.source}->{self.target}"
+
+
+def edges_of(program: Program) -> tuple[Edge, ...]:
+    """Every edge that ``program`` sends over, sorted."""
+    rows = enumerate(program.instructions)
+    used = {Edge(rank, i.peer) for rank, row in rows for i in row if isinstance(i, Send)}
+    return tuple(sorted(used))
+
+
+class _Backend(Protocol):
+    """The part of a c10d backend that is used here; its type stubs leave it out."""
+
+    def send(self, tensors: list[torch.Tensor], target: int, tag: int, /) -> dist.Work: ...
+
+    def recv(self, tensors: list[torch.Tensor], source: int, tag: int, /) -> dist.Work: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Communicator:
+    """A communicator of two ranks, used in one direction.
+
+    Attributes:
+        backend: moves the bytes.
+        peer: index of the other rank in it.
+    """
+
+    backend: _Backend
+    peer: int
+
+    def send(self, flat: torch.Tensor) -> dist.Work:
+        """Begin to send ``flat``, which must stay as it is until the work is done."""
+        return self.backend.send([flat], self.peer, 0)
+
+    def recv(self, flat: torch.Tensor) -> dist.Work:
+        """Begin to receive into ``flat``; it must have the size of what was sent."""
+        return self.backend.recv([flat], self.peer, 0)
+
+
+def open_communicators(
+    membership: Membership, edges: Iterable[Edge], watch: Watch, timeout_s: float
+) -> dict[Edge, Communicator]:
+    """Connect this rank's edges, one communicator each.
+
+    A communicator is made by its two members only, and making one waits for the other member.
+    Every rank makes its own in sorted order, so the smallest edge not yet made always has both
+    members at hand.
+
+    ``new_group`` would not do: it names a group after the number of groups that the process has
+    made so far, on which ranks with different numbers of edges do not agree.
+
+    Raises:
+        PeerFailureError: if the run fails elsewhere meanwhile.
+        RunError: if the other member does not come within ``timeout_s``.
+    """
+    opened = {}
+    deadline = time.monotonic() + timeout_s
+    for edge in sorted(set(edges)):
+        if membership.rank in (edge.source, edge.target):
+            opened[edge] = _within(deadline, partial(_open, membership, edge), watch, edge)
+    return opened
+
+
+def _open(membership: Membership, edge: Edge) -> Communicator:
+    store = dist.PrefixStore(f"edge/{edge}", membership.store)
+    index = 0 if membership.rank == edge.source else 1
+    if membership.backend == "nccl":
+        options = dist.ProcessGroupNCCL.Options()
+        backend = cast("_Backend", dist.ProcessGroupNCCL(store, index, 2, options))
+    else:
+        backend = cast("_Backend", dist.ProcessGroupGloo(store, index, 2, _NEVER))
+    return Communicator(backend, 1 - index)
+
+
+def _within(
+    deadline: float, call: Callable[[], Communicator], watch: Watch, edge: Edge
+) -> Communicator:
+    """Run a call that cannot be interrupted on a thread of its own, and stop waiting in time."""
+    outcome: list[Communicator | BaseException] = []
+
+    def body() -> None:
+        try:
+            outcome.append(call())
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=body, name=f"connect {edge}", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        watch.check()
+        if time.monotonic() > deadline and thread.is_alive():
+            msg = f"edge {edge}: the other rank did not connect in time"
+            raise RunError(msg)
+    if isinstance(outcome[0], BaseException):
+        watch.check()
+        msg = f"edge {edge} cannot be connected: {outcome[0]}"
+        raise RunError(msg) from outcome[0]
+    return outcome[0]

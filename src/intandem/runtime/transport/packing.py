@@ -1,0 +1,176 @@
+"""One message as one run of bytes: a header, which tensors are there, and the tensors.
+
+::
+
+    0            128                                           num_bytes
+    | header     | presence | pad | tensor 0   | pad | tensor 1   |
+                                  ^ every tensor begins at a multiple of 64
+
+Where each tensor lies follows from the contract alone, so both ends know the size of a message
+before it is sent. An undefined gradient keeps its place; its bytes mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from intandem.errors import ContractError
+from intandem.runtime.transport.contract import describe
+from intandem.runtime.transport.protocol import Label
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from intandem.runtime.transport.protocol import Contract, Payload, TensorSpec
+
+_HEADER = struct.Struct("<6sHqQ8s8sH86s")
+"""magic, version, step, bytes in all, layout's checksum, tag's checksum, tag's length, tag."""
+
+_MAGIC, _VERSION = b"INTAND", 1
+_TAG_BYTES = 86
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one tensor lies: ``offset`` and ``strides`` count elements of its dtype."""
+
+    spec: TensorSpec
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tensors of a contract lie in a message.
+
+    Attributes:
+        places: of the tensors, in order.
+        num_bytes: size of the message.
+        checksum: 8 bytes that stand for all shapes and dtypes.
+    """
+
+    places: tuple[Place, ...]
+    num_bytes: int
+    checksum: bytes
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Size of the header and the presence bits."""
+        return _prefix_bytes(len(self.places))
+
+    def __str__(self) -> str:
+        return f"[{', '.join(describe(place.spec) for place in self.places)}]"
+
+
+def layout_of(contract: Contract) -> Layout:
+    """Lay out the tensors of ``contract``, in order."""
+    places = []
+    end = _prefix_bytes(len(contract))
+    for spec in contract:
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        places.append(Place(spec, start // spec.dtype.itemsize, _strides(spec.shape)))
+        end = start + math.prod(spec.shape) * spec.dtype.itemsize
+    checksum = _digest(" ".join(map(describe, contract)))
+    return Layout(tuple(places), end, checksum)
+
+
+def pack(payload: Payload, layout: Layout, label: Label, device: torch.device) -> Tensor:
+    """Return ``payload`` as a message of its own memory, ``(num_bytes,)`` uint8 on ``device``.
+
+    The tensors must be what the contract says; ``check_payload`` sees to that. They may lie
+    anywhere in memory, with any strides.
+    """
+    flat = torch.empty(layout.num_bytes, dtype=torch.uint8, device=device)
+    present = 0
+    for index, (tensor, place) in enumerate(zip(payload, layout.places, strict=True)):
+        if tensor is not None:
+            present |= 1 << index
+            _alias(flat, place).copy_(tensor.detach())
+    prefix = bytearray(_header(label, layout))
+    prefix += present.to_bytes(layout.prefix_bytes - _HEADER.size, "little")
+    flat[: layout.prefix_bytes].copy_(torch.frombuffer(prefix, dtype=torch.uint8))
+    return flat
+
+
+def unpack(flat: Tensor, layout: Layout, label: Label, device: torch.device) -> Payload:
+    """Return the tensors of the message ``flat``, on ``device``; None where one is undefined.
+
+    Nothing is copied when ``flat`` is on ``device``: the tensors live in its memory, and it must
+    not be used again.
+
+    Raises:
+        ContractError: if the header is not that of ``label`` with this layout.
+    """
+    prefix = bytes(flat[: layout.prefix_bytes].tolist())
+    _check_header(prefix, layout, label)
+    present = int.from_bytes(prefix[_HEADER.size :], "little")
+    if present >> len(layout.places):
+        msg = f"{label}: {present.bit_count()} tensor(s) marked, expected {len(layout.places)}"
+        raise ContractError(msg)
+    local = flat.to(device)
+    return tuple(
+        _alias(local, place) if present >> index & 1 else None
+        for index, place in enumerate(layout.places)
+    )
+
+
+def _alias(flat: Tensor, place: Place) -> Tensor:
+    """A tensor in the memory of ``flat``.
+
+    Not a view: views share one version counter, and writing to one received tensor in place
+    would make autograd refuse the others.
+    """
+    spec = place.spec
+    empty = torch.empty(0, dtype=spec.dtype, device=flat.device)
+    return empty.set_(flat.untyped_storage(), place.offset, spec.shape, place.strides)
+
+
+def _prefix_bytes(num_tensors: int) -> int:
+    return _HEADER.size + (num_tensors + 7) // 8
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
+
+
+def _header(label: Label, layout: Layout) -> bytes:
+    tag = label.tag.encode()
+    return _HEADER.pack(
+        _MAGIC,
+        _VERSION,
+        label.step,
+        layout.num_bytes,
+        layout.checksum,
+        _digest(label.tag),
+        len(tag),
+        tag[:_TAG_BYTES],
+    )
+
+
+def _check_header(prefix: bytes, layout: Layout, label: Label) -> None:
+    if prefix[: _HEADER.size] == _header(label, layout):
+        return
+    msg = f"expected {label} with {layout}, got {_describe_header(prefix, layout)}"
+    raise ContractError(msg)
+
+
+def _describe_header(prefix: bytes, layout: Layout) -> str:
+    fields = _HEADER.unpack_from(prefix)
+    magic, version, step, num_bytes, checksum, _, length, tag = fields
+    if (magic, version) != (_MAGIC, _VERSION):
+        return f"bytes that are no message of version {_VERSION}: {prefix[:16].hex(' ')}"
+    sender = Label(step, tag[:length].decode(errors="replace"))
+    if (num_bytes, checksum) != (layout.num_bytes, layout.checksum):
+        return f"{sender} with other tensors, {num_bytes} bytes instead of {layout.num_bytes}"
+    return str(sender)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -1,0 +1,277 @@
+"""Messages between real processes, over Gloo on the loopback interface."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from processes import run_ranks
+
+from intandem.errors import ContractError, PeerFailureError, PipelineError, RunError
+from intandem.ir import Action, Message, Placement, Program, Recv, Send, StageLinks
+from intandem.runtime.transport.distributed import connect
+from intandem.runtime.transport.edges import Edge, edges_of
+from intandem.runtime.transport.process_group import join_process_group, leave_process_group
+from intandem.runtime.transport.protocol import MAX_FACTS, Label, TensorSpec, exchange
+
+CPU = torch.device("cpu")
+SPEC = (TensorSpec((2, 3), torch.float32),)
+MIXED = (*SPEC, TensorSpec((4,), torch.int64), TensorSpec((0, 2), torch.bfloat16))
+
+
+class Calm:
+    """A watch that never hears of a failure."""
+
+    def at(self, position):
+        pass
+
+    def fail(self, error):
+        pass
+
+    def check(self):
+        pass
+
+    def close(self):
+        pass
+
+
+class Alarm(Calm):
+    """A watch that hears of a failure some time after it was made."""
+
+    def __init__(self, delay_s):
+        self.due = time.monotonic() + delay_s
+
+    def check(self):
+        if time.monotonic() > self.due:
+            message = "rank 9 failed at step 1"
+            raise PeerFailureError(message)
+
+
+def both_ways(num_ranks):
+    """Edges of a ring, in both directions."""
+    pairs = [(r, (r + 1) % num_ranks) for r in range(num_ranks)]
+    return {Edge(a, b) for a, b in pairs + [p[::-1] for p in pairs] if a != b}
+
+
+def joined(edges, watch=None):
+    membership = join_process_group(CPU, timeout_s=30)
+    watch = watch or Calm()
+    return membership, connect(membership, edges, watch, device=CPU, timeout_s=30)
+
+
+def finish(membership, transport):
+    transport.close()
+    leave_process_group(membership)
+
+
+def raised(call):
+    """Type and text of what ``call`` raises, and after how many seconds."""
+    begin = time.monotonic()
+    try:
+        call()
+    except PipelineError as error:
+        return type(error).__name__, str(error), time.monotonic() - begin
+    return None
+
+
+def send_round_a_ring():
+    membership, here = joined(both_ways(int(os.environ["WORLD_SIZE"])))
+    right, left = (here.rank + 1) % here.num_ranks, (here.rank - 1) % here.num_ranks
+    seen, label = here.rank, Label(0, "ring")
+    for step in range(here.num_ranks):
+        label = Label(step, "ring")
+        here.post(left, label, SPEC)
+        here.send(right, label, (torch.full((2, 3), float(seen)),), SPEC)
+        seen = int(here.wait(left, label)[0][0, 0])
+    finish(membership, here)
+    return seen
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ring(num_ranks, tmp_path):
+    """Ranks with different neighbours connect; a value goes round and comes back."""
+    outcomes = run_ranks(send_round_a_ring, num_ranks, tmp_path)
+
+    assert [(o.code, o.value, o.output) for o in outcomes] == [
+        (0, rank, "") for rank in range(num_ranks)
+    ]
+
+
+def talk_both_ways(num_messages):
+    membership, here = joined(both_ways(2))
+    peer = 1 - here.rank
+    for i in range(num_messages):
+        value = torch.arange(6.0).view(3, 2).T + 1000 * here.rank + i
+        here.send(peer, Label(i, "m"), (value, None if i % 3 else torch.arange(4), None), MIXED)
+    for i in range(min(2, num_messages)):
+        here.post(peer, Label(i, "m"), MIXED)
+    for i in range(num_messages):
+        value, maybe, empty = here.wait(peer, Label(i, "m"))
+        assert torch.equal(value, torch.arange(6.0).view(3, 2).T + 1000 * peer + i)
+        assert (maybe is None) == bool(i % 3)
+        assert empty is None
+        if i + 2 < num_messages:
+            here.post(peer, Label(i + 2, "m"), MIXED)
+    transfers = here.transfers
+    finish(membership, here)
+    return transfers
+
+
+def test_two_hundred_messages_both_ways_at_once(tmp_path):
+    """Sends do not wait for receives, directions not for each other; order and None are kept."""
+    outcomes = run_ranks(talk_both_ways, 2, tmp_path, 200)
+
+    assert [o.code for o in outcomes] == [0, 0]
+    for rank, outcome in enumerate(outcomes):
+        assert len(outcome.value) == 32
+        assert outcome.value[-1] == f"m of step 199 from rank {1 - rank}: done"
+
+
+def exchange_facts():
+    membership, here = joined(())
+    values = [v.hex() for v in exchange(here, "k", bytes([0, 255, here.rank]))]
+    empty = exchange(here, "empty", b"")
+    for i in range(MAX_FACTS + 5 if here.rank == 0 else 0):
+        here.publish(f"loss/{i}", b"x")
+    exchange(here, "end", b"1")
+    old, new = (membership.store.check([f"board/{k}"]) for k in ("loss/0", f"loss/{MAX_FACTS}"))
+    exchange(here, "looked", b"1")
+    finish(membership, here)
+    return [*values, *map(len, empty), old, new]
+
+
+def test_board(tmp_path):
+    """Facts of any bytes reach every rank; the oldest of a rank make room."""
+    outcomes = run_ranks(exchange_facts, 3, tmp_path)
+
+    expected = ["00ff00", "00ff01", "00ff02", 0, 0, 0, False, True]
+    assert [(o.code, o.value) for o in outcomes] == [(0, expected)] * 3
+
+
+def send_what_is_wrong():
+    membership, here = joined(both_ways(2))
+    found = None
+    if here.rank == 0:
+        found = [
+            raised(lambda: here.send(1, Label(5, "0F3>1"), (torch.ones(3, 2),), SPEC))[:2],
+            raised(lambda: here.send(2, Label(5, "0F3>2"), (torch.ones(2, 3),), SPEC))[:2],
+            raised(lambda: here.wait(1, Label(5, "0F3>2")))[:2],
+        ]
+    finish(membership, here)
+    return found
+
+
+def test_sender_refuses_what_the_contract_does_not_say(tmp_path):
+    """Before anything is sent: message, ranks, tensor, shapes; and an edge that is not there."""
+    outcomes = run_ranks(send_what_is_wrong, 2, tmp_path)
+
+    assert [o.code for o in outcomes] == [0, 0]
+    assert outcomes[0].value == [
+        [
+            ContractError.__name__,
+            "message 0F3>1 of step 5 from rank 0 to rank 1: "
+            "tensor 0 is (3, 2) float32, expected (2, 3) float32",
+        ],
+        [RunError.__name__, "rank 0 has no edge 0->2; name it when connecting"],
+        [
+            RunError.__name__,
+            "rank 0 waits for 0F3>2 of step 5 from rank 1, but posted nothing first",
+        ],
+    ]
+
+
+def receive_what_is_wrong():
+    membership, here = joined(both_ways(2))
+    wanted = Label(5, "0F4>1")
+    if here.rank == 0:
+        here.send(1, Label(5, "0F3>1"), (torch.ones(2, 3),), SPEC)
+        found = None
+    else:
+        here.post(0, wanted, SPEC)
+        found = raised(lambda: here.wait(0, wanted))[:2]
+    finish(membership, here)
+    return found
+
+
+def test_receiver_refuses_another_label(tmp_path):
+    """On arrival: who received what from whom, and what was expected."""
+    outcomes = run_ranks(receive_what_is_wrong, 2, tmp_path)
+
+    assert [o.code for o in outcomes] == [0, 0]
+    assert outcomes[1].value == [
+        ContractError.__name__,
+        "rank 1 receiving from rank 0: expected 0F4>1 of step 5 with [(2, 3) float32], "
+        "got 0F3>1 of step 5",
+    ]
+
+
+def outlive_a_peer(verdict_after_s):
+    watch = Calm() if verdict_after_s is None else Alarm(verdict_after_s)
+    membership, here = joined(both_ways(2), watch)
+    if here.rank == 0:
+        exchange(here, "ready", b"")
+        os.kill(os.getpid(), signal.SIGKILL)
+    label = Label(5, "0F4>1")
+    here.post(0, label, SPEC)
+    exchange(here, "ready", b"")
+    waiting = raised(lambda: here.wait(0, label))
+    begin = time.monotonic()
+    here.close()
+    return [*waiting, time.monotonic() - begin, membership.rank]
+
+
+def test_a_peer_that_dies_ends_a_wait(tmp_path):
+    """Without a verdict the lost connection is reported, with peer, label and last transfers."""
+    dead, alive = run_ranks(outlive_a_peer, 2, tmp_path, None, timeout_s=40)
+    kind, text, waited_s, closing_s, _ = alive.value
+
+    assert dead.code == -signal.SIGKILL
+    assert alive.code == 0
+    assert kind == PeerFailureError.__name__
+    assert "rank 1 lost its connection waiting for 0F4>1 of step 5 from rank 0" in text
+    assert "0F4>1 of step 5 from rank 0: lost" in text
+    assert waited_s < 10
+    assert closing_s < 5
+
+
+def test_a_verdict_ends_a_wait_before_the_connection_is_given_up(tmp_path):
+    """What the watch says comes first: it names the culprit."""
+    _, alive = run_ranks(outlive_a_peer, 2, tmp_path, 3.0, timeout_s=40)
+
+    assert alive.value[:2] == [PeerFailureError.__name__, "rank 9 failed at step 1"]
+
+
+def wait_for_what_never_comes():
+    membership, here = joined(both_ways(2))
+    label, watch = Label(0, "x"), Alarm(0.2)
+    here._watch = watch
+    if here.rank == 1:
+        here.post(0, label, SPEC)
+        times = [raised(lambda: here.wait(0, label))[2], raised(lambda: here.read("k"))[2]]
+    else:
+        for _ in range(3):
+            here.send(1, Label(9, "never received"), (torch.ones(2, 3),), SPEC)
+        times = [raised(lambda: here.read("k"))[2]]
+    begin = time.monotonic()
+    here.close()
+    times.append(time.monotonic() - begin)
+    membership.store.set(f"closed{here.rank}", "")
+    membership.store.wait([f"closed{1 - here.rank}"])
+    os._exit(0 if max(times) < 3 else 1)
+
+
+def test_a_failure_elsewhere_ends_every_wait(tmp_path):
+    """A wait, a read and a close with sends pending all end promptly."""
+    outcomes = run_ranks(wait_for_what_never_comes, 2, tmp_path)
+
+    assert [(o.code, o.output) for o in outcomes] == [(0, "")] * 2
+
+
+def test_edges_of_a_program():
+    """Those it sends over, once each, sorted."""
+    there, back = Message(Action.parse("0F0"), 1), Message(Action.parse("1B0"), 0)
+    rows = ((Send(there, 1), Recv(back, 1)), (Recv(there, 0), Send(back, 0), Send(back, 0)))
+    program = Program("x", Placement.loop(2), 1, StageLinks.chain(2), rows)
+
+    assert edges_of(program) == (Edge(0, 1), Edge(1, 0))
