@@ -41,9 +41,13 @@ def build_schedule(name: str, *, num_ranks: int, num_microbatches: int) -> Sched
         ValueError: if either count is less than 1.
     """
     if name not in _BUILDERS:
-        nearest = get_close_matches(name.lower(), _BUILDERS, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        msg = f"unknown schedule {name!r}; known: {', '.join(_BUILDERS)}{hint}"
-        raise ScheduleError(msg)
+        raise ScheduleError(unknown_schedule(name))
     require_counts(num_ranks, num_microbatches)
     return _BUILDERS[name](num_ranks, num_microbatches)
+
+
+def unknown_schedule(name: str) -> str:
+    """Say that no schedule is called ``name``, which there are, and which is nearest."""
+    nearest = get_close_matches(name.lower(), _BUILDERS, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown schedule {name!r}; known: {', '.join(_BUILDERS)}{hint}"
