@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from intandem.views import units
 from intandem.views.chart_svg import Line, chart_svg
+from intandem.views.colors import LOOKS, drawing_style
 from intandem.views.timeline_svg import Clock, activations_svg, timeline_svg
 
 if TYPE_CHECKING:
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
     from intandem.ir import Timeline
     from intandem.views.report import LossCurve, Report, StageRow, Throughput
 
-COLORS = {
-    "F": ("#0072B2", "forward"),
-    "B": ("#009E73", "backward"),
-    "I": ("#56B4E9", "backward for inputs"),
-    "W": ("#E69F00", "backward for weights"),
-    "O": ("#CC79A7", "optimizer"),
-}
-INKS = {"F": "#ffffff"}
 UNKNOWN = "&ndash;"
 
 
@@ -47,7 +40,7 @@ def report_html(report: Report) -> str:
         title=escape(report.title),
         subtitle=f"{escape(report.schedule)} · {report.num_ranks} rank{plural} · "
         f"{report.num_microbatches} micro-batches",
-        style=_resource("report.css") + _kind_styles(),
+        style=_style(),
         script=_resource("report.js"),
         main="\n".join(filter(None, sections)),
         environment=_environment(report),
@@ -58,15 +51,12 @@ def _resource(name: str) -> str:
     return (files("intandem.views") / name).read_text(encoding="utf-8")
 
 
-def _kind_styles() -> str:
-    rules = []
-    for letter, (color, _) in COLORS.items():
-        ink = INKS.get(letter, "#111111")
-        rules.append(
-            f".box.{letter} rect {{ fill: {color}; }} .box.{letter} text {{ fill: {ink}; }}"
-        )
-        rules.append(f".legend .{letter} {{ background: {color}; color: {ink}; }}")
-    return "\n".join(rules)
+def _style() -> str:
+    swatches = (
+        f".legend .{letter} {{ background: {look.color}; color: {look.ink}; }}"
+        for letter, look in LOOKS.items()
+    )
+    return "\n".join((drawing_style(), _resource("report.css"), *swatches))
 
 
 def _facts(report: Report) -> str:
@@ -155,8 +145,8 @@ def _kind_legend(report: Report) -> str:
     present = {str(span.action.kind) for t in timelines for span in t.spans}
     present |= {"O"} if report.optimizer else set()
     items = (
-        f'<li><i class="{letter}" aria-hidden="true">{letter}</i>{name}</li>'
-        for letter, (_, name) in COLORS.items()
+        f'<li><i class="{letter}" aria-hidden="true">{letter}</i>{look.name}</li>'
+        for letter, look in LOOKS.items()
         if letter in present
     )
     return f'<ul class="legend">{"".join(items)}<li>numbers are micro-batches</li></ul>'

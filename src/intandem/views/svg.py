@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from intandem.views import units
-from intandem.views.html import COLORS, INKS
+from intandem.views.colors import LOOKS, drawing_style
 from intandem.views.timeline_svg import AXIS, GAP, ROW, WIDTH, Clock, timeline_svg
 
 if TYPE_CHECKING:
@@ -23,21 +23,9 @@ svg { --page: #ffffff; --ink: #1b1f24; --quiet: #57606a; --rule: #dfe3e8; --idle
 @media (prefers-color-scheme: dark) {
   svg { --page: #15181c; --ink: #e4e7eb; --quiet: #98a2ad; --rule: #2d333a; --idle: #23282e; }
 }
-text { fill: var(--ink); font: 11.5px system-ui, "Segoe UI", "Liberation Sans", sans-serif; }
 .page { fill: var(--page); }
-.title { font-size: 17px; font-weight: 650; }
-.figures, .legend text { fill: var(--quiet); font-size: 12.5px; }
-.rank { text-anchor: end; }
-.tick, .figure { fill: var(--quiet); font-size: 11px; }
-.tick { text-anchor: middle; }
-.grid { stroke: var(--rule); stroke-width: 1; }
-.idle { fill: var(--idle); }
-.box rect { stroke: var(--page); stroke-width: 0.6; }
-.box text { text-anchor: middle; font-weight: 600; }
-.box text.small { font-size: 8.5px; }
-.box text.tiny { display: none; }
-.box .later { filter: brightness(0.82); }
-.box:hover rect { stroke: var(--ink); stroke-width: 2; }
+svg .title { font-size: 17px; font-weight: 650; }
+svg .figures, svg .legend text { fill: var(--quiet); font-size: 12.5px; }
 """
 
 
@@ -60,7 +48,7 @@ def timeline_svg_file(timeline: Timeline, *, title: str) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
             f'width="{width}" height="{height}">',
             f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}{''.join(_kind_styles())}</style>",
+            f"<style>{drawing_style()}{_STYLE}</style>",
             f'<rect class="page" width="{width}" height="{height}"/>',
             f'<text class="title" x="{MARGIN}" y="34">{escape(title)}</text>',
             f'<text class="figures" x="{MARGIN}" y="56">{_figures(timeline)}</text>',
@@ -70,15 +58,6 @@ def timeline_svg_file(timeline: Timeline, *, title: str) -> str:
             "",
         ]
     )
-
-
-def _kind_styles() -> Iterator[str]:
-    for kind, (color, _) in COLORS.items():
-        yield f".{kind} rect {{ fill: {color}; }} .box.{kind} text {{ fill: {_ink(kind)}; }}\n"
-
-
-def _ink(kind: str) -> str:
-    return INKS.get(kind, "#111111")
 
 
 def _figures(timeline: Timeline) -> str:
@@ -94,7 +73,7 @@ def _figures(timeline: Timeline) -> str:
 def _legend(timeline: Timeline, width: float) -> Iterator[str]:
     """Kinds that occur, and idle, from the right edge leftwards."""
     kinds = {str(span.action.kind) for span in timeline.spans}
-    names = [(kind, name) for kind, (_, name) in COLORS.items() if kind in kinds]
+    names = [(kind, look.name) for kind, look in LOOKS.items() if kind in kinds]
     x = width - MARGIN
     for kind, name in reversed([*names, ("idle", "idle")]):
         x -= 26 + 6.6 * len(name)

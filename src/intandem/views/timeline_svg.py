@@ -62,14 +62,12 @@ def timeline_svg(
     """
     height = timeline.num_ranks * (ROW + GAP) + AXIS
     label = f"{name} timeline, one row per rank"
+    stage_index = _stage_index(timeline)
     parts = [
         f'<svg class="timeline" {_frame(height)} role="group" aria-label="{label}">',
         *_grid(clock, height),
         *_rows(timeline, clock),
-        *(
-            _box(span, clock, name, timeline.start_s, _stage_index(timeline))
-            for span in timeline.spans
-        ),
+        *(_box(s, clock, name, timeline.start_s, stage_index) for s in timeline.spans),
         *(_update(span, clock, timeline.start_s) for span in optimizer),
         "</svg>",
     ]
