@@ -1,0 +1,1 @@
+"""The parts of ``intandem demo``: text, model, measurements, training, progress."""
