@@ -62,18 +62,23 @@ class _Ledger:
         self._num_sends = [0] * num_messages
         self._num_recvs = [0] * num_messages
         self._done = bytearray(self._codes.num_codes)
+        self._start = {
+            kind: [self._codes.of_stage(s, kind) for s in range(len(rank_of))]
+            for kind in ActionKind
+        }
+        """Code of micro-batch 0, per kind and stage."""
         self._rows: list[list[tuple[int, bool, int]]] = []
         """Per rank, each transfer's (slot, is it a send, message)."""
 
     def enter(self, rank: int) -> None:
         """Walk through one rank's row: counts, peers, and order against its own computes."""
         row: list[tuple[int, bool, int]] = []
-        done, kind_start = self._done, self._starts()
+        done, start = self._done, self._start
         for slot, instruction in enumerate(self._program.instructions[rank]):
             if isinstance(instruction, Compute):
                 a = instruction.action
-                done[kind_start[a.kind][a.stage] + a.microbatch] = 1
-            elif isinstance(instruction, Send | Recv):
+                done[start[a.kind][a.stage] + a.microbatch] = 1
+            elif isinstance(instruction, (Send, Recv)):
                 message = self._number(instruction.message)
                 if message is None:
                     text = f"{instruction} is of no link between two ranks"
@@ -82,10 +87,6 @@ class _Ledger:
                     self._enter_transfer(rank, slot, instruction, message)
                     row.append((slot, isinstance(instruction, Send), message))
         self._rows.append(row)
-
-    def _starts(self) -> dict[ActionKind, list[int]]:
-        stages = range(self._codes.num_stages)
-        return {kind: [self._codes.of_stage(s, kind) for s in stages] for kind in ActionKind}
 
     def _number(self, message: Message) -> int | None:
         """The message's number, or None if no link asks for it."""
@@ -100,30 +101,31 @@ class _Ledger:
         source, target = rank_of[message.source.stage], rank_of[message.target_stage]
         if isinstance(transfer, Send):
             self._num_sends[number] += 1
-            place, peer, late = source, target, not self._is_done(message.source)
-            order = f"comes before {message.source}; expected it after"
+            place, peer = source, target
         else:
             self._num_recvs[number] += 1
             place, peer = target, source
-            consumer = self._consumed(message)
-            late = consumer is not None
-            order = f"comes after {consumer}, which needs it"
-        if (rank, transfer.peer) != (place, peer):
+        if rank != place or transfer.peer != peer:
             text = f"{transfer} belongs on rank {place} with peer {peer}"
             self.findings.append(Diagnostic("P003", rank, slot, text))
-        elif late:
-            self.findings.append(Diagnostic("P004", rank, slot, f"{transfer} {order}"))
+        elif isinstance(transfer, Send):
+            if not self._is_done(message.source):
+                text = f"{transfer} comes before {message.source}; expected it after"
+                self.findings.append(Diagnostic("P004", rank, slot, text))
+        elif (consumer := self._consumed(message)) is not None:
+            text = f"{transfer} comes after {consumer}, which needs it"
+            self.findings.append(Diagnostic("P004", rank, slot, text))
 
     def _is_done(self, action: Action) -> bool:
-        lane = self._codes.of_stage(action.stage, action.kind)
-        return bool(self._done[lane + action.microbatch])
+        return bool(self._done[self._start[action.kind][action.stage] + action.microbatch])
 
     def _consumed(self, message: Message) -> Action | None:
         """The action that needs ``message``, if it has run."""
         stage, mb = message.target_stage, message.source.microbatch
-        kinds = (F,) if message.source.kind is F else (B, I)
-        consumers = (Action(stage, kind, mb) for kind in kinds)
-        return next((a for a in consumers if self._is_done(a)), None)
+        for kind in (F,) if message.source.kind is F else (B, I):
+            if self._done[self._start[kind][stage] + mb]:
+                return Action(stage, kind, mb)
+        return None
 
     def uncounted(self) -> Iterator[Diagnostic]:
         """P002: messages that are not sent once and received once."""

@@ -71,7 +71,7 @@ def _ill_fitting(schedule: Schedule) -> Iterator[Diagnostic]:
         yield Diagnostic("S004", 0, None, "the placement has no stages; expected at least 1")
     for stage, rank in enumerate(rank_of):
         if not 0 <= rank < num_ranks:
-            message = f"the placement puts stage {stage} here, but there are {num_ranks} rows"
+            message = f"the placement puts stage {stage} here, but there is no such row"
             yield Diagnostic("S004", rank, None, message)
     for rank in sorted(set(range(num_ranks)) - set(rank_of)):
         yield Diagnostic("S004", rank, None, "has a row but owns no stage")
