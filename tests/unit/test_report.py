@@ -10,7 +10,7 @@ from report_sample import MEASURED, PLANNED, full_report, timeline
 from intandem.views import units
 from intandem.views.html import report_html
 from intandem.views.report import LossCurve, Report, StageRow
-from intandem.views.timeline_svg import WIDTH, Clock, timeline_svg
+from intandem.views.timeline_svg import RIGHT, WIDTH, Clock, timeline_svg
 
 VOID = {"meta", "link"}
 EVIL = "<script>alert('x')</script>&\"'"
@@ -108,6 +108,18 @@ def test_box_says_letter_and_number_and_details():
     )
 
 
+def test_updates_are_drawn_with_the_measured_step():
+    """Each once, at their time, within the drawing."""
+    html = report_html(full_report(title=""))
+    found = re.findall(
+        r'aria-label="optimizer: ([^"]*)".*?<rect x="([\d.]+)".*? width="([\d.]+)"', html
+    )
+
+    assert [text for text, _, _ in found] == ["rank 0; takes 500 ms"]
+    x, width = map(float, found[0][1:])
+    assert x + width == pytest.approx(WIDTH - RIGHT)
+
+
 def test_second_stage_of_a_rank_looks_different():
     """With two stages on a rank, the later one's boxes are marked."""
     svg = timeline_svg(timeline(["0F0 0 1", "1F0 1 2"]), Clock(2.0), name="planned")
@@ -170,6 +182,14 @@ def test_what_is_not_known_is_left_out(missing):
     report = full_report(**{missing: Report.__dataclass_fields__[missing].default})
 
     assert "None" not in Page(report_html(report)).text
+
+
+@pytest.mark.parametrize(("equal", "css_class"), [(True, "equal"), (False, "differs")])
+def test_unequal_gradients_do_not_look_proven(equal, css_class):
+    """The sign before the line is that of the verdict."""
+    html = report_html(full_report(gradients_equal=equal))
+
+    assert f'<p class="{css_class}">gradients' in html
 
 
 def test_a_plan_alone():

@@ -65,8 +65,8 @@ def _facts(report: Report) -> str:
         f"<div><dt>{name}</dt><dd>{value} <small>{note}</small></dd></div>"
         for name, value, note in _headlines(report)
     )
-    proof = report.gradient_equality
-    line = "" if proof is None else f'\n<p class="proof">{escape(proof)}</p>'
+    proof, verdict = report.gradient_equality, "equal" if report.gradients_equal else "differs"
+    line = "" if proof is None else f'\n<p class="{verdict}">{escape(proof)}</p>'
     return f'<dl class="facts">\n{cells}\n</dl>{line}' if cells else line
 
 

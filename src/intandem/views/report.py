@@ -101,6 +101,7 @@ class Report:
         step_s: median wall-clock seconds of a step, optimizer included.
         speed_ratio: throughput over that of one process on one core, in the same run.
         gradient_equality: one line, such as ``gradients equal one process: … 1e-15``.
+        gradients_equal: whether that line is good news.
         environment: (what, value), such as ``("torch", "2.13.0")``.
     """
 
@@ -118,6 +119,7 @@ class Report:
     step_s: float | None = None
     speed_ratio: float | None = None
     gradient_equality: str | None = None
+    gradients_equal: bool = True
     environment: tuple[tuple[str, str], ...] = ()
 
     @property

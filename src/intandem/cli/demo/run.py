@@ -59,11 +59,10 @@ def _introduce(console: Console, arguments: Arguments, data: Data, model: nn.Mod
     text = data.text
     millions = (len(text.training) + len(text.heldout)) / 1e6
     lines = (
-        f"GPT, {_num_parameters(model) / 1e6:.2f} M parameters, {data.sizes.num_blocks} blocks, "
-        f"on {arguments.ranks} ranks with schedule {arguments.schedule}, "
-        f"{arguments.microbatches} micro-batches",
-        f"text: {millions:.1f} MB of Python sources in {text.folder}, {text.num_files} files, "
-        f"1 in 20 held out; byte entropy {text.entropy:.3f} nats",
+        f"GPT: {data.sizes.num_blocks} blocks, {_num_parameters(model) / 1e6:.2f} M parameters, "
+        f"on {arguments.ranks} ranks: {arguments.schedule}, {arguments.microbatches} micro-batches",
+        f"trained on {millions:.1f} MB of Python sources from {text.folder}",
+        f"of {text.num_files} files 1 in 20 is held out; byte entropy {text.entropy:.3f} nats",
     )
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -134,6 +133,7 @@ def _report(pipe: Pipeline, log: Log, data: Data, outcome: Outcome) -> Report:
         step_s=outcome.step_s,
         speed_ratio=outcome.speed_ratio,
         gradient_equality=outcome.gradient_line,
+        gradients_equal=outcome.gradients_equal,
         environment=(
             ("torch", torch.__version__),
             ("python", platform.python_version()),

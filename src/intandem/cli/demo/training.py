@@ -117,7 +117,7 @@ def train(pipe: Pipeline, one: OneProcess, data: Data, budget: Budget, report: R
         step += 1
         elapsed_s = time.monotonic() - started_s
         done = budget.done(step, elapsed_s)
-        if done * NUM_HELDOUT_POINTS >= len(log.heldout) + 1:
+        if 1.0 > done >= (len(log.heldout) + 1) / NUM_HELDOUT_POINTS:
             log.heldout.append((step - 1, heldout_loss(pipe, data, num_batches=2)))
         report(_state(log, data, done, elapsed_s))
     return log
