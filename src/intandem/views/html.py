@@ -149,7 +149,10 @@ def _kind_legend(report: Report) -> str:
         for letter, look in LOOKS.items()
         if letter in present
     )
-    return f'<ul class="legend">{"".join(items)}<li>numbers are micro-batches</li></ul>'
+    notes = "<li>numbers are micro-batches</li>"
+    if any(len({s.action.stage for s in t.of_rank(0)}) > 1 for t in timelines):
+        notes += "<li>darker: a rank's later stages</li>"
+    return f'<ul class="legend">{"".join(items)}{notes}</ul>'
 
 
 def _activations(report: Report) -> str:
