@@ -25,10 +25,16 @@ NUM_STEPS = 12
 NUM_MICROBATCHES = 4
 
 
+def say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def die(fault):
     match fault:
         case "raise" | "swallow" | "outside":
-            raise ValueError("boom")
+            msg = "boom"
+            raise ValueError(msg)
         case "sys.exit(0)":
             sys.exit(0)
         case "sys.exit(3)":
@@ -85,7 +91,7 @@ def microbatch(watch, wire, step, index, fault):
         wire.do(lambda: dist.recv(x, rank - 1))
     watch.at(Position(step, slot + 1, rank, index, f"{rank}F{index}"))
     if (rank, step, index) == (CULPRIT, STEP, MICROBATCH):
-        print(f"FAULT {time.time()}", flush=True)
+        say(f"FAULT {time.time()}")
         try:
             die(fault)
         except ValueError as error:
@@ -104,6 +110,8 @@ def main(fault):
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
     watch = DistributedWatch(_get_default_store(), dist.get_rank(), dist.get_world_size())
     wire = Wire(watch)
+    dist.barrier()
+    time.sleep(0.5)  # ranks map each other's positions within a beat of joining
     for step in range(NUM_STEPS):
         for index in range(NUM_MICROBATCHES):
             try:
@@ -111,9 +119,9 @@ def main(fault):
             except Exception as error:
                 if fault != "swallow":
                     raise
-                print(f"swallowed {type(error).__name__}", flush=True)
+                say(f"swallowed {type(error).__name__}")
     dist.barrier()
-    print(f"finished rank {dist.get_rank()}", flush=True)
+    say(f"finished rank {dist.get_rank()}")
 
 
 if __name__ == "__main__":

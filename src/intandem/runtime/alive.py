@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
@@ -16,15 +19,17 @@ class Life(Enum):
     UNKNOWN = "unknown"
     """It is on another host, or the system does not tell."""
     ALIVE = "alive"
+    HELD = "held"
+    """By a debugger: somebody looks at it and will let it go on."""
     STOPPED = "stopped"
-    """By SIGSTOP, a terminal or a debugger."""
+    """By SIGSTOP or a terminal."""
     DEAD = "dead"
 
 
-def this_process() -> Origin:
+def this_process(trail_fd: int = -1) -> Origin:
     """Identity of the calling process; ``started`` is 0 where the system does not tell."""
     pid = os.getpid()
-    return Origin(_host(), pid, _stat(pid)[1])
+    return Origin(_host(), pid, _stat(pid)[1], trail_fd, time.monotonic_ns())
 
 
 def life_of(origin: Origin, *, seen_from: Origin) -> Life:
@@ -34,7 +39,14 @@ def life_of(origin: Origin, *, seen_from: Origin) -> Life:
     state, started = _stat(origin.pid)
     if started != origin.started or state in {"Z", "X"}:
         return Life.DEAD
-    return Life.STOPPED if state in {"T", "t"} else Life.ALIVE
+    return {"T": Life.STOPPED, "t": Life.HELD}.get(state, Life.ALIVE)
+
+
+def kill(origin: Origin, *, seen_from: Origin) -> None:
+    """End the process ``origin`` if it is on this host and still the same one."""
+    if life_of(origin, seen_from=seen_from) in {Life.ALIVE, Life.STOPPED}:
+        with suppress(OSError):
+            os.kill(origin.pid, signal.SIGKILL)
 
 
 def _host() -> str:

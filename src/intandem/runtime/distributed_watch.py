@@ -64,7 +64,7 @@ class DistributedWatch:
 
     def at(self, position: Position) -> None:
         """Say where this rank is now."""
-        self._sentinel.position = position
+        self._sentinel.at(position)
 
     def check(self) -> None:
         """Return while the run is healthy; see ``Watch.check``.
@@ -81,12 +81,12 @@ class DistributedWatch:
     def fail(self, error: BaseException) -> None:
         """Say that this rank cannot go on; the first failure of a run wins.
 
-        What only passes on another rank's failure is not told. A lost connection is the sign of
-        another rank's death: that one is waited for, for a few seconds, and named.
+        An error that passes on another rank's failure, or a lost connection, is the sign of
+        another rank's death: its name is waited for, for a few seconds.
         """
-        if is_consequence(error) or self.verdict is not None:
+        if self.verdict is not None:
             return
-        if _is_lost_connection(error):
+        if is_consequence(error) or _is_lost_connection(error):
             self.suspect(str(error))
             if self.wait_for_verdict(self._limits.verdict_s) is not None:
                 return
@@ -131,7 +131,7 @@ class DistributedWatch:
 
 def _error_of(verdict: Verdict, rank: int) -> RunError:
     if verdict.rank == rank:
-        return RunError(f"this rank has ended the run before: {verdict_text(verdict)}")
+        return RunError(f"the run is over: {verdict_text(verdict)}")
     return PeerFailureError(verdict_text(verdict))
 
 

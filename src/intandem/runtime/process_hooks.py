@@ -10,6 +10,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from intandem.errors import PeerFailureError, RunError
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -60,6 +62,7 @@ class ProcessHooks:
         self._pid = os.getpid()
         self._watch: Mortal | None = None
         self._has_handler = False
+        self._exit_code = EXIT_CODE
 
     def install(self, watch: Mortal) -> None:
         """Register at exit and, from the main thread, for SIGTERM unless the user handles it."""
@@ -97,7 +100,7 @@ class ProcessHooks:
         self._watch.close()
         if self._watch.verdict is not None:
             _flush()
-            os._exit(EXIT_CODE)
+            os._exit(self._exit_code)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         del frame
@@ -108,7 +111,13 @@ class ProcessHooks:
             self._watch.terminate()  # on its way out: nothing to say again
             return
         self._watch.terminate()
-        self._watch.check()
+        try:
+            self._watch.check()
+        except PeerFailureError:
+            raise
+        except RunError:  # nobody else's failure: this rank ends of the signal
+            self._exit_code = 128 + signum
+            raise
 
 
 def _unhandled() -> BaseException | None:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
-from intandem.runtime.alive import Life, life_of, this_process
+from intandem.runtime.alive import Life, kill, life_of, this_process
 from intandem.runtime.board import Board
 from intandem.runtime.suspicion import Judge, Observed
+from intandem.runtime.trail import Trail, Trails
 from intandem.runtime.verdict import Beat, Presence, Verdict, verdict_text
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ class Sentinel:
         self._rank, self._num_ranks, self._limits, self._end = rank, num_ranks, limits, end
         self._board = Board(store)
         self.is_supervised = self._board.is_supervised()
-        self._self = this_process()
+        self._trail = Trail()
+        self._trails = Trails()
+        self._self = this_process(self._trail.fd)
         self._judge = Judge(limits)
         self._counts = count(time.monotonic_ns())
         self._suspected_s = float("-inf")
@@ -97,6 +100,11 @@ class Sentinel:
             self._say(Presence.LEFT)
             if self._rank == 0 and self.verdict is None:
                 self._linger()
+
+    def at(self, position: Position) -> None:
+        """The rank is there now."""
+        self.position = position
+        self._trail.write(position)
 
     def suspect(self, reason: str) -> None:
         """An error was seen here: look at all ranks, and sooner."""
@@ -144,8 +152,10 @@ class Sentinel:
             self._see_to_the_end(self.verdict)
 
     def _pause(self, now_s: float) -> None:
-        """Sleep until the next beat; wakes early when something happens here."""
-        while time.monotonic() - now_s < self._limits.beat_s:
+        """Sleep until the next beat; wakes early when something happens here or somebody joins."""
+        everybody_joined = self._neighbours() <= self._beats.keys()
+        pause_s = self._limits.beat_s / (1 if everybody_joined else 4)
+        while time.monotonic() - now_s < pause_s:
             time.sleep(self._limits.beat_s / 8)
             if self._stopping or self.verdict is not None or self._suspected_s > now_s:
                 return
@@ -158,20 +168,33 @@ class Sentinel:
         lives = self._lives(ranks)
         sight = self._board.look(sorted(ranks))
         self._beats.update(sight.beats)
+        self._trails.follow(sight.beats)
         if sight.verdict is not None:
             self._decide(sight.verdict)
             return
         seen = Observed(passed_s, sight.beats, lives, suspicious, self._missing(peers))
         verdict = self._judge.verdict(seen)
         if verdict is not None and not self._stopping:
-            self.accuse(verdict)
+            self._convict(self._trails.complete(verdict))
+
+    def _convict(self, verdict: Verdict) -> None:
+        """Accuse a rank that does not answer, and end it: nobody else may for a long time."""
+        if self.accuse(verdict) == verdict and verdict.rank is not None and not self.is_supervised:
+            beat = self._beats[verdict.rank]
+            if beat.presence is Presence.RUNNING:
+                kill(beat.origin, seen_from=self._self)
 
     def _neighbours(self) -> set[int]:
         near = {(self._rank + 1 + i) % self._num_ranks for i in range(NUM_NEIGHBOURS)}
         return (near | {0}) - {self._rank}
 
     def _lives(self, ranks: Iterable[int]) -> dict[int, Life]:
-        """Of the processes as they were known: one that is gone beats no more after this."""
+        """Of the processes as they were known: one that is gone beats no more after this.
+
+        A launcher of ours sees more of them: it knows exit codes and signals.
+        """
+        if self.is_supervised:
+            return {}
         known = {rank: self._beats[rank].origin for rank in ranks if rank in self._beats}
         return {r: life_of(origin, seen_from=self._self) for r, origin in known.items()}
 

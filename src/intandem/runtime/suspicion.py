@@ -89,17 +89,17 @@ class Judge:
         life = seen.lives.get(rank, Life.UNKNOWN)
         advanced = self._counts.get(rank) != beat.count
         self._counts[rank] = beat.count
-        silent_s = 0.0 if advanced else self._silent_s[rank] + passed_s
+        silent_s = 0.0 if advanced or life is Life.HELD else self._silent_s[rank] + passed_s
         stopped_s = self._stopped_s.get(rank, 0.0) + passed_s if life is Life.STOPPED else 0.0
         self._silent_s[rank], self._stopped_s[rank] = silent_s, stopped_s
         if life is Life.DEAD:
-            return "died: its process is gone"
+            return "died (its process is gone)"
         if stopped_s > self._limits.stopped_s:
-            return f"is stopped (SIGSTOP or a debugger) for {stopped_s:.0f} s"
+            return f"was stopped (SIGSTOP) for {stopped_s:.0f} s"
         if silent_s > self._limits.silent_s:
-            return f"has not answered for {silent_s:.0f} s: stopped, stuck or cut off"
+            return f"did not answer for {silent_s:.0f} s (stuck or cut off)"
         if life is Life.UNKNOWN and self._doubt_s and silent_s > self._limits.suspect_s:
-            return f"has not answered for {silent_s:.1f} s: dead, stopped or cut off"
+            return f"did not answer for {silent_s:.1f} s (dead, stopped or cut off)"
         return ""
 
     def _missed(self, seen: Observed) -> Verdict | None:
@@ -115,7 +115,7 @@ class Judge:
 
 
 def _left(rank: int, left: Mapping[int, Beat]) -> Verdict:
-    cause = "left the run early, while others still waited for it"
+    cause = "left the run early while others waited for it"
     return Verdict(rank, cause, left[rank].position, last_seen=True)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from intandem.errors import ActionError, PeerFailureError
 from intandem.runtime.watch import Position
 
+_MAX_TRACEBACK_CHARS = 50_000
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -39,7 +41,7 @@ class Verdict:
         origin = error if origin is None else origin
         message = str(origin).strip().split("\n", maxsplit=1)[0]
         name = type(origin).__name__
-        text = "".join(traceback.format_exception(origin)).rstrip()
+        text = "".join(traceback.format_exception(origin)).rstrip()[-_MAX_TRACEBACK_CHARS:]
         cause = f"raised {name}: {message}" if message else f"raised {name}"
         return cls(rank, cause, position, traceback=text)
 
@@ -51,7 +53,7 @@ def verdict_text(verdict: Verdict) -> str:
     if verdict.position is not None:
         place = f"{', last seen' if verdict.last_seen else ''} at {verdict.position}"
     elif verdict.rank is not None:
-        place = " before its first step"
+        place = ", before its first step"
     line = f"{who}{verdict.cause}{place}"
     if not verdict.traceback:
         return line
@@ -77,7 +79,7 @@ def death_cause(status: int) -> str:
     if status < 0:
         return f"was killed by {_signal_name(-status)}"
     if status == 0:
-        return "left the run early: it ended with exit code 0 while others still worked"
+        return "left the run early, with exit code 0"
     return f"ended with exit code {status}"
 
 
@@ -103,11 +105,15 @@ class Origin:
         host: names a machine and its table of processes.
         pid: process id there.
         started: when it was started, in the kernel's ticks: ids are used again.
+        trail_fd: where it writes its position; see ``trail``.
+        joined_ns: when it joined, on its own clock.
     """
 
     host: str
     pid: int
     started: int
+    trail_fd: int = -1
+    joined_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

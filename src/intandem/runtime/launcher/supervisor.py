@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from intandem.errors import RunError
+from intandem.runtime.trail import Trails
 from intandem.runtime.verdict import Presence, Verdict, death_cause
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Supervisor:
         self._look_at_s = 0.0
         self._stopped_since_s: dict[int, float] = {}
         self._published = False
+        self._trails = Trails()
         self._interrupts: list[int] = []
 
     @property
@@ -72,7 +74,7 @@ class Supervisor:
                 raise RunError(msg) from self._host.error
             self._reap()
             self._look()
-            if time.monotonic() > self._kill_at_s:
+            if time.monotonic() > self._kill_at_s or self._only_stopped():
                 self.kill()
 
     def interrupt(self, signum: int) -> None:
@@ -86,6 +88,11 @@ class Supervisor:
             child.kill()
         for child in self._children:
             child.wait()
+
+    def _only_stopped(self) -> bool:
+        """Whether none of those who live can end by itself."""
+        alive = [child for child in self._children if child.is_alive]
+        return self.verdict is not None and all(child.stopped for child in alive)
 
     def _pass_on_interrupts(self) -> None:
         if not self._interrupts:
@@ -126,20 +133,22 @@ class Supervisor:
                 self._stopped_since_s.pop(child.rank, None)
             elif now_s - self._stopped_since_s.setdefault(child.rank, now_s) > STOPPED_S:
                 beat = self._beat_of(child.rank)
-                cause = f"is stopped (SIGSTOP or a debugger) for {STOPPED_S:.0f} s"
+                cause = f"was stopped (SIGSTOP) for {STOPPED_S:.0f} s"
                 position = None if beat is None else beat.position
                 self._convict(Verdict(child.rank, cause, position, last_seen=True))
 
     def _look(self) -> None:
         """Learn of a verdict that a rank has published; publish one that waited for the store."""
         now_s = time.monotonic()
-        if self._host.board is None or now_s < self._look_at_s:
+        everybody_joined = len(self._trails) == len(self._children)
+        if self._host.board is None or (everybody_joined and now_s < self._look_at_s):
             return
         self._look_at_s = now_s + LOOK_S
         if self.verdict is None:
-            verdict = self._host.board.look(()).verdict
-            if verdict is not None:
-                self._convict(verdict)
+            sight = self._host.board.look(range(len(self._children)))
+            self._trails.follow(sight.beats)
+            if sight.verdict is not None:
+                self._convict(sight.verdict)
         elif not self._published:
             self._publish(self._host.board, self.verdict)
 
@@ -147,7 +156,7 @@ class Supervisor:
         """Let ``verdict`` count, unless there is one; the clock of the grace time starts."""
         if self.verdict is not None:
             return
-        self.verdict = verdict
+        self.verdict = verdict = self._trails.complete(verdict)
         if self._host.board is not None:
             self._publish(self._host.board, verdict)
         self._kill_at_s = time.monotonic() + self._grace_s

@@ -1,0 +1,85 @@
+"""Whatever happens to one rank, every other one names it, and all end."""
+
+import pytest
+from fault_runs import run
+
+BOUND_S = 20
+"""Guards against a hang; the seconds measured are printed."""
+
+PLACE = "at step 5 stage 1 micro-batch 2 action 1F2"
+RAISED = f"rank 1 raised ValueError: boom {PLACE} (traceback of rank 1 below)"
+GONE = f"rank 1 died (its process is gone) {PLACE}"
+TERMINATED = f"rank 1 was told to end by SIGTERM {PLACE}"
+LEFT = f"rank 1 left the run early while others waited for it {PLACE}"
+STOPPED = f"rank 1 was stopped (SIGSTOP) for 3 s {PLACE}"
+
+EXPECTED = {
+    ("intandem", "raise"): (RAISED, 1),
+    ("intandem", "outside"): (RAISED, 1),
+    ("intandem", "sys.exit(0)"): (LEFT, 1),
+    ("intandem", "sys.exit(3)"): (f"rank 1 ended with exit code 3 {PLACE}", 3),
+    ("intandem", "os._exit(0)"): (f"rank 1 left the run early, with exit code 0 {PLACE}", 1),
+    ("intandem", "os._exit(3)"): (f"rank 1 ended with exit code 3 {PLACE}", 3),
+    ("intandem", "SIGKILL"): (f"rank 1 was killed by SIGKILL {PLACE}", 137),
+    ("intandem", "SIGSEGV"): (f"rank 1 was killed by SIGSEGV {PLACE}", 139),
+    ("intandem", "SIGTERM"): (TERMINATED, 143),
+    ("intandem", "SIGSTOP"): (STOPPED, 1),
+    ("intandem", "gil"): (f"rank 1 did not answer for 10 s (stuck or cut off) {PLACE}", 1),
+    ("torchrun", "raise"): (RAISED, 1),
+    ("torchrun", "outside"): (RAISED, 1),
+    ("torchrun", "sys.exit(0)"): (LEFT, 1),
+    ("torchrun", "sys.exit(3)"): (LEFT, 1),
+    ("torchrun", "os._exit(0)"): (GONE, 1),
+    ("torchrun", "os._exit(3)"): (GONE, 1),
+    ("torchrun", "SIGKILL"): (GONE, 1),
+    ("torchrun", "SIGSEGV"): (GONE, 1),
+    ("torchrun", "SIGTERM"): (TERMINATED, 1),
+    ("torchrun", "SIGSTOP"): (STOPPED, 1),
+    ("torchrun", "gil"): (f"rank 1 did not answer for 10 s (stuck or cut off) {PLACE}", 1),
+}
+"""(launcher, fault): what every survivor says, and the exit code of the launcher."""
+
+EVERY_COMMIT = {("intandem", "raise"), ("intandem", "SIGKILL"), ("torchrun", "SIGKILL")}
+
+
+def matrix():
+    """Every cell; those not run on every commit are slow."""
+    slow = (pytest.mark.slow,)
+    return [
+        pytest.param(*cell, marks=() if cell in EVERY_COMMIT else slow, id="-".join(cell))
+        for cell in EXPECTED
+    ]
+
+
+@pytest.mark.parametrize(("launcher", "fault"), matrix())
+def test_every_survivor_names_the_culprit(launcher, fault):
+    """One error on every survivor, with rank, place and cause; exit code not 0; nothing left."""
+    text, code = EXPECTED[launcher, fault]
+
+    ended = run(launcher, fault)
+
+    for survivor in (0, 2):
+        assert ended.errors.get(survivor) == f"intandem.errors.PeerFailureError: {text}", ended.text
+    assert ended.code == code
+    assert ended.left == []
+    assert ended.gone_s < BOUND_S
+
+
+def test_raising_again_after_the_error_was_swallowed():
+    """A script that goes on all the same gets the same error at every wait; it does not hang."""
+    ended = run("intandem", "swallow")
+
+    assert ended.text.count("swallowed PeerFailureError") > 2
+    assert "swallowed RunError" in ended.text
+    assert ended.code == 1
+    assert ended.left == []
+    assert ended.gone_s < BOUND_S
+
+
+def test_a_healthy_run_ends_with_zero():
+    """Without a fault nobody complains, though the ranks end at different times."""
+    ended = run("intandem", "none")
+
+    assert ended.errors == {}
+    assert ended.code == 0, ended.text
+    assert ended.left == []
