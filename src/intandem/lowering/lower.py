@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from intandem.errors import ScheduleVerifyError
 from intandem.ir import StageLinks
 from intandem.lowering.recomputation import add_recomputation
 from intandem.lowering.reduction import add_reduction
 from intandem.lowering.transfers import add_transfers
-from intandem.rules import verify
+from intandem.rules import check_links, verify
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -36,7 +37,10 @@ def lower(
         ValueError: if ``recompute`` names a stage that does not exist.
     """
     verify(schedule)
-    program = add_transfers(schedule, links or StageLinks.chain(schedule.num_stages))
+    links = links or StageLinks.chain(schedule.num_stages)
+    if found := check_links(schedule.placement, links):
+        raise ScheduleVerifyError(found)
+    program = add_transfers(schedule, links)
     verify(program)
     if recompute:
         program = add_recomputation(program, recompute)

@@ -11,13 +11,18 @@ from intandem.ir.codes import ActionCodes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from intandem.ir import Placement, StageLinks
+
 F, B, I = ActionKind.F, ActionKind.B, ActionKind.I  # noqa: E741  (the field's letters)
 
 
-def broken_links(program: Program) -> Iterator[Diagnostic]:
+def check_links(placement: Placement, links: StageLinks) -> tuple[Diagnostic, ...]:
     """P001. A link has no rank: its finding is put on the rank of its source, or on 0."""
-    rank_of = program.placement.rank_of
-    kinds = (("activations", program.links.activations), ("gradients", program.links.gradients))
+    return tuple(sorted(_broken_links(placement.rank_of, links), key=lambda d: d.rank))
+
+
+def _broken_links(rank_of: tuple[int, ...], links: StageLinks) -> Iterator[Diagnostic]:
+    kinds = (("activations", links.activations), ("gradients", links.gradients))
     for name, pairs in kinds:
         seen = set()
         for source, target in pairs:
@@ -38,7 +43,7 @@ def check_messages(program: Program) -> list[Diagnostic]:
     ledger = _Ledger(program)
     for rank in range(program.num_ranks):
         ledger.enter(rank)
-    found = [*ledger.findings, *ledger.uncounted()]
+    found = [*ledger.findings, *ledger.uncounted(), *ledger.unmade()]
     found = found or list(ledger.reordered())
     return found or list(ledger.deadlocked())
 
@@ -143,6 +148,17 @@ class _Ledger:
             if recvs != 1:
                 text = f"{what} is received {_times(recvs)}; expected once"
                 yield Diagnostic("P002", rank_of[target], None, text)
+
+    def unmade(self) -> Iterator[Diagnostic]:
+        """P002: receives that name an action which no rank does, such as B where there is I."""
+        for rank, row in enumerate(self._rows):
+            instructions = self._program.instructions[rank]
+            for slot, is_send, _ in row:
+                if not is_send:
+                    transfer = instructions[slot]
+                    if isinstance(transfer, Recv) and not self._is_done(transfer.message.source):
+                        text = f"{transfer} is of {transfer.message.source}, which no rank does"
+                        yield Diagnostic("P002", rank, slot, text)
 
     def reordered(self) -> Iterator[Diagnostic]:
         """P005: the first receive of each directed pair of ranks that is out of order."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from intandem.errors import Diagnostic
 from intandem.ir import ActionKind, Compute, Program, Recompute, ReduceGrads, Schedule
-from intandem.rules.message_rules import broken_links, check_messages
+from intandem.rules.message_rules import check_links, check_messages
 from intandem.rules.schedule_rules import check_schedule
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def check_program(program: Program) -> tuple[Diagnostic, ...]:
     Messages are looked at once the compute actions and the links are clean, their order once
     each is there, and deadlock last.
     """
-    found = [*_compute_rules(program), *broken_links(program)]
+    found = [*_compute_rules(program), *check_links(program.placement, program.links)]
     if not found:
         found += check_messages(program)
     for rank, row in enumerate(program.instructions):
@@ -60,7 +60,7 @@ def _slot_of(row: tuple[Instruction, ...], nth_compute: int) -> int:
 
 
 def _recomputations(rank: int, row: tuple[Instruction, ...]) -> Iterator[Diagnostic]:
-    if not any(isinstance(i, Recompute) for i in row):
+    if Recompute not in set(map(type, row)):
         return
     state: dict[tuple[int, int], str] = {}
     for slot, instruction in enumerate(row):
@@ -85,6 +85,8 @@ _OUT_OF_PLACE = {
 
 
 def _reductions(rank: int, row: tuple[Instruction, ...]) -> Iterator[Diagnostic]:
+    if ReduceGrads not in set(map(type, row)):
+        return
     slots = [slot for slot, i in enumerate(row) if isinstance(i, ReduceGrads)]
     for slot in slots[1:]:
         yield Diagnostic("P008", rank, slot, f"reduces again; slot {slots[0]} did")

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from intandem.ir import (
+    ActionKind,
     Compute,
     Program,
     Recompute,
     Recv,
-    ReduceGrads,
     Schedule,
     Send,
     Span,
@@ -27,7 +27,7 @@ from intandem.rules import verify
 
 if TYPE_CHECKING:
     from intandem.costs import CostModel
-    from intandem.ir import Message
+    from intandem.ir import Action, Message
 
 
 def simulate(order: Schedule | Program, costs: CostModel) -> Timeline:
@@ -68,9 +68,10 @@ class _Engine:
         self._num_stages = program.placement.num_stages
         self._num_microbatches = program.num_microbatches
         self._costs = costs
+        self._seconds_of = {kind: costs.kind_s(kind) for kind in ActionKind}
         self._next_slot = [0] * len(self._rows)
         self._clock_s = [0.0] * len(self._rows)
-        self._held_since_s: list[float | None] = [None] * len(self._rows)
+        self._recomputing_since_s: list[float | None] = [None] * len(self._rows)
         self._link_free_s: dict[tuple[int, int], float] = {}
         self._arrival_s: dict[int, float] = {}
         self._waiting: dict[int, int] = {}
@@ -82,37 +83,44 @@ class _Engine:
             self._run_rank(self._ready.pop())
 
     def _run_rank(self, rank: int) -> None:
-        row, spans = self._rows[rank], self.spans[rank]
+        row = self._rows[rank]
         clock_s = self._clock_s[rank]
         for slot in range(self._next_slot[rank], len(row)):
-            match row[slot]:
-                case Compute(action):
-                    start_s = clock_s
-                    if (held_s := self._held_since_s[rank]) is not None:
-                        start_s, self._held_since_s[rank] = held_s, None
-                    clock_s += self._costs.seconds(action)
-                    spans.append(Span(rank, action, start_s, clock_s))
-                case Send(message, peer):
-                    self._send(message, (rank, peer), clock_s)
-                case Recv(message, _):
-                    arrival_s = self._arrival_s.get(number := self._number(message))
-                    if arrival_s is None:
-                        self._waiting[number] = rank
-                        self._next_slot[rank], self._clock_s[rank] = slot, clock_s
-                        return
-                    clock_s = max(clock_s, arrival_s)
-                case Recompute(action):
-                    self._held_since_s[rank] = clock_s
-                    clock_s += self._costs.seconds(action)
-                case ReduceGrads():
-                    pass
+            instruction = row[slot]
+            if isinstance(instruction, Compute):
+                clock_s = self._compute(rank, instruction.action, clock_s)
+            elif isinstance(instruction, Send):
+                self._send(instruction.message, (rank, instruction.peer), clock_s)
+            elif isinstance(instruction, Recv):
+                number = self._number(instruction.message)
+                arrival_s = self._arrival_s.get(number)
+                if arrival_s is None:
+                    self._waiting[number] = rank
+                    self._next_slot[rank], self._clock_s[rank] = slot, clock_s
+                    return
+                if arrival_s > clock_s:
+                    clock_s, self._recomputing_since_s[rank] = arrival_s, None
+            elif isinstance(instruction, Recompute):
+                self._recomputing_since_s[rank] = clock_s
+                clock_s += self._costs.seconds(instruction.action)
         self._next_slot[rank] = len(row)
 
+    def _compute(self, rank: int, action: Action, clock_s: float) -> float:
+        start_s = self._recomputing_since_s[rank]
+        if start_s is None:
+            start_s = clock_s
+        else:
+            self._recomputing_since_s[rank] = None
+        end_s = clock_s + self._seconds_of[action.kind][action.stage]
+        self.spans[rank].append(Span(rank, action, start_s, end_s))
+        return end_s
+
     def _send(self, message: Message, edge: tuple[int, int], now_s: float) -> None:
-        leaves_s = max(now_s, self._link_free_s.get(edge, 0.0))
-        self._link_free_s[edge] = leaves_s + self._costs.link_s(message)
+        leaves_s = self._link_free_s.get(edge, 0.0)
+        leaves_s = max(leaves_s, now_s)
+        free_s = self._link_free_s[edge] = leaves_s + self._costs.link_s(message)
         number = self._number(message)
-        self._arrival_s[number] = leaves_s + self._costs.transfer_s(message)
+        self._arrival_s[number] = free_s + self._costs.latency_s
         if number in self._waiting:
             self._ready.append(self._waiting.pop(number))
 
