@@ -21,13 +21,19 @@ MIXED = (*SPEC, TensorSpec((4,), torch.int64), TensorSpec((0, 2), torch.bfloat16
 
 
 class Calm:
-    """A watch that never hears of a failure."""
+    """A watch that never hears of a failure; it keeps what it is told to look into."""
+
+    def __init__(self):
+        self.suspicions = []
 
     def at(self, position):
         pass
 
     def fail(self, error):
         pass
+
+    def suspect(self, reason):
+        self.suspicions.append(reason)
 
     def check(self):
         pass
@@ -40,6 +46,7 @@ class Alarm(Calm):
     """A watch that hears of a failure some time after it was made."""
 
     def __init__(self, delay_s):
+        super().__init__()
         self.due = time.monotonic() + delay_s
 
     def check(self):
@@ -208,7 +215,7 @@ def test_receiver_refuses_another_label(tmp_path):
 
 def outlive_a_peer(verdict_after_s):
     watch = Calm() if verdict_after_s is None else Alarm(verdict_after_s)
-    membership, here = joined(both_ways(2), watch)
+    _, here = joined(both_ways(2), watch)
     if here.rank == 0:
         exchange(here, "ready", b"")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -218,19 +225,20 @@ def outlive_a_peer(verdict_after_s):
     waiting = raised(lambda: here.wait(0, label))
     begin = time.monotonic()
     here.close()
-    return [*waiting, time.monotonic() - begin, membership.rank]
+    return [*waiting, time.monotonic() - begin, watch.suspicions]
 
 
 def test_a_peer_that_dies_ends_a_wait(tmp_path):
     """Without a verdict the lost connection is reported, with peer, label and last transfers."""
     dead, alive = run_ranks(outlive_a_peer, 2, tmp_path, None, timeout_s=40)
-    kind, text, waited_s, closing_s, _ = alive.value
+    kind, text, waited_s, closing_s, suspicions = alive.value
 
     assert dead.code == -signal.SIGKILL
     assert alive.code == 0
     assert kind == PeerFailureError.__name__
     assert "rank 1 lost its connection waiting for 0F4>1 of step 5 from rank 0" in text
     assert "0F4>1 of step 5 from rank 0: lost" in text
+    assert [s in text for s in suspicions] == [True]
     assert waited_s < 10
     assert closing_s < 5
 

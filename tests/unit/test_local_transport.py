@@ -31,7 +31,7 @@ def in_thread(function):
         except Exception as error:
             outcome.append((None, error))
 
-    thread = threading.Thread(target=body)
+    thread = threading.Thread(target=body, daemon=True)
     thread.start()
 
     def result():

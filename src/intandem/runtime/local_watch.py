@@ -74,6 +74,9 @@ class LocalWatch:
             if board.failure is None:
                 board.failure = Failure(self.rank, board.positions[self.rank], error)
 
+    def suspect(self, reason: str) -> None:
+        """Nothing to look into: threads of one process do not die unnoticed."""
+
     def check(self) -> None:
         """Return while no other rank has failed.
 

@@ -45,6 +45,13 @@ class Watch(Protocol):
         """Say that this rank cannot go on; the first failure of a run wins."""
         ...
 
+    def suspect(self, reason: str) -> None:
+        """Say that something was seen here that another rank's death may have caused.
+
+        Returns at once; if a rank is dead, ``check`` soon raises.
+        """
+        ...
+
     def check(self) -> None:
         """Return while the run is healthy.
 

@@ -201,12 +201,13 @@ class DistributedTransport:
     def _is_healthy(self) -> bool:
         try:
             self._watch.check()
-        except PeerFailureError:
+        except RunError:
             return False
         return True
 
     def _lost(self, doing: str, error: RuntimeError) -> NoReturn:
         """Wait for the verdict on why a connection was lost, else report what is known here."""
+        self._watch.suspect(f"rank {self.rank} lost its connection {doing}: {error}")
         deadline = time.monotonic() + VERDICT_S
         while time.monotonic() < deadline:
             self._watch.check()
@@ -241,7 +242,7 @@ def connect(
         PeerFailureError: if the run fails elsewhere meanwhile.
         RunError: if a neighbour does not come.
     """
-    opened = open_communicators(membership, edges, watch, timeout_s)
+    opened = open_communicators(membership, edges, watch, device=device, timeout_s=timeout_s)
     rank = membership.rank
     outgoing = {e.target: Outgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank}
     incoming = {e.source: Incoming(c, f"recv {e}") for e, c in opened.items() if e.target == rank}

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
+import torch
 import torch.distributed as dist
 
 from intandem.errors import RunError
@@ -17,8 +18,6 @@ from intandem.runtime.transport.protocol import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    import torch
 
     from intandem.ir import Program
     from intandem.runtime.transport.process_group import Membership
@@ -76,7 +75,12 @@ class Communicator:
 
 
 def open_communicators(
-    membership: Membership, edges: Iterable[Edge], watch: Watch, timeout_s: float
+    membership: Membership,
+    edges: Iterable[Edge],
+    watch: Watch,
+    *,
+    device: torch.device,
+    timeout_s: float,
 ) -> dict[Edge, Communicator]:
     """Connect this rank's edges, one communicator each.
 
@@ -95,19 +99,34 @@ def open_communicators(
     deadline = time.monotonic() + timeout_s
     for edge in sorted(set(edges)):
         if membership.rank in (edge.source, edge.target):
-            opened[edge] = _within(deadline, partial(_open, membership, edge), watch, edge)
+            opened[edge] = _within(deadline, partial(_open, membership, edge, device), watch, edge)
     return opened
 
 
-def _open(membership: Membership, edge: Edge) -> Communicator:
+def _open(membership: Membership, edge: Edge, device: torch.device) -> Communicator:
     store = dist.PrefixStore(f"edge/{edge}", membership.store)
     index = 0 if membership.rank == edge.source else 1
-    if membership.backend == "nccl":
-        options = dist.ProcessGroupNCCL.Options()
-        backend = cast("_Backend", dist.ProcessGroupNCCL(store, index, 2, options))
-    else:
-        backend = cast("_Backend", dist.ProcessGroupGloo(store, index, 2, _NEVER))
-    return Communicator(backend, 1 - index)
+    if membership.backend == "gloo":
+        return Communicator(
+            cast("_Backend", dist.ProcessGroupGloo(store, index, 2, _NEVER)), 1 - index
+        )
+    options = dist.ProcessGroupNCCL.Options()
+    backend = cast("_Backend", dist.ProcessGroupNCCL(store, index, 2, options))
+    communicator = Communicator(backend, 1 - index)
+    _use_once(communicator, is_source=index == 0, device=device)
+    return communicator
+
+
+def _use_once(communicator: Communicator, *, is_source: bool, device: torch.device) -> None:
+    """NCCL connects at the first transfer, and waits for the peer: get that over with now.
+
+    Left to the program, a rank that posts its first receive would wait there for a message
+    that its peer can only send once it has heard from this rank.
+    """
+    byte = torch.zeros(1, dtype=torch.uint8, device=device)
+    work = communicator.send(byte) if is_source else communicator.recv(byte)
+    work.wait()
+    torch.cuda.current_stream(device).synchronize()
 
 
 def _within(

@@ -92,7 +92,7 @@ def pack(payload: Payload, layout: Layout, label: Label, device: torch.device) -
     for index, (tensor, place) in enumerate(zip(payload, layout.places, strict=True)):
         if tensor is not None:
             present |= 1 << index
-            _alias(flat, place).copy_(tensor.detach())
+            _alias(flat, place).copy_(tensor)
     prefix = bytearray(_header(label, layout))
     prefix += present.to_bytes(layout.prefix_bytes - _HEADER.size, "little")
     flat[: layout.prefix_bytes].copy_(torch.frombuffer(prefix, dtype=torch.uint8))

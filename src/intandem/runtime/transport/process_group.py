@@ -108,3 +108,13 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def launched_num_ranks() -> int | None:
+    """Return how many processes a launcher has started (WORLD_SIZE), or None without one."""
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine (LOCAL_RANK)."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
