@@ -196,7 +196,12 @@ def _json_value(key: str, value: object, num_stages: int) -> Any:
         msg = f"costs: {key!r} has {len(values)} values; expected {length}"
         raise ValueError(msg)
     numbers = tuple(_number(key, v) for v in values)
-    return tuple(map(int, numbers)) if key.endswith("bytes") else numbers
+    if not key.endswith("bytes"):
+        return numbers
+    if broken := [n for n in numbers if not n.is_integer()]:
+        msg = f"costs: {key!r} has {broken[0]}; expected a whole number"
+        raise ValueError(msg)
+    return tuple(map(int, numbers))
 
 
 def _number(key: str, value: object) -> float:

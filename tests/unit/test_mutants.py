@@ -180,7 +180,7 @@ def test_good_orders_work_here_too():
 
 @pytest.mark.parametrize("kind", ["actions", "instructions"])
 def test_damage_is_refused_or_harmless(kind):
-    """A thousand schedules, a thousand programs: the verifier and this file's judge agree on each."""
+    """A thousand schedules and programs: the verifier and this file's judge agree on each."""
     originals = good_schedules()
     works = schedule_works
     if kind == "instructions":

@@ -73,7 +73,7 @@ def test_recomputation_is_part_of_its_backward():
 
 
 def test_a_recomputation_may_wait_with_its_rank():
-    """One that comes before the receive overlaps the wait; only what touches it is drawn."""
+    """One that comes before the receive overlaps the wait, and is not drawn."""
     program = prog(
         "0F0 send:0F0>1@1 recompute:0F0 recv:1B0>0@1 0B0",
         "recv:0F0>1@0 1F0 1B0 send:1B0>0@0",

@@ -3,7 +3,8 @@
 A rank does its instructions one after another. A send holds nobody up: its message leaves when
 the link is free (bytes keep the link, latency does not) and arrives a transfer later; messages
 of one directed pair of ranks arrive in the order they were sent. A receive holds its rank until
-its message is there. A recomputation is part of the backward it stands before.
+its message is there. A recomputation holds its rank like a forward and is shown as part of the
+backward that it stands directly before; elsewhere it is not shown.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class _Engine:
                     self._waiting[number] = rank
                     self._next_slot[rank], self._clock_s[rank] = slot, clock_s
                     return
-                if arrival_s > clock_s:
-                    clock_s, self._recomputing_since_s[rank] = arrival_s, None
+                clock_s = max(clock_s, arrival_s)
+                self._recomputing_since_s[rank] = None
             elif isinstance(instruction, Recompute):
                 self._recomputing_since_s[rank] = clock_s
                 clock_s += self._costs.seconds(instruction.action)

@@ -3,7 +3,7 @@
 1F1B of two ranks and three micro-batches, B twice as long as F::
 
     rank 0  F0 F1 ......B0--- F2 B1--- ...B2---
-    rank 1  ...F0 B0--- F1 B1--- ...F2 B2--- ...
+    rank 1  ...F0 B0--- F1 B1--- F2 B2--- ......
             0 s            5 s            10 s
 
 A dot is idle time; a dash is an action that goes on. What does not fit a line goes on below.

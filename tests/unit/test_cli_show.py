@@ -1,0 +1,139 @@
+"""``intandem show``: figures, drawing and files."""
+
+import json
+
+import pytest
+
+from intandem.cli.cmd_show import main
+from intandem.ir import format_program, format_schedule, parse_compute_csv
+from intandem.lowering import lower
+from intandem.schedules import build_schedule
+
+UNIT = ["1f1b", "--ranks", "4", "--microbatches", "8", "--costs", "F=1,I=1,W=1"]
+
+
+def show_json(capsys, *argv):
+    assert main([*argv, "--format", "json"]) == 0
+    out = capsys.readouterr()
+    assert out.err == ""
+    return json.loads(out.out)
+
+
+def test_json(capsys):
+    """Every figure of the textbook's example."""
+    found = show_json(capsys, *UNIT)
+
+    assert found.pop("bubble_ratio") == pytest.approx(3 / 11)
+    assert found.pop("rank_bubble_ratio") == pytest.approx(3 / 11)
+    assert found.pop("actions")[3][:4] == ["3F0", "3B0", "3F1", "3B1"]
+    assert found == {
+        "schedule": "1f1b",
+        "num_ranks": 4,
+        "num_microbatches": 8,
+        "num_stages": 4,
+        "placement": [0, 1, 2, 3],
+        "makespan_s": 33.0,
+        "rank_span_s": 33.0,
+        "peak_activations": [4, 3, 2, 1],
+        "lower_bound_s": 27.0,
+    }
+
+
+def test_transfer(capsys):
+    """Latency makes 1F1B longer with every micro-batch."""
+    found = show_json(capsys, *UNIT, "--transfer", "1")
+
+    assert found["makespan_s"] > 33 + 2 * 3
+
+
+def test_text(capsys):
+    """The grid and the figures, in the width asked for."""
+    assert main([*UNIT, "--columns", "70"]) == 0
+
+    out = capsys.readouterr().out
+    assert out.startswith("1f1b · 4 ranks · 8 micro-batches\n\nrank 0  F0 F1 F2 F3 ...")
+    assert "bubble ratio  27.3 % of all ranks' time is idle" in out
+    assert "activations   4 3 2 1 held at most, per rank" in out
+    assert max(map(len, out.splitlines())) <= 70
+
+
+def test_files_are_written_and_read(capsys, tmp_path):
+    """SVG and CSV; the CSV is shown as the schedule it came from."""
+    svg, csv = tmp_path / "a.svg", tmp_path / "a.csv"
+
+    assert main([*UNIT, "--svg", str(svg), "--csv", str(csv)]) == 0
+    capsys.readouterr()
+
+    assert svg.read_text(encoding="utf-8").startswith("<svg ")
+    assert parse_compute_csv(csv.read_text(), name="a").num_microbatches == 8
+    assert show_json(capsys, str(csv))["makespan_s"] == 33.0
+
+
+def test_schedule_and_program_files(capsys, tmp_path):
+    """Both text forms are shown; the counts may be left out."""
+    schedule = build_schedule("gpipe", num_ranks=2, num_microbatches=3)
+    as_schedule, as_program = tmp_path / "s.txt", tmp_path / "p.txt"
+    as_schedule.write_text(format_schedule(schedule))
+    as_program.write_text(format_program(lower(schedule)))
+
+    assert show_json(capsys, str(as_schedule)) == show_json(capsys, str(as_program))
+
+
+def test_costs_from_a_file(capsys, tmp_path):
+    """Per-stage lists."""
+    costs = tmp_path / "costs.json"
+    costs.write_text('{"forward_s": [1, 2], "backward_input_s": 1, "backward_weight_s": 1}')
+
+    found = show_json(capsys, "1f1b", "--ranks", "2", "--microbatches", "1", "--costs", str(costs))
+
+    assert found["makespan_s"] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["1f1b"], "schedule '1f1b' needs --ranks and --microbatches"),
+        (["1f2b", "--ranks", "2"], "unknown schedule '1f2b'; known: naive, gpipe, 1f1b; did you"),
+        (["1f1b", "--ranks", "0", "--microbatches", "1"], "num_ranks=0, num_microbatches=1"),
+        ([*UNIT, "--costs", "F=1"], "costs: I is missing"),
+        ([*UNIT, "--costs", "nowhere.json"], "nowhere.json"),
+        ([*UNIT, "--columns", "3"], "3 columns are too few"),
+        (["--ranks", "2"], "SCHEDULE"),
+        ([*UNIT, "--format", "xml"], "xml"),
+        ([*UNIT, "--frmat", "json"], "--frmat"),
+    ],
+)
+def test_wrong_arguments(capsys, argv, message):
+    """A message on stderr, nothing on stdout, exit status 2."""
+    assert main(argv) == 2
+
+    out = capsys.readouterr()
+    assert message in out.err
+    assert out.out == ""
+
+
+def test_an_invalid_schedule(capsys, tmp_path):
+    """All findings are shown."""
+    file = tmp_path / "bad.csv"
+    file.write_text("0F0\n1F0\n")
+
+    assert main([str(file)]) == 2
+
+    assert "schedule has 2 problem(s)" in capsys.readouterr().err
+
+
+def test_counts_that_do_not_agree_with_the_file(capsys, tmp_path):
+    """A file says how many ranks it has."""
+    file = tmp_path / "one.csv"
+    file.write_text("0F0,0B0\n")
+
+    assert main([str(file), "--ranks", "3"]) == 2
+
+    assert "--ranks is 3, but" in capsys.readouterr().err
+
+
+def test_help(capsys):
+    """Examples are part of it."""
+    assert main(["--help"]) == 0
+
+    assert "intandem show 1f1b --ranks 4 --microbatches 8" in capsys.readouterr().out
