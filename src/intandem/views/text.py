@@ -98,11 +98,11 @@ def _scale(timeline: Timeline, labels: dict[Span, str], columns: int) -> _Scale:
     """Room for every label if that takes few enough bands, else all in one band."""
     length_s = timeline.makespan_s
     per_s = (max(map(len, labels.values()), default=1) + 1) / _shortest_s(timeline)
-    num_bands = math.ceil(round(length_s * per_s) / columns)
+    num_columns = max(1, round(length_s * per_s))
+    num_bands = math.ceil(num_columns / columns)
     if num_bands > MOST_BANDS:
         return _Scale(timeline.start_s, length_s, columns / length_s, columns)
-    per_band = math.ceil(length_s * per_s / max(num_bands, 1))
-    return _Scale(timeline.start_s, length_s, per_s, max(per_band, 1))
+    return _Scale(timeline.start_s, length_s, per_s, math.ceil(num_columns / num_bands))
 
 
 def _shortest_s(timeline: Timeline) -> float:
