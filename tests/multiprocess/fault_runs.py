@@ -1,6 +1,8 @@
 """Starts ``fault_script.py`` under a launcher and says how it ended."""
 
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -71,3 +73,24 @@ def processes_with(token):
         if token in line:
             found.append(line)
     return found
+
+
+def run_by_hand(fault, culprit, ranks=2):
+    """Run without a launcher, as under Slurm: rank 0 hosts the store. Returns what ranks said."""
+    token = uuid.uuid4().hex
+    line = [sys.executable, str(SCRIPT), fault, token, str(culprit)]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            line,
+            env={**os.environ, **place, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    said = [process.communicate(timeout=HANG_S)[1] for process in started]
+    return [process.returncode for process in started], said

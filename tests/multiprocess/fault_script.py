@@ -1,7 +1,7 @@
 """A training loop in miniature: every micro-batch passes through all ranks in order.
 
-Run as a rank: ``fault_script.py FAULT TOKEN``. Rank 1 does FAULT at step 5, micro-batch 2. Each
-transfer is done by a helper thread while the main thread looks at the watch, as transports do.
+Run as a rank: ``fault_script.py FAULT TOKEN [CULPRIT]``. Rank CULPRIT (1) does FAULT at step 5,
+micro-batch 2. Each transfer is done by a helper thread while the main thread looks at the watch, as transports do.
 """
 
 import datetime
@@ -20,7 +20,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.watch import Position
 
-CULPRIT, STEP, MICROBATCH = 1, 5, 2
+CULPRIT = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+STEP, MICROBATCH = 5, 2
 NUM_STEPS = 12
 NUM_MICROBATCHES = 4
 

@@ -1,7 +1,7 @@
 """Whatever happens to one rank, every other one names it, and all end."""
 
 import pytest
-from fault_runs import run
+from fault_runs import errors_of, run, run_by_hand
 
 BOUND_S = 20
 """Guards against a hang; the seconds measured are printed."""
@@ -83,3 +83,23 @@ def test_a_healthy_run_ends_with_zero():
     assert ended.errors == {}
     assert ended.code == 0, ended.text
     assert ended.left == []
+
+
+@pytest.mark.slow
+def test_without_a_launcher_the_death_of_the_store_is_the_failure():
+    """As under Slurm: rank 0 hosts the store, and takes it along when it is killed."""
+    codes, said = run_by_hand("SIGKILL", culprit=0)
+
+    assert codes == [-9, 1]
+    named = errors_of(said[1])[1]
+    assert "rank 0 died (its process is gone) at step 5" in named or (
+        "the store of the run is lost" in named
+    )
+
+
+@pytest.mark.slow
+def test_without_a_launcher_a_healthy_run_ends_with_zero():
+    """Rank 0 ends first and its store with it: the others do not take that for a failure."""
+    codes, said = run_by_hand("none", culprit=1)
+
+    assert codes == [0, 0], said

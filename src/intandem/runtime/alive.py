@@ -43,7 +43,9 @@ def life_of(origin: Origin, *, seen_from: Origin) -> Life:
 
 
 def kill(origin: Origin, *, seen_from: Origin) -> None:
-    """End the process ``origin`` if it is on this host and still the same one."""
+    """End the process ``origin`` if it is another one on this host, and still the same."""
+    if origin.pid == seen_from.pid:
+        return
     if life_of(origin, seen_from=seen_from) in {Life.ALIVE, Life.STOPPED}:
         with suppress(OSError):
             os.kill(origin.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from intandem.errors import PeerFailureError, RunError
+from intandem.runtime.verdict import verdict_text
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -84,8 +85,7 @@ class ProcessHooks:
     def end(self, text: str) -> None:
         """See ``Hooks.end``; what is buffered is written if that does not block."""
         if text:
-            with suppress(OSError):
-                os.write(2, f"{text}\n".encode())
+            _show(text)
         flusher = threading.Thread(target=_flush, daemon=True)
         flusher.start()
         flusher.join(0.5)
@@ -98,7 +98,10 @@ class ProcessHooks:
         if error is not None:
             self._watch.fail(error)
         self._watch.close()
-        if self._watch.verdict is not None:
+        verdict = self._watch.verdict
+        if verdict is not None:
+            if not self._watch.delivered:  # it ended of something else, such as a lost connection
+                _show(verdict_text(verdict))
             _flush()
             os._exit(self._exit_code)
 
@@ -129,6 +132,11 @@ def _unhandled() -> BaseException | None:
 def _die_of(signum: int) -> None:
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
+
+
+def _show(text: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
 
 
 def _flush() -> None:

@@ -90,8 +90,13 @@ class Judge:
         advanced = self._counts.get(rank) != beat.count
         self._counts[rank] = beat.count
         silent_s = 0.0 if advanced or life is Life.HELD else self._silent_s[rank] + passed_s
-        stopped_s = self._stopped_s.get(rank, 0.0) + passed_s if life is Life.STOPPED else 0.0
-        self._silent_s[rank], self._stopped_s[rank] = silent_s, stopped_s
+        stopped_before = life is Life.STOPPED and rank in self._stopped_s
+        stopped_s = self._stopped_s[rank] + passed_s if stopped_before else 0.0
+        self._silent_s[rank] = silent_s
+        if life is Life.STOPPED:
+            self._stopped_s[rank] = stopped_s
+        else:
+            self._stopped_s.pop(rank, None)
         if life is Life.DEAD:
             return "died (its process is gone)"
         if stopped_s > self._limits.stopped_s:

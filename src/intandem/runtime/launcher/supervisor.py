@@ -82,7 +82,9 @@ class Supervisor:
         self._interrupts.append(signum)
 
     def kill(self) -> None:
-        """End every process and what it started."""
+        """End every process, and what the processes of a failed run have started."""
+        if self.verdict is None and not any(child.is_alive for child in self._children):
+            return
         for child in self._children:
             child.poll()
             child.kill()
