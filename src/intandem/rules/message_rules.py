@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from intandem.errors import Diagnostic
 from intandem.ir import Action, ActionKind, Compute, Message, Program, Recv, Send
-from intandem.ir.codes import ActionCodes
+from intandem.ir.codes import KIND_INDEX, ActionCodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +66,13 @@ class _Ledger:
         num_messages = len(self._pairs) * program.num_microbatches
         self._num_sends = [0] * num_messages
         self._num_recvs = [0] * num_messages
+        self._sent_kind = bytearray(num_messages)
+        self._received_kind = bytearray(num_messages)
+        self._edges = [(rank_of[s], rank_of[t]) for _, s, t in self._pairs]
+        """Of each link: its directed pair of ranks."""
+        self._sent: dict[tuple[int, int], list[int]] = {edge: [] for edge in self._edges}
+        self._received: dict[tuple[int, int], list[int]] = {edge: [] for edge in self._edges}
+        """Messages of each directed pair of ranks, in order."""
         self._done = bytearray(self._codes.num_codes)
         self._start = {
             kind: [self._codes.of_stage(s, kind) for s in range(len(rank_of))]
@@ -102,14 +109,18 @@ class _Ledger:
         return None if link is None else link * self._codes.num_microbatches + a.microbatch
 
     def _enter_transfer(self, rank: int, slot: int, transfer: Send | Recv, number: int) -> None:
-        message, rank_of = transfer.message, self._program.placement.rank_of
-        source, target = rank_of[message.source.stage], rank_of[message.target_stage]
+        message = transfer.message
+        edge = self._edge(number)
         if isinstance(transfer, Send):
             self._num_sends[number] += 1
-            place, peer = source, target
+            self._sent_kind[number] = KIND_INDEX[message.source.kind]
+            self._sent[edge].append(number)
+            place, peer = edge
         else:
             self._num_recvs[number] += 1
-            place, peer = target, source
+            self._received_kind[number] = KIND_INDEX[message.source.kind]
+            self._received[edge].append(number)
+            peer, place = edge
         if rank != place or transfer.peer != peer:
             text = f"{transfer} belongs on rank {place} with peer {peer}"
             self.findings.append(Diagnostic("P003", rank, slot, text))
@@ -134,6 +145,8 @@ class _Ledger:
 
     def uncounted(self) -> Iterator[Diagnostic]:
         """P002: messages that are not sent once and received once."""
+        if all(c.count(1) == len(c) for c in (self._num_sends, self._num_recvs)):
+            return
         rank_of = self._program.placement.rank_of
         for number, (sends, recvs) in enumerate(zip(self._num_sends, self._num_recvs, strict=True)):
             if sends == recvs == 1:
@@ -151,35 +164,36 @@ class _Ledger:
 
     def unmade(self) -> Iterator[Diagnostic]:
         """P002: receives that name an action which no rank does, such as B where there is I."""
-        for rank, row in enumerate(self._rows):
-            instructions = self._program.instructions[rank]
-            for slot, is_send, _ in row:
-                if not is_send:
-                    transfer = instructions[slot]
-                    if isinstance(transfer, Recv) and not self._is_done(transfer.message.source):
-                        text = f"{transfer} is of {transfer.message.source}, which no rank does"
-                        yield Diagnostic("P002", rank, slot, text)
+        if self._sent_kind == self._received_kind:
+            return
+        for rank, row in enumerate(self._program.instructions):
+            for slot, i in enumerate(row):
+                if (
+                    isinstance(i, Recv)
+                    and self._number(i.message) is not None
+                    and not self._is_done(i.message.source)
+                ):
+                    text = f"{i} is of {i.message.source}, which no rank does"
+                    yield Diagnostic("P002", rank, slot, text)
 
     def reordered(self) -> Iterator[Diagnostic]:
         """P005: the first receive of each directed pair of ranks that is out of order."""
-        sent: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        received: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for row in self._rows:
-            for slot, is_send, number in row:
-                edge = self._edge(number)
-                (sent if is_send else received).setdefault(edge, []).append((slot, number))
-        for edge, receives in received.items():
-            for (slot, number), (sent_slot, expected) in zip(receives, sent[edge], strict=True):
-                if number != expected:
-                    got, want = self._at(edge[1], slot), self._at(edge[0], sent_slot)
-                    text = f"{got} is in the place of {want} on rank {edge[0]}"
-                    yield Diagnostic("P005", edge[1], slot, text)
-                    break
+        for (source, target), received in self._received.items():
+            sent = self._sent[source, target]
+            if received != sent:
+                pairs = zip(sent, received, strict=True)
+                wanted, got = next((w, g) for w, g in pairs if w != g)
+                slot = self._slot(target, got)
+                want = self._at(source, self._slot(source, wanted))
+                text = f"{self._at(target, slot)} is in the place of {want} on rank {source}"
+                yield Diagnostic("P005", target, slot, text)
+
+    def _slot(self, rank: int, number: int) -> int:
+        """Slot at which ``rank`` sends or receives a message."""
+        return next(slot for slot, _, found in self._rows[rank] if found == number)
 
     def _edge(self, number: int) -> tuple[int, int]:
-        rank_of = self._program.placement.rank_of
-        _, source, target = self._pairs[number // self._codes.num_microbatches]
-        return rank_of[source], rank_of[target]
+        return self._edges[number // self._codes.num_microbatches]
 
     def _at(self, rank: int, slot: int) -> str:
         return str(self._program.instructions[rank][slot])
