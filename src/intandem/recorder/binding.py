@@ -26,9 +26,7 @@ class Arguments:
 Binding = "Callable[[Any], Arguments]"
 
 
-def bind_by_signature(
-    model: nn.Module, *, loss_is_separate: bool
-) -> Callable[[Any], Arguments]:
+def bind_by_signature(model: nn.Module, *, loss_is_separate: bool) -> Callable[[Any], Arguments]:
     """Return the rule that turns a batch of ``model`` into its arguments.
 
     * a tensor is the first argument;

@@ -66,9 +66,9 @@ def _is_whole(module: nn.Module) -> bool:
 def has_state(module: nn.Module) -> bool:
     """Tell whether calling ``module`` can mean more than the torch functions it calls."""
     hooks = (
-        module._forward_hooks,  # noqa: SLF001
-        module._forward_pre_hooks,  # noqa: SLF001
-        module._backward_hooks,  # noqa: SLF001
-        module._backward_pre_hooks,  # noqa: SLF001
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
     )
     return any(map(len, hooks)) or any(True for _ in module.parameters(recurse=False))

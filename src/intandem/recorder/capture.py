@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder.binding import Arguments, bind_by_signature
-from intandem.recorder.graph import Call, CallKind, Graph, Guard, Ref, Value, attrs, refs
+from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, refs
 from intandem.recorder.recording import Recorder, listening
-from intandem.recorder.trees import leaves, map_tree, named_leaves
+from intandem.recorder.trees import map_tree, named_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +41,18 @@ def capture(
     Raises:
         CaptureError: if the model cannot be recorded; says where and what to do.
     """
-    bind = bind or bind_by_signature(model, loss_is_separate=False)
+    return record(model, batch, bind or bind_by_signature(model, loss_is_separate=False)).graph
+
+
+class Run(NamedTuple):
+    """A recording, and what the model returned while it was made."""
+
+    graph: Graph
+    output: Any
+
+
+def record(model: nn.Module, batch: Any, bind: Callable[[Any], Arguments]) -> Run:
+    """Do what ``capture`` says, and return the output as well."""
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
     before = _registered(model)
@@ -52,7 +63,8 @@ def capture(
             output = _forward(model, arguments)
         _refuse_replaced(before, _registered(model), recorder)
         updated = {name for name, before in saved.items() if _differs(model, name, before)}
-    return _finished(model, recorder, tuple(name for name, _ in named), output, updated)
+    names = tuple(name for name, _ in named)
+    return Run(_finished(model, recorder, names, output, updated), output)
 
 
 def _forward(model: nn.Module, arguments: Arguments) -> Any:
@@ -88,9 +100,7 @@ def _finished(
     used = {name for call in calls for name in call.parameters}
     used |= set(attrs(output))
     unused = tuple(name for name, _ in model.named_parameters() if name not in used)
-    return Graph(
-        values, inputs, tuple(calls), tuple(recorder.guards), output, unused
-    )
+    return Graph(values, inputs, tuple(calls), tuple(recorder.guards), output, unused)
 
 
 def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
@@ -179,7 +189,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     buffers = {name: buffer for name, buffer in named if not buffer.is_meta}
     saved = {name: buffer.detach().clone() for name, buffer in buffers.items()}
     cached = [c for c in _configurations(model) if getattr(c, "use_cache", False)]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = range(torch.cuda.device_count())
     if cached:
         _log.info("recording %s with use_cache=False", type(model).__name__)
     for configuration in cached:
@@ -204,8 +214,3 @@ def _configurations(model: nn.Module) -> list[Any]:
     """Return the configuration objects (Hugging Face) that modules of ``model`` carry."""
     found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     return list(found.values())
-
-
-def output_values(graph: Graph) -> list[int]:
-    """Return the values that ``forward`` returned, in the order of its output."""
-    return [leaf.value for leaf in leaves(graph.output) if isinstance(leaf, Ref)]

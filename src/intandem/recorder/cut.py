@@ -7,6 +7,7 @@ straight to each of them; its gradient comes back through them, last reader firs
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -79,7 +80,7 @@ def segments(graph: Graph) -> tuple[Segment, ...]:
     crossing = crossing_bytes(graph)
     forbidden = _forbidden(graph)
     starts = [0]
-    for before, after in zip(anchors, anchors[1:], strict=False):
+    for before, after in itertools.pairwise(anchors):
         allowed = [c for c in range(before + 1, after + 1) if c not in forbidden]
         if allowed:
             starts.append(min(allowed, key=lambda c: (crossing[c], c)))
@@ -181,7 +182,9 @@ class _Cutter:
         self._num_stages = len(starts)
         ends = (*starts[1:], len(graph.calls))
         self._stage_of_call = [
-            stage for stage, (a, b) in enumerate(zip(starts, ends, strict=True)) for _ in range(a, b)
+            stage
+            for stage, (a, b) in enumerate(zip(starts, ends, strict=True))
+            for _ in range(a, b)
         ]
         self._derived = {v.producer for v in graph.values if v.derived and v.producer >= 0}
         self._calls = [self._calls_of(stage) for stage in range(self._num_stages)]

@@ -93,7 +93,11 @@ def _train_flag(args: tuple[Any, ...], dropout: float) -> bool:
 
 
 def _argument(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], index: int, names: tuple[str, ...], default: Any
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    index: int,
+    names: tuple[str, ...],
+    default: Any,
 ) -> Any:
     if index < len(args):
         return args[index]

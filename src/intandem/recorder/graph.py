@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from intandem.recorder.trees import leaves
+from intandem.recorder.trees import Leaf, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(Leaf):
     """Stands for a value of the recording in a call's arguments."""
 
     value: int
 
 
 @dataclass(frozen=True, slots=True)
-class Attr:
+class Attr(Leaf):
     """Stands for a parameter or buffer that glue uses, by the user's name for it."""
 
     name: str

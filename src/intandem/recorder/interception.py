@@ -60,11 +60,11 @@ def intercepted(modules: Iterable[nn.Module], listener: Listener) -> Iterator[No
         modules: those whose classes may have a ``__call__`` of their own.
         listener: told of the calls.
     """
-    owners = {nn.Module}
+    owners: set[Any] = {nn.Module}
     for module in modules:
         owners |= {c for c in type(module).__mro__ if "__call__" in vars(c) and c is not object}
     thread = threading.get_ident()
-    originals: dict[type, Any] = {owner: vars(owner)["__call__"] for owner in owners}
+    originals: dict[Any, Any] = {owner: vars(owner)["__call__"] for owner in owners}
     original_apply = vars(Function)["apply"]
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,12 +85,12 @@ def intercepted(modules: Iterable[nn.Module], listener: Listener) -> Iterator[No
         return listener.on_autograd_function(function, proceed, args, kwargs)
 
     for owner in owners:
-        owner.__call__ = wrap(originals[owner])  # type: ignore[attr-defined]
+        owner.__call__ = wrap(originals[owner])
     Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
     try:
         with _Mode(listener):
             yield
     finally:
         for owner in owners:
-            owner.__call__ = originals[owner]  # type: ignore[attr-defined]
+            owner.__call__ = originals[owner]
         Function.apply = original_apply  # type: ignore[method-assign]

@@ -117,7 +117,7 @@ class Recorder:
     ) -> Any:
         """Write glue down; inside a block, only look."""
         if self._allowed is not None:
-            with torch._C.DisableTorchFunction():  # noqa: SLF001
+            with torch._C.DisableTorchFunction():
                 self._look_inside(function, args, kwargs)
             return function(*args, **kwargs)
         if is_metadata(function):
@@ -131,7 +131,7 @@ class Recorder:
     # One call.
 
     def _call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with torch._C.DisableTorchFunction():  # noqa: SLF001
+        with torch._C.DisableTorchFunction():
             return self._record(target, args, kwargs)
 
     def _record(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -196,7 +196,7 @@ class Recorder:
     ) -> Any:
         self._allowed = {id(tensor) for tensor in given}
         try:
-            with torch._C._EnableTorchFunction():  # noqa: SLF001
+            with torch._C._EnableTorchFunction():
                 if not _is_skeleton(target.module, given):
                     return target.proceed(*args, **kwargs)
                 return self._run_on_meta(target, args, kwargs)
@@ -209,7 +209,10 @@ class Recorder:
         try:
             if target.module is None:
                 return target.proceed(*args, **kwargs)
-            state = {**dict(target.module.named_parameters()), **dict(target.module.named_buffers())}
+            state = {
+                **dict(target.module.named_parameters()),
+                **dict(target.module.named_buffers()),
+            }
             state = {name: _to_meta(tensor) for name, tensor in state.items()}
             return torch.func.functional_call(target.module, state, args, kwargs)
         except (NotImplementedError, RuntimeError) as error:
@@ -359,12 +362,12 @@ def _named(module: nn.Module, what: str) -> list[tuple[str, Tensor]]:
 
 
 def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version  # noqa: SLF001
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _storage_key(tensor: Tensor) -> int:
     try:
-        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
+        return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse and nested tensors have none
         return -id(tensor)
 
@@ -397,7 +400,7 @@ def _holds_tensors(thing: Any, depth: int) -> bool:
 
 def _location() -> str:
     """Return ``file:line`` of the innermost frame that is neither torch's nor ours."""
-    frame = sys._getframe(1)  # noqa: SLF001
+    frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
         if not path.startswith((*_INTERNAL, "<")) and "contextlib" not in path:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+class Leaf:
+    """Base of dataclasses that are leaves themselves."""
+
+    __slots__ = ()
+
+
 def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return ``tree`` with ``function`` applied to every leaf; containers keep their types."""
     kind = type(tree)
@@ -27,10 +33,10 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
         return {key: map_tree(function, child) for key, child in tree.items()}
     if kind is slice:
         return slice(*(map_tree(function, part) for part in (tree.start, tree.stop, tree.step)))
-    if kind in _pytree.SUPPORTED_NODES or _pytree._is_namedtuple_instance(tree):  # noqa: SLF001
+    if kind in _pytree.SUPPORTED_NODES or _pytree._is_namedtuple_instance(tree):
         children, spec = _pytree.tree_flatten(tree, is_leaf=lambda node: node is not tree)
         return _pytree.tree_unflatten([map_tree(function, child) for child in children], spec)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type | Leaf):
         return _map_dataclass(function, tree)
     return function(tree)
 

@@ -1,0 +1,253 @@
+"""One process against a pipeline: outputs, loss, every gradient, every buffer.
+
+The witness is the user's own module with plain PyTorch: forward and ``backward`` per micro-batch,
+and none of this library's code but ``testing.keyed_randomness``.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from intandem.pipeline import Options, Pipeline
+from intandem.recorder import bind_by_signature
+from intandem.recorder.trees import map_tree
+from intandem.runtime.huggingface import takes_token_count, with_token_count
+from intandem.runtime.losses import loss_term
+from intandem.runtime.microbatch import split_batch
+from intandem.testing import keyed_randomness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from intandem.ir import Schedule
+
+TOLERANCE = 1e-12
+"""Largest relative error of float64 numbers that are equal but for the order of sums."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to train: a model, an example batch, and how its loss is computed.
+
+    Attributes:
+        model: any module.
+        batch: one batch.
+        loss: ``loss_fn(output, batch)``, or None when the model's output carries ``loss``.
+    """
+
+    model: nn.Module
+    batch: Any
+    loss: Callable[[Any, Any], Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What one step gives.
+
+    Attributes:
+        loss: of the whole batch.
+        gradients: by the user's parameter names; None where there is none.
+        buffers: after the step, by name.
+    """
+
+    loss: float
+    gradients: dict[str, Tensor | None]
+    buffers: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """How far a pipeline's numbers are from one process's.
+
+    Attributes:
+        loss: one process's.
+        loss_error: relative.
+        gradient_errors: by parameter, relative in norm: |g - g*| / max(|g*|, 1e-3 |all g*|).
+        buffer_errors: by buffer, relative in norm.
+        tolerance: up to which they count as equal.
+    """
+
+    loss: float
+    loss_error: float
+    gradient_errors: dict[str, float] = field(default_factory=dict)
+    buffer_errors: dict[str, float] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
+
+    @property
+    def max_gradient_error(self) -> float:
+        """Error of the worst parameter."""
+        return max(self.gradient_errors.values(), default=0.0)
+
+    @property
+    def max_buffer_error(self) -> float:
+        """Error of the worst buffer."""
+        return max(self.buffer_errors.values(), default=0.0)
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything is within the tolerance."""
+        errors = (self.loss_error, self.max_gradient_error, self.max_buffer_error)
+        return all(error <= self.tolerance for error in errors)
+
+    def worst(self, count: int = 5) -> list[tuple[str, float]]:
+        """Return names and errors of the worst gradients and buffers, worst first."""
+        found = [*self.gradient_errors.items(), *self.buffer_errors.items()]
+        return sorted(found, key=lambda item: -item[1])[:count]
+
+
+def check(  # noqa: PLR0913  (the public surface)
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[Any, Any], Any] | None = None,
+    *,
+    ranks: int = 2,
+    schedule: str | Schedule = "auto",
+    microbatches: int = 4,
+    recompute: str = "auto",
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> Equality:
+    """Run one step plain and one in tandem, on copies of ``model``, and compare.
+
+    Args:
+        model: left as it is. Use float64 (``model.double()``) to tell a mistake from rounding.
+        batch: one batch.
+        loss: as for ``Pipeline``.
+        ranks: of the pipeline.
+        schedule: as for ``Pipeline``.
+        microbatches: as for ``Pipeline``.
+        recompute: as for ``Pipeline``.
+        seed: keys random draws.
+        tolerance: up to which numbers count as equal.
+    """
+    plain, ours = copy.deepcopy(model), copy.deepcopy(model)
+    expected = one_process(plain, batch, loss, microbatches=microbatches, seed=seed)
+    with Pipeline(
+        ours,
+        example=batch,
+        loss=loss,
+        ranks=ranks,
+        schedule=schedule,
+        microbatches=microbatches,
+        recompute=recompute,
+        options=Options(seed=seed),
+    ) as pipe:
+        value = float(pipe.step(batch))
+    return compare(numbers_of(ours, value), expected, tolerance=tolerance)
+
+
+def one_process(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[Any, Any], Any] | None = None,
+    *,
+    microbatches: int,
+    seed: int = 0,
+    step: int = 0,
+) -> Numbers:
+    """Run one step of ``model`` with plain PyTorch, micro-batch by micro-batch.
+
+    Gradients are added to ``.grad``.
+    """
+    counts_tokens = loss is None and takes_token_count(model, batch)
+    whole = with_token_count(model, batch) if counts_tokens else batch
+    parts = split_batch(whole, microbatches)
+    bind = bind_by_signature(model, loss_is_separate=loss is not None)
+    roots, counts = [], []
+    for index, part in enumerate(parts.parts):
+        arguments = bind(part)
+        with keyed_randomness(model, seed=seed, step=step, microbatch=index), _no_cache(model):
+            output = model(*arguments.args, **arguments.kwargs)
+            term = loss_term(output, part, loss)
+        roots.append(term.root)
+        counts.append(term.count)
+    weights = [rows / sum(parts.rows) for rows in parts.rows]
+    if counts_tokens:
+        weights = [1.0] * len(roots)
+    elif counts[0] is not None:
+        total = sum(count or 0.0 for count in counts)
+        weights = [1.0 / total if total else 0.0] * len(roots)
+    for root, weight in zip(roots, weights, strict=True):
+        (root * weight).backward()  # type: ignore[no-untyped-call]
+    value = sum(float(root.detach()) * weight for root, weight in zip(roots, weights, strict=True))
+    return numbers_of(model, value)
+
+
+def numbers_of(model: nn.Module, loss: float) -> Numbers:
+    """Collect gradients and buffers of ``model`` as they are."""
+    gradients = {
+        name: None if parameter.grad is None else parameter.grad.detach().clone()
+        for name, parameter in model.named_parameters()
+    }
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    return Numbers(loss, gradients, buffers)
+
+
+def compare(found: Numbers, expected: Numbers, *, tolerance: float = TOLERANCE) -> Equality:
+    """Return how far ``found`` is from ``expected``."""
+    floor = 1e-3 * _total_norm(expected.gradients)
+    scale = max(abs(expected.loss), torch.finfo(torch.float64).tiny)
+    return Equality(
+        loss=expected.loss,
+        loss_error=abs(found.loss - expected.loss) / scale,
+        gradient_errors={
+            name: _error(found.gradients.get(name), gradient, floor)
+            for name, gradient in expected.gradients.items()
+        },
+        buffer_errors={
+            name: _error(found.buffers.get(name), buffer, 0.0)
+            for name, buffer in expected.buffers.items()
+        },
+        tolerance=tolerance,
+    )
+
+
+def as_float64(job: Job) -> Job:
+    """Return a copy of ``job`` whose floating-point numbers are float64."""
+
+    def double(leaf: Any) -> Any:
+        is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return leaf.double() if is_float else leaf
+
+    return Job(copy.deepcopy(job.model).double(), map_tree(double, job.batch), job.loss)
+
+
+def _error(found: Tensor | None, expected: Tensor | None, floor: float) -> float:
+    if expected is None or found is None:
+        return 0.0 if found is None and expected is None else float("inf")
+    norm = float(torch.linalg.vector_norm(expected.double()))
+    difference = float(torch.linalg.vector_norm(found.double() - expected.double()))
+    scale = max(norm, floor)
+    return difference / scale if scale > 0 else difference
+
+
+def _total_norm(gradients: Mapping[str, Tensor | None]) -> float:
+    squares = [
+        float(torch.linalg.vector_norm(gradient.double())) ** 2
+        for gradient in gradients.values()
+        if gradient is not None
+    ]
+    return float(sum(squares) ** 0.5)
+
+
+class _no_cache:  # noqa: N801  (a context manager, used like a function)
+    """Switch Hugging Face's ``use_cache`` off, as recordings do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        configurations = [m.config for m in model.modules() if hasattr(m, "config")]
+        self._on = [c for c in configurations if getattr(c, "use_cache", False)]
+
+    def __enter__(self) -> None:
+        for configuration in self._on:
+            configuration.use_cache = False
+
+    def __exit__(self, *exception: object) -> None:
+        for configuration in self._on:
+            configuration.use_cache = True

@@ -1,0 +1,243 @@
+"""Puts a pipeline together: record, measure, cut, free what is others', connect."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from intandem.errors import RunError
+from intandem.pipeline.home import Home, find_home
+from intandem.pipeline.ownership import (
+    buffer_owners,
+    free_parameters,
+    owners_of,
+    tied_parameters,
+)
+from intandem.pipeline.programs import Programs
+from intandem.pipeline.stages import StagePlan, balanced_starts, check_num_stages, named_starts
+from intandem.profiler.segments import measure_segments
+from intandem.recorder.capture import record
+from intandem.recorder.cut import Segment, cut, segments
+from intandem.recorder.graph import refs
+from intandem.recorder.trees import named_leaves
+from intandem.runtime.huggingface import COUNT_NAME
+from intandem.runtime.losses import loss_term
+from intandem.runtime.recordings import Recorded, Recordings
+from intandem.runtime.tied import TiedGradients
+from intandem.runtime.weights import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from intandem.ir import Placement
+    from intandem.pipeline.request import Request
+    from intandem.recorder import Arguments, Graph
+    from intandem.runtime.losses import LossTerm
+    from intandem.runtime.ranks import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A pipeline's parts, ready to run.
+
+    Attributes:
+        home: where this process's ranks run.
+        ranks: executes passes.
+        recordings: finds the recording for a micro-batch.
+        programs: finds the program for a pass.
+        weights: the model's parameters and buffers.
+        placement: stage to rank.
+        plan: where the model is cut, and expected costs.
+        segments: what the model can be cut into.
+        example: the first recording, cut.
+        holders_of: ranks that hold each parameter; the first answers for it.
+        updater_of: rank that updates each buffer; others are equal everywhere.
+        loss_is_sum: whether the loss function returns a ``LossSum``.
+    """
+
+    home: Home
+    ranks: Ranks
+    recordings: Recordings
+    programs: Programs
+    weights: Weights
+    placement: Placement
+    plan: StagePlan
+    segments: tuple[Segment, ...]
+    example: Recorded
+    holders_of: dict[str, tuple[int, ...]]
+    updater_of: dict[str, int]
+    loss_is_sum: bool
+
+
+def assemble(
+    request: Request,
+    example: Any,
+    num_ranks: int,
+    bind: Callable[[Any], Arguments],
+    *,
+    launched: bool,
+) -> Assembly:
+    """Build everything a pipeline needs.
+
+    Args:
+        request: what the user asked for.
+        example: a micro-batch.
+        num_ranks: of the pipeline.
+        bind: turns a micro-batch into arguments.
+        launched: whether this process is one rank of a process group.
+
+    Raises:
+        CaptureError: if the model cannot be recorded or cut.
+        LossError: if there is no usable loss.
+        RunError: if the processes cannot be connected, or built different models.
+    """
+    model = request.model
+    placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
+    first = record(model, example, bind)
+    graph, found = first.graph, segments(first.graph)
+    check_num_stages(found, placement.num_stages)
+    loss = loss_term(first.output, example, request.loss)
+    weights = Weights(model, graph)
+    home = find_home(request.options, num_ranks, launched=launched)
+    plan = _agree_on_plan(request, graph, found, weights, example, home, placement)
+    cuts = cut(graph, [found[index].start for index in plan.starts])
+    holders_of = owners_of(graph, cuts, placement)
+    order = [name for name, _ in model.named_parameters()]
+    tied = TiedGradients(weights, tied_parameters(graph, cuts, placement, order))
+    recordings = Recordings(
+        model,
+        bind,
+        weights,
+        [(found[index].name, found[index].call) for index in plan.starts[1:]],
+        [s for s, rank in enumerate(placement.rank_of) if rank in home.own_ranks],
+    )
+    with torch.enable_grad():
+        recorded = recordings.find(example)
+    if launched:
+        _record_evaluation(model, recordings, example)
+        free_parameters(model, _held_by(home, holders_of))
+    edges = _edges(recorded, placement) | tied.edges()
+    return Assembly(
+        home=home,
+        ranks=home.start(weights, tied, edges, request.options.timeout_s),
+        recordings=recordings,
+        programs=Programs(request, num_ranks, reduces=tied.any),
+        weights=weights,
+        placement=placement,
+        plan=plan,
+        segments=found,
+        example=recorded,
+        holders_of=holders_of,
+        updater_of=buffer_owners(graph, cuts, placement),
+        loss_is_sum=loss.count is not None,
+    )
+
+
+def reads_token_count(graph: Graph) -> bool:
+    """Tell whether the model looked at the token count that it was given."""
+    if COUNT_NAME not in graph.inputs:
+        return False
+    value = graph.inputs.index(COUNT_NAME)
+    return any(value in refs(call.args, call.kwargs) for call in graph.calls)
+
+
+def _agree_on_plan(
+    request: Request,
+    graph: Graph,
+    found: tuple[Segment, ...],
+    weights: Weights,
+    example: Any,
+    home: Home,
+    placement: Placement,
+) -> StagePlan:
+    """Return rank 0's plan, on every rank, if all have built the same model."""
+    identity = _identity(graph, request.model)
+    if not home.is_first:
+        theirs, _, encoded = home.agree("plan", None).partition(b"\n")
+        if theirs != identity:
+            msg = (
+                f"rank {home.own_ranks[0]} built another model than rank 0, or gave it another "
+                "example; build both alike on every rank, after torch.manual_seed(...)"
+            )
+            raise RunError(msg)
+        return StagePlan.decode(encoded)
+    plan = _plan(request, graph, found, weights, example, placement.num_stages, home)
+    home.agree("plan", identity + b"\n" + plan.encode())
+    return plan
+
+
+def _plan(
+    request: Request,
+    graph: Graph,
+    found: tuple[Segment, ...],
+    weights: Weights,
+    example: Any,
+    num_stages: int,
+    home: Home,
+) -> StagePlan:
+    def loss(output: Any) -> LossTerm:
+        return loss_term(output, example, request.loss)
+
+    named = dict(named_leaves(example))
+    tensors: list[Tensor] = [named[name].to(home.devices[0]) for name in graph.inputs]
+    with _threads(home.threads_per_rank), torch.enable_grad():
+        costs = measure_segments(graph, found, weights, tensors, loss)
+    if isinstance(request.stages, str):
+        return StagePlan(balanced_starts(found, costs, num_stages), costs)
+    return StagePlan(named_starts(found, request.stages, num_stages), costs)
+
+
+def _identity(graph: Graph, model: nn.Module) -> bytes:
+    """Return a digest that differs for models that differ in calls, shapes or tied weights."""
+    digest = hashlib.sha256()
+    for call in graph.calls:
+        digest.update(f"{call.anchor} {call.call} {call.outputs}\n".encode())
+    for value in graph.values:
+        digest.update(f"{value.shape} {value.dtype} {value.requires_grad}\n".encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+    return digest.hexdigest().encode()
+
+
+def _record_evaluation(model: nn.Module, recordings: Recordings, example: Any) -> None:
+    """Record in evaluation mode too, while all parameters are still here."""
+    with evaluating(model):
+        recordings.find(example)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, without gradients, and back afterwards."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+
+
+@contextmanager
+def _threads(num_threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _held_by(home: Home, holders_of: dict[str, tuple[int, ...]]) -> set[str]:
+    return {name for name, ranks in holders_of.items() if set(ranks) & set(home.own_ranks)}
+
+
+def _edges(recorded: Recorded, placement: Placement) -> set[tuple[int, int]]:
+    pairs = (*recorded.links.activations, *recorded.links.gradients)
+    ranks = {(placement.rank_of[source], placement.rank_of[target]) for source, target in pairs}
+    return {(source, target) for source, target in ranks if source != target}

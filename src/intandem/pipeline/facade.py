@@ -1,0 +1,417 @@
+"""The pipeline a user holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import weakref
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from intandem.errors import BatchError, RunError
+from intandem.ir import Action, Schedule, Span, Timeline
+from intandem.ir.compute_csv import parse_compute_csv
+from intandem.parallel.gradients import clip_, gradient_norms, total_norm
+from intandem.pipeline.assembly import assemble, evaluating, reads_token_count
+from intandem.pipeline.programs import union_of
+from intandem.pipeline.reporting import History, build_report
+from intandem.pipeline.request import Options, Request, resolve_num_ranks
+from intandem.pipeline.state import gather_state, load_state
+from intandem.recorder import bind_by_signature
+from intandem.recorder.trees import map_tree
+from intandem.runtime.huggingface import takes_token_count, with_token_count
+from intandem.runtime.losses import LossReport, LossTally, StepLoss
+from intandem.runtime.microbatch import Microbatches, fingerprint, split_batch
+from intandem.runtime.transport.process_group import launched_num_ranks
+from intandem.runtime.transport.protocol import exchange
+from intandem.runtime.work import MicrobatchWork, Mode, StepWork
+from intandem.views.html import report_html
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from intandem.ir import Program
+    from intandem.recorder import Arguments
+    from intandem.runtime.work import RankResult
+    from intandem.views.report import Report
+
+_log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Trains any module in stages on several ranks, with one process's gradients.
+
+    Args:
+        model: any ``nn.Module``, unchanged. Under a launcher, every process builds it alike, and
+            parameters of other ranks' stages are freed.
+        example: a batch like those to come: a tensor, or a dictionary, tuple or list of them.
+        loss: ``loss_fn(output, batch)`` returning a scalar (a mean over rows) or a ``LossSum``;
+            left out when the model's output carries ``loss``.
+        ranks: local ranks, threads of this process; left out under a launcher. By default one
+            per accelerator, or 1.
+        schedule: name, ``Schedule``, path of a compute-order ``.csv``, or ``"auto"``.
+        microbatches: parts that a batch is split into; by default 4 per rank.
+        stages: ``"auto"``: measured and balanced; or the module that each stage after the first
+            begins with.
+        recompute: ``"all"``: run forwards again in backward, to keep only stages' inputs;
+            ``"none"`` or ``"auto"``: keep what autograd keeps.
+        split: for leaves of the batch, the dim that holds the rows, or None to give them whole to
+            each micro-batch: ``{"mask": None}``.
+        count: what a micro-batch counts for when its loss is a mean over something other than
+            rows, such as ``lambda batch: (batch["labels"] != -100).sum()``.
+        inputs: how a batch becomes arguments of ``forward``, where the rules of
+            ``bind_by_signature`` do not do.
+        options: device, seed, time-outs.
+
+    Raises:
+        CaptureError: if the model cannot be recorded, or not cut into as many stages.
+        LossError: if there is no usable loss.
+        BatchError: if the example cannot be split.
+        ScheduleError: if there is no such schedule.
+    """
+
+    def __init__(  # noqa: PLR0913  (the public surface)
+        self,
+        model: nn.Module,
+        *,
+        example: Any,
+        loss: Callable[[Any, Any], Any] | None = None,
+        ranks: int | None = None,
+        schedule: str | Schedule = "auto",
+        microbatches: int | None = None,
+        stages: str | Sequence[str] = "auto",
+        recompute: str | bool = "auto",
+        split: Mapping[str, int | None] | None = None,
+        count: Callable[[Any], float] | None = None,
+        inputs: Callable[[Any], Arguments] | None = None,
+        options: Options | None = None,
+    ) -> None:
+        request = Request(
+            model, loss, ranks, _schedule(schedule), microbatches, stages, recompute, split,
+            count, inputs, options or Options(),
+        )  # fmt: skip
+        request.check()
+        _refuse_wrapped(model)
+        launched = launched_num_ranks()
+        self.num_ranks = resolve_num_ranks(ranks, launched, torch.cuda.device_count() or 1)
+        self._request = request
+        self._model = model
+        self._bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
+        self._counts_tokens = loss is None and takes_token_count(model, example)
+        parts = self._split(example)
+        self._assembly = assemble(
+            request, parts.parts[0], self.num_ranks, self._bind, launched=launched is not None
+        )
+        if self._counts_tokens and not reads_token_count(self._assembly.example.graph):
+            _log.warning("%s ignores the token count; its losses are row means", _name(model))
+            self._counts_tokens = False
+        self._num_steps = 0
+        self._num_passes = 0
+        self._num_exchanges = 0
+        self._last: tuple[StepWork, list[RankResult]] | None = None
+        self._history = History()
+        self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
+
+    # Passes.
+
+    def step(self, batch: Any) -> StepLoss:
+        """Run forward and backward of every micro-batch, adding to ``.grad``.
+
+        Args:
+            batch: the same on every rank. A list of batches is taken for micro-batches.
+
+        Returns:
+            The loss of the whole batch, readable on every rank.
+
+        Raises:
+            BatchError: if the batch cannot be split, or ranks disagree about it.
+            NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
+            ActionError: if an action of this process raised.
+            PeerFailureError: if another rank failed.
+        """
+        began_s = time.perf_counter()
+        with torch.enable_grad():
+            work = self._work(batch, Mode.TRAIN)
+        self._num_steps += 1
+        with self._sum_of_gradients() as correct:
+            results = self._assembly.ranks.execute(work)
+            report = self._report_of(work, results)
+            correct(report.correction)
+        self._last = (work, results)
+        last_stage = self._assembly.placement.num_stages - 1
+        self._history.add(report.value, time.perf_counter() - began_s)
+        report.check_finite(stage=last_stage, step=work.step)
+        return StepLoss(report)
+
+    def evaluate(self, batch: Any) -> float:
+        """Return the mean loss of ``batch``: forward only, in evaluation mode, no gradients.
+
+        Raises:
+            NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
+        """
+        with evaluating(self._model):
+            work = self._work(batch, Mode.EVALUATE)
+            report = self._report_of(work, self._assembly.ranks.execute(work))
+        report.check_finite(stage=self._assembly.placement.num_stages - 1, step=work.step)
+        return report.value
+
+    def predict(self, batch: Any) -> Any:
+        """Return the model's outputs in order of the rows, where the last stage is; else None.
+
+        Forward only, in evaluation mode. Tensors of the micro-batches' outputs are joined on
+        dim 0; other leaves are the first micro-batch's.
+        """
+        with evaluating(self._model):
+            work = self._work(batch, Mode.PREDICT)
+            results = self._assembly.ranks.execute(work)
+        outputs = next((r.outputs for r in results if r.outputs), None)
+        return None if outputs is None else _join([outputs[i] for i in sorted(outputs)])
+
+    # Parameters.
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield this process's parameters: all of them, or its rank's under a launcher."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield this process's parameters and the user's names for them."""
+        own = set(self._assembly.home.own_ranks)
+        for name, parameter in self._model.named_parameters():
+            if own & set(self._assembly.holders_of[name]):
+                yield name, parameter
+
+    def clip_grad_norm_(self, max_norm: float) -> float:
+        """Scale all gradients so that their 2-norm over all ranks is at most ``max_norm``.
+
+        Collective. Tied weights count once.
+
+        Returns:
+            The norm before scaling.
+        """
+        own = set(self._assembly.home.own_ranks)
+        holders = self._assembly.holders_of
+        answered = {n: p for n, p in self.named_parameters() if holders[n][0] in own}
+        order = [name for name, _ in self._model.named_parameters()]
+        norm = total_norm(
+            gradient_norms(answered), order, self._others(), self._exchange_key("norm")
+        )
+        clip_(list(self.parameters()), norm, max_norm)
+        return norm
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the whole model's state by the user's names, on every rank. Collective."""
+        return gather_state(self._model, self._assembly)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy from ``state`` what this process holds.
+
+        Raises:
+            ValueError: if names or shapes are not the model's.
+        """
+        load_state(self._model, state)
+
+    # What happened.
+
+    def timeline(self) -> Timeline:
+        """Return when every action of the last step ran, on all ranks. Collective.
+
+        Raises:
+            RunError: before the first step.
+        """
+        if self._last is None:
+            msg = "no step has run yet, so there is no timeline"
+            raise RunError(msg)
+        spans = [span for result in self._last[1] for span in result.spans]
+        transport = self._others()
+        if transport is not None:
+            own = [(s.rank, str(s.action), s.start_s, s.end_s) for s in spans]
+            facts = exchange(transport, self._exchange_key("spans"), json.dumps(own).encode())
+            spans = [
+                Span(rank, Action.parse(action), start_s, end_s)
+                for fact in facts
+                for rank, action, start_s, end_s in json.loads(fact)
+            ]
+        first_s = min(span.start_s for span in spans)
+        moved = (
+            Span(s.rank, s.action, s.start_s - first_s, s.end_s - first_s)
+            for s in sorted(spans, key=lambda s: (s.rank, s.start_s))
+        )
+        return Timeline(tuple(moved), self.num_ranks)
+
+    def program(self) -> Program:
+        """Return the program that the last step executed.
+
+        Raises:
+            RunError: before the first step.
+        """
+        if self._last is None:
+            msg = "no step has run yet, so there is no program"
+            raise RunError(msg)
+        return self._last[0].program
+
+    def report_value(self, title: str = "intandem run") -> Report:
+        """Return what ``report`` writes, as a value. Collective."""
+        return build_report(
+            self._model, self._assembly, self.program(), self.timeline(), self._history, title
+        )
+
+    def report(self, path: str | Path, title: str = "intandem run") -> Path:
+        """Write an HTML report of the last step, planned and measured. Collective.
+
+        Every rank returns ``path``; the process of rank 0 writes it.
+        """
+        report = self.report_value(title)
+        if self._assembly.home.is_first:
+            Path(path).write_text(report_html(report), encoding="utf-8")
+        return Path(path)
+
+    @property
+    def num_recordings(self) -> int:
+        """How often the model was recorded: once per shape, mode and path taken."""
+        return self._assembly.recordings.num_recordings
+
+    def close(self) -> None:
+        """End this pipeline's threads and connections. The model stays as it is."""
+        self._finalizer()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # Parts of a pass.
+
+    def _work(self, batch: Any, mode: Mode) -> StepWork:
+        parts = self._split(batch)
+        self._agree_on(batch)
+        self._assembly.weights.refresh()
+        found = [self._assembly.recordings.find(part) for part in parts.parts]
+        links = union_of(recorded.links for recorded in found)
+        program = self._assembly.programs.find(len(found), links, training=mode is Mode.TRAIN)
+        microbatches = tuple(
+            MicrobatchWork(part, recorded.tensors_of(part), recorded.stages)
+            for part, recorded in zip(parts.parts, found, strict=True)
+        )
+        self._num_passes += 1
+        return StepWork(
+            sequence=self._num_passes,
+            step=self._num_steps,
+            seed=self._request.options.seed,
+            mode=mode,
+            program=program,
+            microbatches=microbatches,
+            tally=LossTally(self._weights_of(parts)),
+            loss=self._request.loss,
+        )
+
+    def _split(self, batch: Any) -> Microbatches:
+        if self._counts_tokens:
+            batch = with_token_count(self._model, batch)
+        num_microbatches = self._request.num_microbatches(self.num_ranks)
+        return split_batch(batch, num_microbatches, self._request.split)
+
+    def _weights_of(self, parts: Microbatches) -> list[float]:
+        """What each micro-batch's scalar loss is multiplied by."""
+        if self._counts_tokens:
+            return [1.0] * len(parts.parts)
+        counts: Sequence[float] = parts.rows
+        if self._request.count is not None:
+            counts = [float(self._request.count(part)) for part in parts.parts]
+        total = sum(counts)
+        return [count / total if total else 0.0 for count in counts]
+
+    def _agree_on(self, batch: Any) -> None:
+        """Compare the batch with rank 0's, which sends what all others work on."""
+        transport = self._others()
+        if transport is None:
+            return
+        key, own = self._exchange_key("batch"), fingerprint(batch)
+        if self._assembly.home.is_first:
+            transport.publish(key, own.encode())
+        elif (first := transport.read(key).decode()) != own:
+            msg = f"rank {transport.rank} has another batch than rank 0: {own}, not {first}"
+            error = BatchError(msg + "; give every rank the same batch (seed the loader alike)")
+            self._assembly.home.fail(error)
+            raise error
+
+    @contextmanager
+    def _sum_of_gradients(self) -> Iterator[Callable[[float], None]]:
+        """Let a step's gradients be scaled once the count of a ``LossSum`` is known."""
+        if not self._assembly.loss_is_sum:
+            yield lambda factor: None
+            return
+        parameters = list(self.parameters())
+        before = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+
+        def correct(factor: float) -> None:
+            for parameter, earlier in zip(parameters, before, strict=True):
+                if parameter.grad is not None and factor != 1:
+                    parameter.grad.mul_(factor)
+                if earlier is not None:
+                    new = parameter.grad
+                    parameter.grad = earlier if new is None else earlier.add_(new)
+
+        yield correct
+
+    def _report_of(self, work: StepWork, results: list[RankResult]) -> LossReport:
+        report = next((result.report for result in results if result.report), None)
+        if report is not None:
+            return report
+        return LossReport.decode(self._assembly.ranks.transport.read(f"loss/{work.sequence}"))
+
+    def _others(self) -> Any:
+        """The transport to other processes, or None if there are none."""
+        return self._assembly.ranks.transport if self._assembly.home.membership else None
+
+    def _exchange_key(self, what: str) -> str:
+        self._num_exchanges += 1
+        return f"{what}/{self._num_exchanges}"
+
+
+def _schedule(schedule: str | Schedule) -> str | Schedule:
+    if isinstance(schedule, str) and schedule.endswith(".csv"):
+        path = Path(schedule)
+        return parse_compute_csv(path.read_text(encoding="utf-8"), name=path.stem)
+    return schedule
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).__name__ in {"DistributedDataParallel", "FullyShardedDataParallel"}:
+            msg = (
+                f"{name or 'the model'} is wrapped in {type(module).__name__}, whose gradient "
+                "reductions would run per micro-batch; give the pipeline the bare module"
+            )
+            raise RunError(msg)
+
+
+def _join(outputs: list[Any]) -> Any:
+    """Join micro-batches' outputs leaf by leaf, on dim 0."""
+    columns = [iter(_leaves(output)) for output in outputs]
+
+    def join(leaf: Any) -> Any:
+        parts = [next(column) for column in columns]
+        if isinstance(leaf, Tensor):
+            return torch.cat(parts) if leaf.dim() else torch.stack(parts)
+        return leaf
+
+    return map_tree(join, outputs[0])
+
+
+def _leaves(tree: Any) -> list[Any]:
+    found: list[Any] = []
+    map_tree(found.append, tree)
+    return found
+
+
+def _name(model: nn.Module) -> str:
+    return type(model).__name__

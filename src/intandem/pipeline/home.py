@@ -1,0 +1,139 @@
+"""Where this process's ranks run, and how they reach the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from intandem.runtime.distributed_watch import DistributedWatch
+from intandem.runtime.ranks import LocalRanks, ProcessRank, default_threads_per_rank
+from intandem.runtime.transport.distributed import connect
+from intandem.runtime.transport.edges import Edge
+from intandem.runtime.transport.process_group import join_process_group, local_rank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from intandem.pipeline.request import Options
+    from intandem.runtime.ranks import Ranks
+    from intandem.runtime.tied import TiedGradients
+    from intandem.runtime.transport.process_group import Membership
+    from intandem.runtime.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """This process's part of the pipeline's ranks.
+
+    Attributes:
+        own_ranks: ranks that run here.
+        devices: of those ranks.
+        threads_per_rank: torch's own threads for each.
+        membership: place in the process group; None where all ranks are threads.
+        watch: health of the process group; None without one.
+    """
+
+    own_ranks: tuple[int, ...]
+    devices: tuple[torch.device, ...]
+    threads_per_rank: int
+    membership: Membership | None = None
+    watch: DistributedWatch | None = None
+
+    def agree(self, key: str, value: bytes | None) -> bytes:
+        """Return rank 0's ``value``, on every rank; the others' is not looked at."""
+        if self.membership is None:
+            return value or b""
+        if self.membership.rank == 0:
+            self.membership.store.set(key, value or b"")
+        return bytes(self.membership.store.get(key))
+
+    def fail(self, error: Exception) -> None:
+        """Tell the other processes that this one cannot go on."""
+        if self.watch is not None:
+            self.watch.fail(error)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether rank 0 runs here."""
+        return 0 in self.own_ranks
+
+    def start(
+        self,
+        weights: Weights,
+        tied: TiedGradients,
+        edges: Iterable[tuple[int, int]],
+        timeout_s: float,
+    ) -> Ranks:
+        """Return the ranks of this process, connected.
+
+        Args:
+            weights: of the model.
+            tied: adds up gradients held in parts.
+            edges: every (source rank, target rank) that exchanges messages.
+            timeout_s: how long neighbours may take to connect, in seconds.
+        """
+        if self.membership is None or self.watch is None:
+            return LocalRanks(weights, tied, self.devices, self.threads_per_rank)
+        transport = connect(
+            self.membership,
+            sorted(Edge(source, target) for source, target in edges),
+            self.watch,
+            device=self.devices[0],
+            timeout_s=timeout_s,
+        )
+        return ProcessRank(transport, self.watch, weights, tied)
+
+
+def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
+    """Join the process group if a launcher started this process; else run all ranks here.
+
+    Raises:
+        RunError: if the processes do not find each other.
+    """
+    if not launched:
+        devices = _local_devices(options, num_ranks)
+        threads = options.threads_per_rank or default_threads_per_rank(num_ranks)
+        return Home(tuple(range(num_ranks)), devices, threads)
+    device = _process_device(options)
+    membership = join_process_group(device, timeout_s=options.timeout_s)
+    world = dist.group.WORLD
+    watch = DistributedWatch(_root_store(world), membership.rank, membership.num_ranks)
+    threads = options.threads_per_rank or torch.get_num_threads()
+    return Home((membership.rank,), (device,), threads, _own_store(membership), watch)
+
+
+def _root_store(world: dist.ProcessGroup | None) -> dist.Store:
+    if world is None:  # joining has initialised it
+        msg = "torch.distributed has no default group"
+        raise RuntimeError(msg)
+    return world.get_group_store()
+
+
+def _own_store(membership: Membership) -> Membership:
+    """Give every pipeline of a process group keys of its own."""
+    number = membership.store.add(f"pipelines/{membership.rank}", 1)
+    store = dist.PrefixStore(f"pipeline/{number}", membership.store)
+    return type(membership)(
+        membership.rank, membership.num_ranks, store, membership.backend, membership.owns_group
+    )
+
+
+def _process_device(options: Options) -> torch.device:
+    if options.device is None:
+        asked = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        asked = torch.device(options.device)
+    if asked.type == "cuda" and asked.index is None:
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    return asked
+
+
+def _local_devices(options: Options, num_ranks: int) -> tuple[torch.device, ...]:
+    if options.device is not None:
+        return (torch.device(options.device),) * num_ranks
+    if torch.cuda.device_count() >= num_ranks:
+        return tuple(torch.device("cuda", index) for index in range(num_ranks))
+    return (torch.device("cpu"),) * num_ranks

@@ -1,0 +1,99 @@
+"""Forward and backward of one stage on one micro-batch, joined to its neighbours by gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from intandem.runtime.stage import Environment, Stage
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a forward keeps for its backward.
+
+    Attributes:
+        entries: leaves that stand for received values, by value.
+        exits: values that other stages read, by value.
+        loss: scalar to differentiate, on the last stage.
+        loss_gradient: the gradient it is given.
+        roots: what W differentiates again, once I has run.
+        root_gradients: their gradients.
+    """
+
+    entries: dict[int, Tensor] = field(default_factory=dict)
+    exits: dict[int, Tensor] = field(default_factory=dict)
+    loss: Tensor | None = None
+    loss_gradient: Tensor | None = None
+    roots: list[Tensor] = field(default_factory=list)
+    root_gradients: list[Tensor] = field(default_factory=list)
+
+
+def enter(
+    stage: Stage, given: Mapping[int, Tensor], *, with_gradients: bool
+) -> tuple[Environment, Kept]:
+    """Return a fresh environment of what a stage is given, and the leaves gradients end at.
+
+    Args:
+        stage: to be run.
+        given: batch values and received values; not changed, not even where the stage writes.
+        with_gradients: whether received values become leaves.
+    """
+    kept = Kept()
+    environment: Environment = {}
+    for value, tensor in given.items():
+        facts = stage.graph.values[value]
+        entry = tensor
+        if with_gradients and facts.producer >= 0 and facts.requires_grad:
+            entry = kept.entries[value] = tensor.detach().requires_grad_()
+        environment[value] = entry.clone() if value in stage.cut.copied else entry
+    return environment, kept
+
+
+def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
+    """Note the values that gradients will arrive for."""
+    for values in stage.cut.sent.values():
+        kept.exits.update((value, environment[value]) for value in values)
+
+
+def backward(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
+    """Run B: gradients of the stage's parameters and of its entries.
+
+    The gradient that arrives for a value is the first term of its sum, as it would be in one
+    process, where later readers come first.
+    """
+    _collect_roots(kept, gradients)
+    if kept.roots:
+        torch.autograd.backward(kept.roots, kept.root_gradients)
+
+
+def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
+    """Run I: gradients of the stage's entries alone."""
+    _collect_roots(kept, gradients)
+    entries = list(kept.entries.values())
+    if kept.roots and entries:
+        torch.autograd.backward(kept.roots, kept.root_gradients, inputs=entries, retain_graph=True)
+
+
+def backward_weights(kept: Kept, parameters: Sequence[Tensor]) -> None:
+    """Run W after I: gradients of the stage's parameters alone."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if kept.roots and trained:
+        torch.autograd.backward(kept.roots, kept.root_gradients, inputs=trained)
+
+
+def _collect_roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
+    for value, gradient in gradients.items():
+        root = kept.exits[value] if value in kept.exits else kept.entries[value]
+        if gradient is not None and root.requires_grad:
+            kept.roots.append(root)
+            kept.root_gradients.append(gradient)
+    if kept.loss is not None and kept.loss_gradient is not None and kept.loss.requires_grad:
+        kept.roots.append(kept.loss)
+        kept.root_gradients.append(kept.loss_gradient)

@@ -1,0 +1,158 @@
+"""Recordings of the model, found again for every micro-batch that they hold for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from intandem.recorder.capture import record
+from intandem.recorder.cut import StageGraph, cut, links_of, reads, same_cuts
+from intandem.recorder.graph import refs
+from intandem.recorder.recording import autocast_state
+from intandem.recorder.trees import named_leaves
+from intandem.runtime.stage import Draw, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Sequence
+
+    from torch import nn
+
+    from intandem.ir import StageLinks
+    from intandem.recorder import Arguments, Graph
+    from intandem.runtime.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recording, cut into stages and ready to run.
+
+    Attributes:
+        graph: the recording.
+        cuts: every stage's part of it.
+        stages: the stages that this process runs, by number.
+        links: which stages hand values to which.
+        guard_stage: computes what guards look at; None when there are no guards.
+    """
+
+    graph: Graph
+    cuts: tuple[StageGraph, ...]
+    stages: dict[int, Stage]
+    links: StageLinks
+    guard_stage: Stage | None
+
+    def tensors_of(self, batch: Any) -> tuple[Tensor, ...]:
+        """Return the batch values of the recording, in order."""
+        named = dict(named_leaves(batch))
+        return tuple(named[name] for name in self.graph.inputs)
+
+    def holds_for(self, batch: Any) -> bool:
+        """Tell whether every guard has the outcome it had when recorded."""
+        if self.guard_stage is None:
+            return True
+        environment = dict(enumerate(self.tensors_of(batch)))
+        self.guard_stage.run(environment, Draw(0, 0, 0), with_gradients=False)
+        return all(
+            self.guard_stage.call_again(guard, environment) == guard.outcome
+            for guard in self.graph.guards
+        )
+
+
+class Recordings:
+    """All recordings of one model, cut alike.
+
+    Args:
+        model: the user's module.
+        bind: turns a micro-batch into arguments.
+        weights: finds what calls use.
+        stage_names: (name, call) of the first segment of every stage after the first.
+        own_stages: stages that this process runs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bind: Callable[[Any], Arguments],
+        weights: Weights,
+        stage_names: Sequence[tuple[str, int]],
+        own_stages: Collection[int],
+    ) -> None:
+        self._model = model
+        self._bind = bind
+        self._weights = weights
+        self._stage_names = tuple(stage_names)
+        self._own_stages = tuple(own_stages)
+        self._known: dict[Hashable, list[Recorded]] = {}
+        self.num_recordings = 0
+
+    def find(self, batch: Any) -> Recorded:
+        """Return a recording that holds for ``batch``, made now if there is none.
+
+        The current gradient and autocast modes of this thread and the modules' training flags
+        are part of what a recording is for.
+
+        Raises:
+            CaptureError: if a new recording is needed and cannot be made or cut alike.
+        """
+        key = (*self._key_of_model(), key_of_batch(batch))
+        for recorded in self._known.get(key, ()):
+            if recorded.holds_for(batch):
+                return recorded
+        recorded = self.add(record(self._model, batch, self._bind).graph)
+        self._known.setdefault(key, []).append(recorded)
+        return recorded
+
+    def add(self, graph: Graph) -> Recorded:
+        """Cut a recording as all others are and make its stages."""
+        self.num_recordings += 1
+        cuts = cut(graph, same_cuts(graph, self._stage_names))
+        stages = {s: Stage(graph, cuts[s], self._weights) for s in self._own_stages}
+        return Recorded(graph, cuts, stages, links_of(cuts), _guard_stage(graph, self._weights))
+
+    def _key_of_model(self) -> tuple[Hashable, ...]:
+        return (
+            tuple(module.training for module in self._model.modules()),
+            tuple(parameter.requires_grad for parameter in self._model.parameters()),
+            torch.is_grad_enabled(),
+            autocast_state(),
+        )
+
+
+def key_of_batch(batch: Any) -> Hashable:
+    """Return what a recording depends on in a batch, besides guards."""
+    found: list[Hashable] = []
+    for name, leaf in sorted(named_leaves(batch), key=lambda pair: pair[0]):
+        if isinstance(leaf, Tensor):
+            found.append((name, leaf.shape, leaf.dtype, leaf.device))
+        else:
+            found.append((name, repr(leaf)))
+    return tuple(found)
+
+
+def _guard_stage(graph: Graph, weights: Weights) -> Stage | None:
+    if not graph.guards:
+        return None
+    wanted = {v for guard in graph.guards for v in refs(guard.args, guard.kwargs)}
+    calls: set[int] = set()
+    open_values = list(wanted)
+    while open_values:
+        producer = graph.values[open_values.pop()].producer
+        if producer >= 0 and producer not in calls:
+            calls.add(producer)
+            open_values += reads(graph, producer)
+    batch = {v for index in calls for v in reads(graph, index) if graph.values[v].producer < 0}
+    batch |= {v for v in wanted if graph.values[v].producer < 0}
+    part = StageGraph(
+        stage=-1,
+        calls=tuple(sorted(calls)),
+        batch=tuple(sorted(batch)),
+        copied=frozenset(),
+        received={},
+        sent={-1: tuple(sorted(wanted))},
+        gradients_received={},
+        gradients_sent={},
+        returns_output=False,
+    )
+    return Stage(graph, part, weights)

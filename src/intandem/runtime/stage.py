@@ -1,0 +1,170 @@
+"""One stage of a recording, ready to run: its calls replayed on the user's own modules."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from intandem.recorder.cut import reads
+from intandem.recorder.graph import Attr, Ref, refs
+from intandem.recorder.trees import leaves, map_tree
+from intandem.runtime.randomness import KeyedRandom, draw_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from intandem.recorder import Call, Graph, Guard, Site
+    from intandem.recorder.cut import StageGraph
+    from intandem.runtime.weights import Weights
+
+Environment = dict[int, Tensor]
+"""Tensors of one micro-batch by value of the recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What keys the random draws of one micro-batch: seed of the run, step, micro-batch."""
+
+    seed: int
+    step: int
+    microbatch: int
+
+    def random(self, site: Site) -> KeyedRandom:
+        """Return the mode under which ``site`` draws."""
+        return KeyedRandom(draw_key(self.seed, self.step, self.microbatch, site))
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """One call, prepared: how to find its function and arguments, and where results go."""
+
+    call: Call
+    function: Callable[[], Callable[..., Any]]
+    arguments: Callable[[Environment], tuple[tuple[Any, ...], dict[str, Any]]]
+    done_with: tuple[int, ...]
+
+
+class Stage:
+    """Runs the forward of one stage for one micro-batch at a time.
+
+    Args:
+        graph: the recording.
+        cut: this stage's part of it.
+        weights: finds the modules and parameters that calls use.
+    """
+
+    def __init__(self, graph: Graph, cut: StageGraph, weights: Weights) -> None:
+        self.graph = graph
+        self.cut = cut
+        self._weights = weights
+        last_use = self._last_uses()
+        self._replays = tuple(
+            self._prepare(index, tuple(v for v, last in last_use.items() if last == index))
+            for index in cut.calls
+        )
+        self.updates = tuple(sorted({n for i in cut.calls for n in graph.calls[i].updates}))
+
+    def run(self, environment: Environment, draw: Draw, *, with_gradients: bool) -> None:
+        """Replay the calls; ``environment`` gains what they make and loses what is used up.
+
+        Args:
+            environment: the batch's and the received tensors of the stage, by value.
+            draw: keys random draws.
+            with_gradients: False computes without an autograd graph.
+        """
+        for replay in self._replays:
+            call = replay.call
+            args, kwargs = replay.arguments(environment)
+            with torch.set_grad_enabled(call.grad_enabled and with_gradients):
+                if call.site is None and not call.autocast:
+                    result = replay.function()(*args, **kwargs)
+                else:
+                    result = _run_in_context(replay, draw, args, kwargs)
+            _keep(call, result, environment)
+            for value in replay.done_with:
+                del environment[value]
+
+    def call_again(self, guard: Guard, environment: Environment) -> object:
+        """Return what ``guard`` gives on an environment."""
+        args, kwargs = self._load((guard.args, guard.kwargs), None)(environment)
+        return guard.target(*args, **kwargs)
+
+    def parameters(self) -> list[Tensor]:
+        """Return the leaves that this stage's calls use."""
+        found: dict[int, Tensor] = {}
+        for index in self.cut.calls:
+            call = self.graph.calls[index]
+            for name in call.parameters:
+                leaf = self._weights.tensor(name, call)()
+                found[id(leaf)] = leaf
+        return list(found.values())
+
+    def output(self, environment: Environment) -> Any:
+        """Return what the model returns, from the last stage's environment."""
+        return self._load(self.graph.output, None)(environment)
+
+    def _last_uses(self) -> dict[int, int]:
+        """Return for each value that may be dropped the call that reads it last."""
+        last: dict[int, int] = {}
+        for index in self.cut.calls:
+            for value in reads(self.graph, index):
+                last[value] = index
+        kept = {v for values in self.cut.sent.values() for v in values}
+        if self.cut.returns_output:
+            kept |= set(refs(self.graph.output))
+        return {value: index for value, index in last.items() if value not in kept}
+
+    def _prepare(self, index: int, done_with: tuple[int, ...]) -> _Replay:
+        call = self.graph.calls[index]
+        target = call.target
+        if target is None:
+            function = self._weights.block(call)
+        else:
+
+            def function() -> Callable[..., Any]:
+                return target
+
+        return _Replay(call, function, self._load((call.args, call.kwargs), call), done_with)
+
+    def _load(self, template: Any, call: Call | None) -> Callable[[Environment], Any]:
+        """Return what fills a template's Ref and Attr from an environment."""
+        names = {leaf.name for leaf in leaves(template) if isinstance(leaf, Attr)}
+        sources = {name: self._weights.tensor(name, call) for name in names}
+
+        def load(environment: Environment) -> Any:
+            def fill(leaf: Any) -> Any:
+                if type(leaf) is Ref:
+                    return environment[leaf.value]
+                return sources[leaf.name]() if type(leaf) is Attr else leaf
+
+            return map_tree(fill, template)
+
+        return load
+
+
+def _run_in_context(
+    replay: _Replay, draw: Draw, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    with ExitStack() as contexts:
+        for state in replay.call.autocast:
+            contexts.enter_context(torch.autocast(state.device_type, state.dtype))
+        if replay.call.site is not None:
+            contexts.enter_context(draw.random(replay.call.site))
+        return replay.function()(*args, **kwargs)
+
+
+def _keep(call: Call, result: Any, environment: Environment) -> None:
+    if isinstance(result, Tensor):
+        (value,) = call.outputs
+        if value is not None:
+            environment[value] = result
+    elif call.outputs:
+        for value, leaf in zip(call.outputs, leaves(result), strict=True):
+            if value is not None:
+                environment[value] = leaf
+    for old, new in call.renewed:
+        environment[new] = environment[old]

@@ -1,0 +1,170 @@
+"""Finds the modules, parameters and buffers that recorded calls use.
+
+[Note: one leaf per use] A parameter that several calls use (tied weights, a module called twice)
+gets a leaf of its own for each call after the first: the same memory, a gradient of its own. So no
+two threads add to one ``.grad``, and the parts are added up in graph order wherever the model is
+cut. ``TiedWeights`` says which parts there are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from intandem.recorder import Call, Graph
+
+Use = tuple[str, int]
+"""One use of a parameter: the call's anchor and its number."""
+
+
+def uses_of(graph: Graph) -> dict[str, tuple[Use, ...]]:
+    """Return for each parameter the calls that use it, in graph order."""
+    found: dict[str, list[Use]] = defaultdict(list)
+    for call in graph.calls:
+        for name in call.parameters:
+            found[name].append((call.anchor, call.call))
+    return {name: tuple(uses) for name, uses in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A leaf that shares a parameter's memory; see [Note: one leaf per use]."""
+
+    name: str
+    use: Use
+    leaf: nn.Parameter
+
+
+class Weights:
+    """The user's model, with a leaf of its own for every use of a shared parameter.
+
+    Args:
+        model: the user's module.
+        graph: its first recording, which says what is shared.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self._model = model
+        self._shared = {name: uses for name, uses in uses_of(graph).items() if len(uses) > 1}
+        self._aliases: dict[tuple[str, Use], nn.Parameter] = {}
+        self._clones: dict[Use, tuple[nn.Module, nn.Module]] = {}
+
+    def aliases(self, name: str) -> tuple[Alias, ...]:
+        """Return the leaves of the uses of ``name`` after the first, in graph order."""
+        found = [(use, self._aliases.get((name, use))) for use in self._shared.get(name, ())[1:]]
+        return tuple(Alias(name, use, leaf) for use, leaf in found if leaf is not None)
+
+    def block(self, call: Call) -> Callable[[], Callable[..., Any]]:
+        """Return what finds the module that a block's call runs."""
+        module = self._model.get_submodule(call.name)
+        use = (call.anchor, call.call)
+        others = [name for name in call.parameters if self._is_later_use(name, use)]
+        if others:
+            if use not in self._clones:
+                leaves = {id(self.parameter(n)): self._alias(n, use) for n in others}
+                self._clones[use] = (module, _clone(module, leaves))
+            module = self._clones[use][1]
+        return lambda: module
+
+    def tensor(self, name: str, call: Call | None) -> Callable[[], Tensor]:
+        """Return what finds the parameter or buffer called ``name`` as ``call`` uses it."""
+        use = (call.anchor, call.call) if call is not None else None
+        if use is not None and self._is_later_use(name, use):
+            alias = self._alias(name, use)
+            return lambda: alias
+        path, _, attribute = name.rpartition(".")
+        owner = self._model.get_submodule(path)
+        return lambda: getattr(owner, attribute)
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """Return the user's parameter called ``name``."""
+        return self._model.get_parameter(name)
+
+    def copy_buffers(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return copies of the named buffers."""
+        return {name: self._model.get_buffer(name).detach().clone() for name in names}
+
+    @contextmanager
+    def buffers_as(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Give the named buffers other values while the context is open."""
+        before = self.copy_buffers(values)
+        self._write_buffers(values)
+        try:
+            yield
+        finally:
+            self._write_buffers(before)
+
+    @contextmanager
+    def gradients_set_aside(self) -> Iterator[None]:
+        """Start from no gradients while the context is open, and put them back afterwards."""
+        leaves = [*self._model.parameters(), *self._aliases.values()]
+        before = [leaf.grad for leaf in leaves]
+        for leaf in leaves:
+            leaf.grad = None
+        try:
+            yield
+        finally:
+            for leaf in self._aliases.values():
+                leaf.grad = None
+            for leaf, gradient in zip(leaves, before, strict=True):
+                leaf.grad = gradient
+
+    def _write_buffers(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self._model.get_buffer(name).copy_(value)
+
+    def refresh(self) -> None:
+        """Let aliases and clones follow what the user did to their originals between steps."""
+        for (name, _), alias in self._aliases.items():
+            original = self.parameter(name)
+            if alias.data_ptr() != original.data_ptr() or alias.dtype != original.dtype:
+                alias.data = original.detach()
+            alias.requires_grad_(original.requires_grad)
+        for original_module, clone in self._clones.values():
+            for source, target in zip(original_module.modules(), clone.modules(), strict=True):
+                target.training = source.training
+
+    def _is_later_use(self, name: str, use: Use) -> bool:
+        return use in self._shared.get(name, ())[1:]
+
+    def _alias(self, name: str, use: Use) -> nn.Parameter:
+        if (name, use) not in self._aliases:
+            original = self.parameter(name)
+            leaf = nn.Parameter(original.detach(), requires_grad=original.requires_grad)
+            self._aliases[name, use] = leaf
+        return self._aliases[name, use]
+
+
+def _clone(
+    module: nn.Module,
+    replaced: dict[int, nn.Parameter],
+    done: dict[int, nn.Module] | None = None,
+) -> nn.Module:
+    """Return a module that shares everything with ``module`` but the replaced parameters."""
+    done = {} if done is None else done
+    if id(module) in done:
+        return done[id(module)]
+    clone = done[id(module)] = copy.copy(module)
+    state = vars(clone)
+    for key, value in list(state.items()):
+        if key == "_parameters":
+            state[key] = {k: _replacement(p, replaced) for k, p in value.items()}
+        elif key == "_modules":
+            state[key] = {k: m and _clone(m, replaced, done) for k, m in value.items()}
+        elif isinstance(value, list) and any(id(item) in replaced for item in value):
+            state[key] = [_replacement(item, replaced) for item in value]
+    return clone
+
+
+def _replacement(item: Any, replaced: dict[int, nn.Parameter]) -> Any:
+    return replaced.get(id(item), item)

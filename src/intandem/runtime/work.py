@@ -1,0 +1,81 @@
+"""What a step is made of: values that the pipeline hands to every rank's executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from intandem.ir import Program, Span
+    from intandem.runtime.losses import LossReport, LossTally
+    from intandem.runtime.stage import Stage
+
+
+class Mode(Enum):
+    """What a pass through the pipeline is for."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    PREDICT = "predict"
+
+
+@dataclass(frozen=True, slots=True)
+class MicrobatchWork:
+    """One micro-batch and the recording it follows.
+
+    Attributes:
+        batch: as the loss function is given it.
+        tensors: the recording's batch values, in order.
+        stages: every stage of this process, by number.
+    """
+
+    batch: Any
+    tensors: tuple[Tensor, ...]
+    stages: Mapping[int, Stage]
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """One pass of all micro-batches through the pipeline.
+
+    Attributes:
+        sequence: number of the pass, over training and evaluation; labels messages.
+        step: number of the training step; keys random draws.
+        seed: of the run.
+        mode: what it is for.
+        program: what every rank executes.
+        microbatches: in order.
+        tally: weighs losses; used by the rank of the last stage only.
+        loss: the user's loss function.
+    """
+
+    sequence: int
+    step: int
+    seed: int
+    mode: Mode
+    program: Program
+    microbatches: tuple[MicrobatchWork, ...]
+    tally: LossTally
+    loss: Callable[[Any, Any], Any] | None
+
+
+@dataclass(slots=True)
+class RankResult:
+    """What one rank brings back from a pass.
+
+    Attributes:
+        rank: which.
+        spans: when each compute action ran, on the clock of ``time.perf_counter``.
+        outputs: the model's output for each micro-batch, on the last stage's rank.
+        report: the loss, on the last stage's rank.
+    """
+
+    rank: int
+    spans: list[Span] = field(default_factory=list)
+    outputs: dict[int, Any] = field(default_factory=dict)
+    report: LossReport | None = None
