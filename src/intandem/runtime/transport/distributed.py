@@ -5,7 +5,6 @@ Two ranks with NCCL need two GPUs; that path is thin, and has not been run on se
 
 from __future__ import annotations
 
-import queue
 import time
 from collections import deque
 from typing import TYPE_CHECKING, NoReturn
@@ -16,12 +15,15 @@ from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload
 from intandem.runtime.transport.edges import Edge, open_communicators
 from intandem.runtime.transport.lanes import Incoming, Outgoing, Transfer
+from intandem.runtime.transport.meeting import open_sockets
 from intandem.runtime.transport.packing import Layout, layout_of, pack, unpack
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
+from intandem.runtime.transport.sockets import SocketIncoming, SocketOutgoing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from intandem.runtime.transport.lanes import IncomingLane, OutgoingLane
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.transport.protocol import Contract, Label, Payload
     from intandem.runtime.watch import Watch
@@ -48,8 +50,8 @@ class DistributedTransport:
     def __init__(
         self,
         membership: Membership,
-        outgoing: Mapping[int, Outgoing],
-        incoming: Mapping[int, Incoming],
+        outgoing: Mapping[int, OutgoingLane],
+        incoming: Mapping[int, IncomingLane],
         watch: Watch,
         device: torch.device,
     ) -> None:
@@ -149,15 +151,15 @@ class DistributedTransport:
         if self._closed:
             return
         self._closed = True
-        lanes = (*self._outgoing.values(), *self._incoming.values())
-        for lane in lanes:
-            lane.close()
+        for outgoing in self._outgoing.values():
+            outgoing.close()
         deadline = time.monotonic() + CLOSE_S
-        for lane in self._outgoing.values():
-            while not lane.join(POLL_S) and time.monotonic() < deadline and self._is_healthy():
+        for outgoing in self._outgoing.values():
+            while not outgoing.join(POLL_S) and time.monotonic() < deadline and self._is_healthy():
                 pass
-        for peer, lane in self._incoming.items():
-            lane.join(0.0 if self._posted[peer] else 1.0)
+        for peer, incoming in self._incoming.items():
+            incoming.close()
+            incoming.join(0.0 if self._posted[peer] else 1.0)
 
     def _begin(self, label: Label, route: str) -> Transfer:
         transfer = Transfer(label, route)
@@ -180,16 +182,14 @@ class DistributedTransport:
         return posted.popleft()[1]
 
     def _take(self, peer: int, label: Label) -> torch.Tensor:
-        arrived = self._incoming[peer].arrived
+        lane = self._incoming[peer]
         while True:
             self._check()
-            try:
-                got = arrived.get(timeout=POLL_S)
-            except queue.Empty:
-                continue
-            if isinstance(got, RuntimeError):
+            got = lane.take(POLL_S)
+            if isinstance(got, torch.Tensor):
+                return got
+            if got is not None:
                 self._lost(f"waiting for {label} from rank {peer}", got)
-            return got
 
     def _check(self) -> None:
         """Raise if the run has failed elsewhere or something sent cannot arrive."""
@@ -205,7 +205,7 @@ class DistributedTransport:
             return False
         return True
 
-    def _lost(self, doing: str, error: RuntimeError) -> NoReturn:
+    def _lost(self, doing: str, error: Exception) -> NoReturn:
         """Wait for the verdict on why a connection was lost, else report what is known here."""
         self._watch.suspect(f"rank {self.rank} lost its connection {doing}: {error}")
         deadline = time.monotonic() + VERDICT_S
@@ -247,6 +247,22 @@ def connect(
     outgoing = {e.target: Outgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank}
     incoming = {e.source: Incoming(c, f"recv {e}") for e, c in opened.items() if e.target == rank}
     return DistributedTransport(membership, outgoing, incoming, watch, device)
+
+
+def connect_over_tcp(
+    membership: Membership, edges: Iterable[Edge], watch: Watch, *, timeout_s: float = 300.0
+) -> DistributedTransport:
+    """Connect this rank with its neighbours by plain sockets, for tensors on the CPU.
+
+    The same as ``connect`` at a fraction of Gloo's cost per message.
+    """
+    opened = open_sockets(membership, edges, watch, timeout_s=timeout_s)
+    rank = membership.rank
+    outgoing = {
+        e.target: SocketOutgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank
+    }
+    incoming = {e.source: SocketIncoming(c) for e, c in opened.items() if e.target == rank}
+    return DistributedTransport(membership, outgoing, incoming, watch, torch.device("cpu"))
 
 
 def _place(key: str) -> str:

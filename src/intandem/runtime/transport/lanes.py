@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -37,6 +37,47 @@ class Transfer:
 
     def __str__(self) -> str:
         return f"{self.label} {self.route}: {self.state}"
+
+
+class OutgoingLane(Protocol):
+    """Sends over one edge."""
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the connection is lost, once it is."""
+        ...
+
+    def send(self, flat: torch.Tensor, transfer: Transfer) -> None:
+        """Begin to send; ``flat`` is kept until it has left. Does not wait, nor raise."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be sent. Does not wait."""
+        ...
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for what has begun, at most so long; return whether it is done."""
+        ...
+
+
+class IncomingLane(Protocol):
+    """Receives over one edge."""
+
+    def post(self, flat: torch.Tensor, transfer: Transfer) -> None:
+        """Make ready to receive into ``flat``. Does not wait, nor raise."""
+        ...
+
+    def take(self, timeout_s: float) -> torch.Tensor | Exception | None:
+        """The oldest memory posted, filled; why it cannot be; or None after about so long."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be received. Does not wait."""
+        ...
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for what has begun, at most so long; return whether it is done."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +153,10 @@ class Outgoing(_Lane):
 
 
 class Incoming(_Lane):
-    """Receives over one edge. ``arrived`` yields memory or an error per receive, in order."""
+    """Receives over one edge."""
 
     def __init__(self, communicator: Communicator, name: str) -> None:
-        self.arrived: queue.SimpleQueue[torch.Tensor | RuntimeError] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[torch.Tensor | RuntimeError] = queue.SimpleQueue()
         super().__init__(communicator, name)
 
     def post(self, flat: torch.Tensor, transfer: Transfer) -> None:
@@ -128,8 +169,15 @@ class Incoming(_Lane):
         else:
             self._jobs.put(_Job(work, flat, transfer))
 
+    def take(self, timeout_s: float) -> torch.Tensor | RuntimeError | None:
+        """The oldest memory posted, filled; why it cannot be; or None after so long."""
+        try:
+            return self._arrived.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
     def _done(self, flat: torch.Tensor) -> None:
-        self.arrived.put(flat)
+        self._arrived.put(flat)
 
     def _lost(self, error: RuntimeError) -> None:
-        self.arrived.put(error)
+        self._arrived.put(error)
