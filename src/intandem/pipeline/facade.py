@@ -296,7 +296,7 @@ class Pipeline:
         links = union_of(recorded.links for recorded in found)
         program = self._assembly.programs.find(len(found), links, training=mode is Mode.TRAIN)
         microbatches = tuple(
-            MicrobatchWork(part, recorded.tensors_of(part), recorded.stages)
+            MicrobatchWork(part, recorded.tensors_of(part), recorded)
             for part, recorded in zip(parts.parts, found, strict=True)
         )
         self._num_passes += 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
+from intandem.errors import RunError
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.ranks import LocalRanks, ProcessRank, default_threads_per_rank
 from intandem.runtime.transport.distributed import connect
@@ -47,7 +49,7 @@ class Home:
         if self.membership is None:
             return value or b""
         if self.membership.rank == 0:
-            self.membership.store.set(key, value or b"")
+            self.membership.store.set(key, value or b"")  # type: ignore[arg-type]  # takes bytes
         return bytes(self.membership.store.get(key))
 
     def fail(self, error: Exception) -> None:
@@ -99,16 +101,16 @@ def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
         return Home(tuple(range(num_ranks)), devices, threads)
     device = _process_device(options)
     membership = join_process_group(device, timeout_s=options.timeout_s)
-    world = dist.group.WORLD
-    watch = DistributedWatch(_root_store(world), membership.rank, membership.num_ranks)
+    watch = DistributedWatch(_root_store(), membership.rank, membership.num_ranks)
     threads = options.threads_per_rank or torch.get_num_threads()
     return Home((membership.rank,), (device,), threads, _own_store(membership), watch)
 
 
-def _root_store(world: dist.ProcessGroup | None) -> dist.Store:
-    if world is None:  # joining has initialised it
+def _root_store() -> dist.Store:
+    world = dist.group.WORLD
+    if world is None:
         msg = "torch.distributed has no default group"
-        raise RuntimeError(msg)
+        raise RunError(msg)
     return world.get_group_store()
 
 
@@ -116,9 +118,7 @@ def _own_store(membership: Membership) -> Membership:
     """Give every pipeline of a process group keys of its own."""
     number = membership.store.add(f"pipelines/{membership.rank}", 1)
     store = dist.PrefixStore(f"pipeline/{number}", membership.store)
-    return type(membership)(
-        membership.rank, membership.num_ranks, store, membership.backend, membership.owns_group
-    )
+    return dataclasses.replace(membership, store=store)
 
 
 def _process_device(options: Options) -> torch.device:

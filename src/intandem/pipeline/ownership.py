@@ -57,25 +57,16 @@ def buffer_owners(graph: Graph, cuts: Sequence[StageGraph], placement: Placement
 
 def free_parameters(model: nn.Module, kept: Collection[str]) -> None:
     """Replace every parameter that is not ``kept`` with one on ``meta``, tied ones alike."""
+    held = {id(model.get_parameter(name)) for name in kept}
     freed: dict[int, nn.Parameter] = {}
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         path, _, attribute = name.rpartition(".")
         if id(parameter) in freed:
             setattr(model.get_submodule(path), attribute, freed[id(parameter)])
-        elif name not in kept:
+        elif id(parameter) not in held:
             empty = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
             freed[id(parameter)] = empty
             setattr(model.get_submodule(path), attribute, empty)
-
-
-def move_to_devices(
-    model: nn.Module, owners: dict[str, tuple[int, ...]], devices: dict[int, object]
-) -> None:
-    """Move parameters to the device of the rank that answers for them."""
-    for name, parameter in model.named_parameters():
-        device = devices.get(owners[name][0])
-        if device is not None and not parameter.is_meta:
-            parameter.data = parameter.data.to(device)  # type: ignore[call-overload]
 
 
 def _ranks_of_uses(

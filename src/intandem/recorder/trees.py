@@ -33,7 +33,7 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
         return {key: map_tree(function, child) for key, child in tree.items()}
     if kind is slice:
         return slice(*(map_tree(function, part) for part in (tree.start, tree.stop, tree.step)))
-    if kind in _pytree.SUPPORTED_NODES or _pytree._is_namedtuple_instance(tree):
+    if kind in _pytree.SUPPORTED_NODES or _is_namedtuple(tree):
         children, spec = _pytree.tree_flatten(tree, is_leaf=lambda node: node is not tree)
         return _pytree.tree_unflatten([map_tree(function, child) for child in children], spec)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type | Leaf):
@@ -60,6 +60,10 @@ def named_leaves(tree: Any, name: str = "") -> list[tuple[str, Any]]:
         return [(name or "batch", tree)]
     prefix = f"{name}." if name else ""
     return [pair for key, child in items for pair in named_leaves(child, prefix + key)]
+
+
+def _is_namedtuple(tree: Any) -> bool:
+    return isinstance(tree, tuple) and hasattr(tree, "_fields")
 
 
 def _map_dataclass(function: Callable[[Any], Any], tree: Any) -> Any:

@@ -29,7 +29,7 @@ from intandem.runtime.interpreter import (
 )
 from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
 from intandem.runtime.stage import Draw
-from intandem.runtime.transport.protocol import Label, TensorSpec
+from intandem.runtime.transport.protocol import Label
 from intandem.runtime.watch import Position
 from intandem.runtime.work import Mode, RankResult
 
@@ -193,11 +193,11 @@ class _Pass:
         return Label(self._work.sequence, str(message))
 
     def _contract(self, message: Message) -> Contract:
-        stage = self._stage(message.source.stage, message.source.microbatch)
-        is_forward = message.source.kind is ActionKind.F
-        hand = stage.cut.sent if is_forward else stage.cut.gradients_sent
-        facts = (stage.graph.values[v] for v in hand.get(message.target_stage, ()))
-        return tuple(TensorSpec(value.shape, value.dtype) for value in facts)
+        source = message.source
+        recorded = self._work.microbatches[source.microbatch].recorded
+        return recorded.contract(
+            source.stage, message.target_stage, is_forward=source.kind is ActionKind.F
+        )
 
     # Computing.
 
@@ -315,7 +315,7 @@ class _Pass:
         return given
 
     def _stage(self, stage: int, microbatch: int) -> Stage:
-        return self._work.microbatches[microbatch].stages[stage]
+        return self._work.microbatches[microbatch].recorded.stages[stage]
 
     def _draw(self, microbatch: int) -> Draw:
         return Draw(self._work.seed, self._work.step, microbatch)

@@ -14,6 +14,7 @@ from intandem.recorder.graph import refs
 from intandem.recorder.recording import autocast_state
 from intandem.recorder.trees import named_leaves
 from intandem.runtime.stage import Draw, Stage
+from intandem.runtime.transport.protocol import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from intandem.ir import StageLinks
     from intandem.recorder import Arguments, Graph
+    from intandem.runtime.transport.protocol import Contract
     from intandem.runtime.weights import Weights
 
 
@@ -35,6 +37,7 @@ class Recorded:
         stages: the stages that this process runs, by number.
         links: which stages hand values to which.
         guard_stage: computes what guards look at; None when there are no guards.
+        contracts: what messages look like, by source stage, target stage and whether forward.
     """
 
     graph: Graph
@@ -42,6 +45,11 @@ class Recorded:
     stages: dict[int, Stage]
     links: StageLinks
     guard_stage: Stage | None
+    contracts: dict[tuple[int, int, bool], Contract]
+
+    def contract(self, source: int, target: int, *, is_forward: bool) -> Contract:
+        """Return what a message from stage ``source`` to ``target`` looks like."""
+        return self.contracts.get((source, target, is_forward), ())
 
     def tensors_of(self, batch: Any) -> tuple[Tensor, ...]:
         """Return the batch values of the recording, in order."""
@@ -109,7 +117,9 @@ class Recordings:
         self.num_recordings += 1
         cuts = cut(graph, same_cuts(graph, self._stage_names))
         stages = {s: Stage(graph, cuts[s], self._weights) for s in self._own_stages}
-        return Recorded(graph, cuts, stages, links_of(cuts), _guard_stage(graph, self._weights))
+        guard_stage = _guard_stage(graph, self._weights)
+        contracts = _contracts(graph, cuts)
+        return Recorded(graph, cuts, stages, links_of(cuts), guard_stage, contracts)
 
     def _key_of_model(self) -> tuple[Hashable, ...]:
         return (
@@ -129,6 +139,16 @@ def key_of_batch(batch: Any) -> Hashable:
         else:
             found.append((name, repr(leaf)))
     return tuple(found)
+
+
+def _contracts(graph: Graph, cuts: Sequence[StageGraph]) -> dict[tuple[int, int, bool], Contract]:
+    def contract(values: Sequence[int]) -> Contract:
+        facts = (graph.values[value] for value in values)
+        return tuple(TensorSpec(value.shape, value.dtype) for value in facts)
+
+    forward = {(c.stage, t, True): contract(v) for c in cuts for t, v in c.sent.items()}
+    backward = {(c.stage, t, False): contract(v) for c in cuts for t, v in c.gradients_sent.items()}
+    return forward | backward
 
 
 def _guard_stage(graph: Graph, weights: Weights) -> Stage | None:

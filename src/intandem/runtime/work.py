@@ -7,13 +7,13 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
 
     from intandem.ir import Program, Span
     from intandem.runtime.losses import LossReport, LossTally
-    from intandem.runtime.stage import Stage
+    from intandem.runtime.recordings import Recorded
 
 
 class Mode(Enum):
@@ -31,12 +31,12 @@ class MicrobatchWork:
     Attributes:
         batch: as the loss function is given it.
         tensors: the recording's batch values, in order.
-        stages: every stage of this process, by number.
+        recorded: the recording and its stages.
     """
 
     batch: Any
     tensors: tuple[Tensor, ...]
-    stages: Mapping[int, Stage]
+    recorded: Recorded
 
 
 @dataclass(frozen=True, slots=True)
