@@ -1,7 +1,8 @@
 """A training loop in miniature: every micro-batch passes through all ranks in order.
 
 Run as a rank: ``fault_script.py FAULT TOKEN [CULPRIT]``. Rank CULPRIT (1) does FAULT at step 5,
-micro-batch 2. Each transfer is done by a helper thread while the main thread looks at the watch, as transports do.
+micro-batch 2. Each transfer is done by a helper thread while the main thread looks at the watch, as
+transports do.
 """
 
 import datetime
@@ -122,6 +123,8 @@ def main(fault):
                     raise
                 say(f"swallowed {type(error).__name__}")
     dist.barrier()
+    if dist.get_rank() == dist.get_world_size() - 1:
+        time.sleep(2)  # ranks of a healthy run end at different times
     say(f"finished rank {dist.get_rank()}")
 
 
