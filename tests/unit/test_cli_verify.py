@@ -35,7 +35,7 @@ def test_findings(capsys, tmp_path):
     assert capsys.readouterr().out.splitlines() == [
         "S003 rank 0 slot 0: 0B0 waits forever for 0F0 and 1B0 or 1I0",
         "S003 rank 1 slot 0: 1F0 waits forever for 0F0",
-        "schedule bad, 2 ranks, 1 micro-batches: 2 problem(s)",
+        "schedule bad, 2 ranks, 1 micro-batch: 2 problem(s)",
     ]
 
 

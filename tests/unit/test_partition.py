@@ -65,7 +65,12 @@ def test_bytes_before_evenness():
     assert found.sizes == (1, 1, 3)
 
 
-def test_a_thousand_blocks():
+def test_no_byte_is_worth_a_slower_stage():
+    """The even cut is the fastest, and is taken although another one is for free."""
+    assert partition_blocks([1, 1, 1, 1], 2, crossing_bytes=[0, 9, 0]).sizes == (2, 2)
+
+
+def test_hundreds_of_blocks():
     """Big enough models finish, and equal blocks give equal stages."""
     assert set(partition_blocks([0.001] * 512, 64).sizes) == {8}
 

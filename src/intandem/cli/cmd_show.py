@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from intandem.cli.arguments import parse_arguments
-from intandem.cli.order_files import find_order
+from intandem.cli.order_files import find_order, size_of
 from intandem.costs import CostModel, costs_from_json, parse_costs
 from intandem.errors import PipelineError
 from intandem.ir import Program, Schedule, Timeline, format_compute_csv
@@ -125,9 +125,7 @@ def _figures(program: Program, timeline: Timeline, costs: CostModel) -> dict[str
 
 
 def _title(program: Program) -> str:
-    ranks, microbatches = program.num_ranks, program.num_microbatches
-    plural = "" if ranks == 1 else "s"
-    return f"{program.name} · {ranks} rank{plural} · {microbatches} micro-batches"
+    return " · ".join([program.name, *size_of(program)])
 
 
 def _report(program: Program, timeline: Timeline, costs: CostModel, columns: int | None) -> str:

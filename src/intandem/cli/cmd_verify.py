@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from intandem.cli.arguments import parse_arguments
-from intandem.cli.order_files import read_order
+from intandem.cli.order_files import read_order, size_of
 from intandem.errors import PipelineError
 from intandem.ir import Schedule
 from intandem.rules import check
@@ -74,6 +74,5 @@ def _as_object(order: Schedule | Program, found: tuple[Diagnostic, ...]) -> dict
 
 
 def _summary(order: Schedule | Program, found: tuple[Diagnostic, ...]) -> str:
-    size = f"{order.num_ranks} ranks, {order.num_microbatches} micro-batches"
     verdict = f"{len(found)} problem(s)" if found else "no problems"
-    return f"{_kind(order)} {order.name}, {size}: {verdict}"
+    return f"{', '.join([f'{_kind(order)} {order.name}', *size_of(order)])}: {verdict}"

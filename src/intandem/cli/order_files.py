@@ -33,6 +33,15 @@ def read_order(path: Path) -> Schedule | Program:
     return parse_schedule(text)
 
 
+def size_of(order: Schedule | Program) -> tuple[str, str]:
+    """Write ranks and micro-batches, as ``("2 ranks", "1 micro-batch")``."""
+    ranks, microbatches = order.num_ranks, order.num_microbatches
+    return (
+        f"{ranks} rank{'' if ranks == 1 else 's'}",
+        f"{microbatches} micro-batch{'' if microbatches == 1 else 'es'}",
+    )
+
+
 def find_order(
     source: str, *, num_ranks: int | None, num_microbatches: int | None
 ) -> Schedule | Program:
