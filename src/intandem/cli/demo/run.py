@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
-import time
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
@@ -19,14 +16,16 @@ from intandem.cli.demo.progress import reporting
 from intandem.cli.demo.text import load_text
 from intandem.cli.demo.training import Budget, Data, Log, OneProcess, adamw, heldout_loss, train
 from intandem.equality import check
-from intandem.pipeline import Pipeline
+from intandem.pipeline import Options, Pipeline
 from intandem.views.html import report_html
-from intandem.views.report import LossCurve, Report, Throughput
+from intandem.views.report import LossCurve, Throughput
 
 if TYPE_CHECKING:
     from torch import nn
 
     from intandem.cli.cmd_demo import Arguments
+    from intandem.ir import Timeline
+    from intandem.views.report import Report
 
 NUM_FINAL_BATCHES = 24
 """Held-out batches that the loss at the end is taken over."""
@@ -86,41 +85,45 @@ def _train(
 ) -> tuple[Outcome, Report]:
     plain = copy.deepcopy(model)
     one = OneProcess(plain, adamw(plain.parameters()), arguments.microbatches)
-    pipe = Pipeline(
+    budget = Budget(arguments.steps, arguments.seconds)
+    with Pipeline(
         model,
         example=data.training(0),
         loss=loss_fn,
         ranks=arguments.ranks,
         schedule=arguments.schedule,
         microbatches=arguments.microbatches,
-    )
-    started_s = time.monotonic()
-    with reporting(console) as reporter:
-        log = train(pipe, one, data, Budget(arguments.steps, arguments.seconds), reporter)
-    training_s = time.monotonic() - started_s
-    final = heldout_loss(pipe, data, num_batches=NUM_FINAL_BATCHES)
+        options=Options(seed=arguments.seed),
+    ) as pipe:
+        with reporting(console) as reporter:
+            log = train(pipe, one, data, budget, reporter)
+        final = heldout_loss(pipe, data, num_batches=NUM_FINAL_BATCHES)
+        report = pipe.report_value()
     log.heldout.append((len(log.training) - 1, final))
-    outcome = replace(
+    outcome = _completed(outcome, log, data, report.planned)
+    return outcome, _with_training(report, log, data, outcome)
+
+
+def _completed(outcome: Outcome, log: Log, data: Data, planned: Timeline | None) -> Outcome:
+    return replace(
         outcome,
         num_steps=len(log.training),
-        training_s=training_s,
+        training_s=log.elapsed_s,
         training_loss=log.training[-1][1],
-        heldout_loss=final,
+        heldout_loss=log.heldout[-1][1],
         step_s=median(log.step_s),
         tokens_per_s=data.sizes.tokens / median(log.step_s),
         speed_ratio=median(log.speed_ratios) if log.speed_ratios else None,
         bubble_ratio=median(log.bubble_ratios),
+        planned_bubble_ratio=planned.bubble_ratio if planned else None,
     )
-    report = _report(pipe, log, data, outcome)
-    planned = report.planned.bubble_ratio if report.planned else None
-    return replace(outcome, planned_bubble_ratio=planned), report
 
 
-def _report(pipe: Pipeline, log: Log, data: Data, outcome: Outcome) -> Report:
-    """What the pipeline knows of its last step, and what the training adds."""
+def _with_training(report: Report, log: Log, data: Data, outcome: Outcome) -> Report:
+    """Add what the training knows to what the pipeline knows of its last step."""
     rates = tuple((step, data.sizes.tokens / s) for step, s in enumerate(log.step_s))
     return replace(
-        pipe.report_value(),
+        report,
         title=f"intandem demo: GPT, {outcome.num_parameters / 1e6:.2f} M parameters",
         loss=LossCurve(
             training=tuple(log.training),
@@ -134,12 +137,7 @@ def _report(pipe: Pipeline, log: Log, data: Data, outcome: Outcome) -> Report:
         speed_ratio=outcome.speed_ratio,
         gradient_equality=outcome.gradient_line,
         gradients_equal=outcome.gradients_equal,
-        environment=(
-            ("torch", torch.__version__),
-            ("python", platform.python_version()),
-            ("cores", str(os.cpu_count())),
-            ("text", str(data.text.folder)),
-        ),
+        environment=(*report.environment, ("text", str(data.text.folder))),
     )
 
 

@@ -73,6 +73,7 @@ class Log:
         step_s: seconds of each step, optimizer included.
         bubble_ratios: measured, of each step.
         speed_ratios: seconds of a plain step over those of the step just before it.
+        elapsed_s: seconds since training began, everything included.
     """
 
     training: list[tuple[int, float]] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Log:
     step_s: list[float] = field(default_factory=list)
     bubble_ratios: list[float] = field(default_factory=list)
     speed_ratios: list[float] = field(default_factory=list)
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,11 @@ def train(pipe: Pipeline, one: OneProcess, data: Data, budget: Budget, report: R
         if step % PROBE_EVERY == FIRST_PROBE:
             log.speed_ratios.append(one.step_s(batch) / log.step_s[-1])
         step += 1
-        elapsed_s = time.monotonic() - started_s
-        done = budget.done(step, elapsed_s)
+        log.elapsed_s = time.monotonic() - started_s
+        done = budget.done(step, log.elapsed_s)
         if 1.0 > done >= (len(log.heldout) + 1) / NUM_HELDOUT_POINTS:
             log.heldout.append((step - 1, heldout_loss(pipe, data, num_batches=2)))
-        report(_state(log, data, done, elapsed_s))
+        report(_state(log, data, done))
     return log
 
 
@@ -150,7 +152,7 @@ def _learning_rate(step: int, done: float) -> float:
     return LEARNING_RATE * warm_up * (0.55 + 0.45 * math.cos(math.pi * done))
 
 
-def _state(log: Log, data: Data, done: float, elapsed_s: float) -> State:
+def _state(log: Log, data: Data, done: float) -> State:
     recent_s = median(log.step_s[-20:])
     return State(
         step=len(log.training),
@@ -158,5 +160,5 @@ def _state(log: Log, data: Data, done: float, elapsed_s: float) -> State:
         loss=log.training[-1][1],
         tokens_per_s=data.sizes.tokens / recent_s,
         bubble_ratio=median(log.bubble_ratios[-20:]),
-        left_s=elapsed_s * (1 - done) / done if len(log.training) > 3 else None,
+        left_s=log.elapsed_s * (1 - done) / done if len(log.training) > 3 else None,
     )
