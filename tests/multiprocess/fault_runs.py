@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("fault_script.py")
+TRAIN_SCRIPT = Path(__file__).with_name("train_script.py")
 HANG_S = 45
 _MAIN = "import sys; from intandem.cli.main import main; sys.exit(main())"
 LAUNCHERS = {
@@ -39,14 +40,16 @@ class Ended:
 
 
 def command(launcher, ranks, *script):
-    """Command line that starts ``script`` on ``ranks`` processes."""
+    """Command line that starts ``script`` on ``ranks`` processes; no launcher: one process."""
+    if launcher == "python":
+        return [sys.executable, *script]
     return [sys.executable, *LAUNCHERS[launcher], str(ranks), *script]
 
 
-def run(launcher, fault, ranks=3):
-    """Run the script with ``fault`` and wait until everybody is gone."""
+def run(launcher, fault, ranks=3, script=SCRIPT):
+    """Run ``script`` with ``fault`` and wait until everybody is gone."""
     token = uuid.uuid4().hex
-    line = command(launcher, ranks, str(SCRIPT), fault, token)
+    line = command(launcher, ranks, str(script), fault, token)
     done = subprocess.run(line, capture_output=True, text=True, timeout=HANG_S, check=False)
     end_s = time.time()
     text = done.stdout + done.stderr

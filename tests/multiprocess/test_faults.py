@@ -1,7 +1,9 @@
 """Whatever happens to one rank, every other one names it, and all end."""
 
+import re
+
 import pytest
-from fault_runs import errors_of, run, run_by_hand
+from fault_runs import TRAIN_SCRIPT, errors_of, run, run_by_hand
 
 BOUND_S = 20
 """Guards against a hang; the seconds measured are printed."""
@@ -103,3 +105,29 @@ def test_without_a_launcher_a_healthy_run_ends_with_zero():
     codes, said = run_by_hand("none", culprit=1)
 
     assert codes == [0, 0], said
+
+
+def test_one_script_under_every_launcher():
+    """python, intandem run and torchrun run the same script, to the same loss, bit by bit."""
+    ended = [run(how, "none", 2, TRAIN_SCRIPT) for how in ("python", "intandem", "torchrun")]
+
+    assert [each.code for each in ended] == [0, 0, 0], ended
+    losses = {loss for each in ended for loss in re.findall(r"loss ([-0-9.e]+)", each.text)}
+    assert len(losses) == 1
+    assert [each.left for each in ended] == [[], [], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["intandem", "torchrun"])
+@pytest.mark.parametrize(
+    ("fault", "cause"), [("raise", "raised ValueError: boom"), ("SIGKILL", "(was killed|died).*")]
+)
+def test_a_pipeline_names_the_culprit(launcher, fault, cause):
+    """The whole library, not a loop in miniature."""
+    ended = run(launcher, fault, 2, TRAIN_SCRIPT)
+
+    place = r"at step \d+ stage 1 micro-batch \d+ action 1F\d+"
+    assert re.search(rf"PeerFailureError: rank 1 {cause} {place}", ended.errors[0]), ended.text
+    assert ended.code != 0
+    assert ended.left == []
+    assert ended.gone_s < BOUND_S
