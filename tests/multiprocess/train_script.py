@@ -45,6 +45,7 @@ def main(fault):
         loss=lambda output, batch: nn.functional.mse_loss(output, batch["target"]),
         ranks=2,
         microbatches=4,
+        stages=["2"],
     )
     for _ in range(10):
         loss = pipe.step(batch)
