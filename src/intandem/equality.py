@@ -15,6 +15,7 @@ from torch import Tensor
 
 from intandem.pipeline import Options, Pipeline
 from intandem.recorder import bind_by_signature
+from intandem.recorder.capture import without_cache
 from intandem.recorder.trees import map_tree
 from intandem.runtime.huggingface import takes_token_count, with_token_count
 from intandem.runtime.losses import loss_term
@@ -22,11 +23,13 @@ from intandem.runtime.microbatch import split_batch
 from intandem.testing import keyed_randomness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
     from intandem.ir import Schedule
+    from intandem.recorder import Arguments
+    from intandem.runtime.microbatch import Microbatches, Split
 
 TOLERANCE = 1e-12
 """Largest relative error of float64 numbers that are equal but for the order of sums."""
@@ -110,7 +113,10 @@ def check(  # noqa: PLR0913  (the public surface)
     ranks: int = 2,
     schedule: str | Schedule = "auto",
     microbatches: int = 4,
-    recompute: str = "auto",
+    recompute: str | bool = "auto",
+    split: Split | None = None,
+    count: Callable[[Any], float] | None = None,
+    inputs: Callable[[Any], Arguments] | None = None,
     seed: int = 0,
     tolerance: float = TOLERANCE,
 ) -> Equality:
@@ -124,11 +130,15 @@ def check(  # noqa: PLR0913  (the public surface)
         schedule: as for ``Pipeline``.
         microbatches: as for ``Pipeline``.
         recompute: as for ``Pipeline``.
+        split: as for ``Pipeline``.
+        count: as for ``Pipeline``.
+        inputs: as for ``Pipeline``.
         seed: keys random draws.
         tolerance: up to which numbers count as equal.
     """
     plain, ours = copy.deepcopy(model), copy.deepcopy(model)
-    expected = one_process(plain, batch, loss, microbatches=microbatches, seed=seed)
+    splitting = Splitting(microbatches, split, count, inputs)
+    expected = one_process(plain, batch, loss, splitting, seed=seed)
     with Pipeline(
         ours,
         example=batch,
@@ -137,18 +147,31 @@ def check(  # noqa: PLR0913  (the public surface)
         schedule=schedule,
         microbatches=microbatches,
         recompute=recompute,
+        split=split,
+        count=count,
+        inputs=inputs,
         options=Options(seed=seed),
     ) as pipe:
         value = float(pipe.step(batch))
     return compare(numbers_of(ours, value), expected, tolerance=tolerance)
 
 
+@dataclass(frozen=True, slots=True)
+class Splitting:
+    """How a batch becomes micro-batches and arguments; fields as for ``Pipeline``."""
+
+    microbatches: int
+    split: Split | None = None
+    count: Callable[[Any], float] | None = None
+    inputs: Callable[[Any], Arguments] | None = None
+
+
 def one_process(
     model: nn.Module,
     batch: Any,
-    loss: Callable[[Any, Any], Any] | None = None,
+    loss: Callable[[Any, Any], Any] | None,
+    splitting: Splitting,
     *,
-    microbatches: int,
     seed: int = 0,
     step: int = 0,
 ) -> Numbers:
@@ -158,26 +181,37 @@ def one_process(
     """
     counts_tokens = loss is None and takes_token_count(model, batch)
     whole = with_token_count(model, batch) if counts_tokens else batch
-    parts = split_batch(whole, microbatches)
-    bind = bind_by_signature(model, loss_is_separate=loss is not None)
-    roots, counts = [], []
+    parts = split_batch(whole, splitting.microbatches, splitting.split)
+    bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
+    roots: list[Tensor] = []
+    counts: list[float | None] = []
     for index, part in enumerate(parts.parts):
         arguments = bind(part)
-        with keyed_randomness(model, seed=seed, step=step, microbatch=index), _no_cache(model):
+        with keyed_randomness(model, seed=seed, step=step, microbatch=index), without_cache(model):
             output = model(*arguments.args, **arguments.kwargs)
             term = loss_term(output, part, loss)
         roots.append(term.root)
         counts.append(term.count)
-    weights = [rows / sum(parts.rows) for rows in parts.rows]
-    if counts_tokens:
-        weights = [1.0] * len(roots)
-    elif counts[0] is not None:
-        total = sum(count or 0.0 for count in counts)
-        weights = [1.0 / total if total else 0.0] * len(roots)
-    for root, weight in zip(roots, weights, strict=True):
+    weights = [1.0] * len(roots) if counts_tokens else _weights(parts, counts, splitting.count)
+    counted = [(root, weight) for root, weight in zip(roots, weights, strict=True) if weight]
+    for root, weight in counted:
         (root * weight).backward()  # type: ignore[no-untyped-call]
-    value = sum(float(root.detach()) * weight for root, weight in zip(roots, weights, strict=True))
-    return numbers_of(model, value)
+    return numbers_of(model, sum(float(root.detach()) * weight for root, weight in counted))
+
+
+def _weights(
+    parts: Microbatches,
+    counts: list[float | None],
+    count: Callable[[Any], float] | None,
+) -> list[float]:
+    """What each micro-batch's loss is multiplied by, so that the sum is the batch's loss."""
+    if counts[0] is not None:
+        total = sum(number or 0.0 for number in counts)
+        return [1.0 / total if total else 0.0] * len(counts)
+    numbers: Sequence[float] = parts.rows
+    if count is not None:
+        numbers = [float(count(part)) for part in parts.parts]
+    return [number / sum(numbers) for number in numbers]
 
 
 def numbers_of(model: nn.Module, loss: float) -> Numbers:
@@ -235,19 +269,3 @@ def _total_norm(gradients: Mapping[str, Tensor | None]) -> float:
         if gradient is not None
     ]
     return float(sum(squares) ** 0.5)
-
-
-class _no_cache:  # noqa: N801  (a context manager, used like a function)
-    """Switch Hugging Face's ``use_cache`` off, as recordings do."""
-
-    def __init__(self, model: nn.Module) -> None:
-        configurations = [m.config for m in model.modules() if hasattr(m, "config")]
-        self._on = [c for c in configurations if getattr(c, "use_cache", False)]
-
-    def __enter__(self) -> None:
-        for configuration in self._on:
-            configuration.use_cache = False
-
-    def __exit__(self, *exception: object) -> None:
-        for configuration in self._on:
-            configuration.use_cache = True

@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0
     if arguments[0] == "--version":
-        from importlib.metadata import version  # noqa: PLC0415
+        from importlib.metadata import version
 
         print(f"intandem {version('intandem')}")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         return _refuse(f"unknown command {name!r}; known: {', '.join(COMMANDS)}")
-    from intandem.errors import PipelineError  # noqa: PLC0415
+    from intandem.errors import PipelineError
 
     try:
         return int(importlib.import_module(f"intandem.cli.cmd_{name}").main(rest))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from intandem.errors import RunError
-from intandem.pipeline.home import Home, find_home
+from intandem.pipeline.home import Home, place
 from intandem.pipeline.ownership import (
     buffer_owners,
     free_parameters,
@@ -77,34 +77,31 @@ class Assembly:
 def assemble(
     request: Request,
     example: Any,
-    num_ranks: int,
+    home: Home,
     bind: Callable[[Any], Arguments],
-    *,
-    launched: bool,
 ) -> Assembly:
     """Build everything a pipeline needs.
 
     Args:
         request: what the user asked for.
         example: a micro-batch.
-        num_ranks: of the pipeline.
+        home: where this process's ranks run.
         bind: turns a micro-batch into arguments.
-        launched: whether this process is one rank of a process group.
 
     Raises:
         CaptureError: if the model cannot be recorded or cut.
         LossError: if there is no usable loss.
         RunError: if the processes cannot be connected, or built different models.
     """
-    model = request.model
+    model, num_ranks = request.model, home.num_ranks
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
     first = record(model, example, bind)
     graph, found = first.graph, segments(first.graph)
     check_num_stages(found, placement.num_stages)
     loss = loss_term(first.output, example, request.loss)
     weights = Weights(model, graph)
-    home = find_home(request.options, num_ranks, launched=launched)
-    plan = _agree_on_plan(request, graph, found, weights, example, home, placement)
+    subject = _Subject(request, graph, found, weights, example)
+    plan = _agree_on_plan(subject, home, placement.num_stages)
     cuts = cut(graph, [found[index].start for index in plan.starts])
     holders_of = owners_of(graph, cuts, placement)
     order = [name for name, _ in model.named_parameters()]
@@ -118,9 +115,11 @@ def assemble(
     )
     with torch.enable_grad():
         recorded = recordings.find(example)
-    if launched:
-        _record_evaluation(model, recordings, example)
+    if home.membership is not None:
+        with evaluating(model):  # while all parameters are still here
+            recordings.find(example)
         free_parameters(model, _held_by(home, holders_of))
+        place(model, home.device)
     edges = _edges(recorded, placement) | tied.edges()
     return Assembly(
         home=home,
@@ -146,17 +145,20 @@ def reads_token_count(graph: Graph) -> bool:
     return any(value in refs(call.args, call.kwargs) for call in graph.calls)
 
 
-def _agree_on_plan(
-    request: Request,
-    graph: Graph,
-    found: tuple[Segment, ...],
-    weights: Weights,
-    example: Any,
-    home: Home,
-    placement: Placement,
-) -> StagePlan:
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is to be cut: the first recording of a model on an example."""
+
+    request: Request
+    graph: Graph
+    segments: tuple[Segment, ...]
+    weights: Weights
+    example: Any
+
+
+def _agree_on_plan(subject: _Subject, home: Home, num_stages: int) -> StagePlan:
     """Return rank 0's plan, on every rank, if all have built the same model."""
-    identity = _identity(graph, request.model)
+    identity = _identity(subject.graph, subject.request.model)
     if not home.is_first:
         theirs, _, encoded = home.agree("plan", None).partition(b"\n")
         if theirs != identity:
@@ -166,27 +168,21 @@ def _agree_on_plan(
             )
             raise RunError(msg)
         return StagePlan.decode(encoded)
-    plan = _plan(request, graph, found, weights, example, placement.num_stages, home)
+    plan = _plan(subject, num_stages, home.threads_per_rank)
     home.agree("plan", identity + b"\n" + plan.encode())
     return plan
 
 
-def _plan(
-    request: Request,
-    graph: Graph,
-    found: tuple[Segment, ...],
-    weights: Weights,
-    example: Any,
-    num_stages: int,
-    home: Home,
-) -> StagePlan:
-    def loss(output: Any) -> LossTerm:
-        return loss_term(output, example, request.loss)
+def _plan(subject: _Subject, num_stages: int, num_threads: int) -> StagePlan:
+    request, found = subject.request, subject.segments
 
-    named = dict(named_leaves(example))
-    tensors: list[Tensor] = [named[name].to(home.devices[0]) for name in graph.inputs]
-    with _threads(home.threads_per_rank), torch.enable_grad():
-        costs = measure_segments(graph, found, weights, tensors, loss)
+    def loss(output: Any) -> LossTerm:
+        return loss_term(output, subject.example, request.loss)
+
+    named = dict(named_leaves(subject.example))
+    tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
+    with _threads(num_threads), torch.enable_grad():
+        costs = measure_segments(subject.graph, found, subject.weights, tensors, loss)
     if isinstance(request.stages, str):
         return StagePlan(balanced_starts(found, costs, num_stages), costs)
     return StagePlan(named_starts(found, request.stages, num_stages), costs)
@@ -202,12 +198,6 @@ def _identity(graph: Graph, model: nn.Module) -> bytes:
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
     return digest.hexdigest().encode()
-
-
-def _record_evaluation(model: nn.Module, recordings: Recordings, example: Any) -> None:
-    """Record in evaluation mode too, while all parameters are still here."""
-    with evaluating(model):
-        recordings.find(example)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from intandem.ir import Action, Schedule, Span, Timeline
 from intandem.ir.compute_csv import parse_compute_csv
 from intandem.parallel.gradients import clip_, gradient_norms, total_norm
 from intandem.pipeline.assembly import assemble, evaluating, reads_token_count
+from intandem.pipeline.home import find_home, place
 from intandem.pipeline.programs import union_of
 from intandem.pipeline.reporting import History, build_report
 from intandem.pipeline.request import Options, Request, resolve_num_ranks
@@ -52,8 +53,8 @@ class Pipeline:
         example: a batch like those to come: a tensor, or a dictionary, tuple or list of them.
         loss: ``loss_fn(output, batch)`` returning a scalar (a mean over rows) or a ``LossSum``;
             left out when the model's output carries ``loss``.
-        ranks: local ranks, threads of this process; left out under a launcher. By default one
-            per accelerator, or 1.
+        ranks: local ranks, threads of this process that share one device; left out under a
+            launcher. By default 1.
         schedule: name, ``Schedule``, path of a compute-order ``.csv``, or ``"auto"``.
         microbatches: parts that a batch is split into; by default 4 per rank.
         stages: ``"auto"``: measured and balanced; or the module that each stage after the first
@@ -98,15 +99,18 @@ class Pipeline:
         request.check()
         _refuse_wrapped(model)
         launched = launched_num_ranks()
-        self.num_ranks = resolve_num_ranks(ranks, launched, torch.cuda.device_count() or 1)
+        self.num_ranks = resolve_num_ranks(ranks, launched)
+        home = find_home(request.options, self.num_ranks, launched=launched is not None)
+        if launched is None:
+            place(model, home.device)
         self._request = request
         self._model = model
         self._bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
         self._counts_tokens = loss is None and takes_token_count(model, example)
-        parts = self._split(example)
-        self._assembly = assemble(
-            request, parts.parts[0], self.num_ranks, self._bind, launched=launched is not None
-        )
+        first = self._split(example).parts[0]
+        if launched is None:
+            first = _to_device(first, home.device)
+        self._assembly = assemble(request, first, home, self._bind)
         if self._counts_tokens and not reads_token_count(self._assembly.example.graph):
             _log.warning("%s ignores the token count; its losses are row means", _name(model))
             self._counts_tokens = False
@@ -289,8 +293,8 @@ class Pipeline:
     # Parts of a pass.
 
     def _work(self, batch: Any, mode: Mode) -> StepWork:
-        parts = self._split(batch)
         self._agree_on(batch)
+        parts = self._split(_to_device(batch, self._assembly.home.device))
         self._assembly.weights.refresh()
         found = [self._assembly.recordings.find(part) for part in parts.parts]
         links = union_of(recorded.links for recorded in found)
@@ -382,6 +386,10 @@ def _schedule(schedule: str | Schedule) -> str | Schedule:
         path = Path(schedule)
         return parse_compute_csv(path.read_text(encoding="utf-8"), name=path.stem)
     return schedule
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    return map_tree(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

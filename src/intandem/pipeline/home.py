@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from intandem.errors import RunError
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.ranks import LocalRanks, ProcessRank, default_threads_per_rank
 from intandem.runtime.transport.distributed import connect
 from intandem.runtime.transport.edges import Edge
-from intandem.runtime.transport.process_group import join_process_group, local_rank
+from intandem.runtime.transport.process_group import (
+    default_store,
+    join_process_group,
+    local_rank,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from torch import nn
 
     from intandem.pipeline.request import Options
     from intandem.runtime.ranks import Ranks
@@ -32,14 +37,14 @@ class Home:
 
     Attributes:
         own_ranks: ranks that run here.
-        devices: of those ranks.
+        device: where they compute; local ranks share one.
         threads_per_rank: torch's own threads for each.
         membership: place in the process group; None where all ranks are threads.
         watch: health of the process group; None without one.
     """
 
     own_ranks: tuple[int, ...]
-    devices: tuple[torch.device, ...]
+    device: torch.device
     threads_per_rank: int
     membership: Membership | None = None
     watch: DistributedWatch | None = None
@@ -56,6 +61,11 @@ class Home:
         """Tell the other processes that this one cannot go on."""
         if self.watch is not None:
             self.watch.fail(error)
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the pipeline."""
+        return len(self.own_ranks) if self.membership is None else self.membership.num_ranks
 
     @property
     def is_first(self) -> bool:
@@ -78,12 +88,12 @@ class Home:
             timeout_s: how long neighbours may take to connect, in seconds.
         """
         if self.membership is None or self.watch is None:
-            return LocalRanks(weights, tied, self.devices, self.threads_per_rank)
+            return LocalRanks(weights, tied, len(self.own_ranks), self.threads_per_rank)
         transport = connect(
             self.membership,
             sorted(Edge(source, target) for source, target in edges),
             self.watch,
-            device=self.devices[0],
+            device=self.device,
             timeout_s=timeout_s,
         )
         return ProcessRank(transport, self.watch, weights, tied)
@@ -96,22 +106,13 @@ def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
         RunError: if the processes do not find each other.
     """
     if not launched:
-        devices = _local_devices(options, num_ranks)
         threads = options.threads_per_rank or default_threads_per_rank(num_ranks)
-        return Home(tuple(range(num_ranks)), devices, threads)
+        return Home(tuple(range(num_ranks)), _asked_device(options), threads)
     device = _process_device(options)
     membership = join_process_group(device, timeout_s=options.timeout_s)
-    watch = DistributedWatch(_root_store(), membership.rank, membership.num_ranks)
+    watch = DistributedWatch(default_store(), membership.rank, membership.num_ranks)
     threads = options.threads_per_rank or torch.get_num_threads()
-    return Home((membership.rank,), (device,), threads, _own_store(membership), watch)
-
-
-def _root_store() -> dist.Store:
-    world = dist.group.WORLD
-    if world is None:
-        msg = "torch.distributed has no default group"
-        raise RunError(msg)
-    return world.get_group_store()
+    return Home((membership.rank,), device, threads, _own_store(membership), watch)
 
 
 def _own_store(membership: Membership) -> Membership:
@@ -122,18 +123,24 @@ def _own_store(membership: Membership) -> Membership:
 
 
 def _process_device(options: Options) -> torch.device:
-    if options.device is None:
-        asked = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    else:
-        asked = torch.device(options.device)
-    if asked.type == "cuda" and asked.index is None:
+    asked = _asked_device(options)
+    if str(asked) == "cuda":
         return torch.device("cuda", local_rank() % torch.cuda.device_count())
     return asked
 
 
-def _local_devices(options: Options, num_ranks: int) -> tuple[torch.device, ...]:
-    if options.device is not None:
-        return (torch.device(options.device),) * num_ranks
-    if torch.cuda.device_count() >= num_ranks:
-        return tuple(torch.device("cuda", index) for index in range(num_ranks))
-    return (torch.device("cpu"),) * num_ranks
+def _asked_device(options: Options) -> torch.device:
+    if options.device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(options.device)
+
+
+def place(model: nn.Module, device: torch.device) -> None:
+    """Move what is held of ``model`` to ``device``, in place."""
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if not parameter.is_meta:
+                parameter.data = parameter.data.to(device)
+        for name, buffer in module.named_buffers(recurse=False):
+            if not buffer.is_meta:
+                setattr(module, name, buffer.to(device))

@@ -27,8 +27,8 @@ class Options:
     """What rarely needs to be said.
 
     Attributes:
-        device: where ranks compute: ``cpu``, ``cuda``, ``cuda:1``; by default an accelerator for
-            each rank if there are enough, else the CPU.
+        device: where ranks compute: ``cpu``, ``cuda``, ``cuda:1``; by default CUDA where there is
+            any: the process's own under a launcher, one for all local ranks without.
         seed: keys every random draw of the run.
         timeout_s: how long processes may take to find each other, in seconds.
         threads_per_rank: torch's own threads for each local rank; by default the cores shared out.
@@ -111,19 +111,18 @@ class Request:
         return self.schedule
 
 
-def resolve_num_ranks(asked: int | None, launched: int | None, default: int) -> int:
+def resolve_num_ranks(asked: int | None, launched: int | None) -> int:
     """Return the ranks of the pipeline.
 
     Args:
         asked: by the user, or None.
         launched: processes that a launcher started, or None without one.
-        default: local ranks if nobody says.
 
     Raises:
         RunError: if the user asks for other than what was launched.
     """
     if launched is None:
-        return asked or default
+        return asked or 1
     if asked is not None and asked != launched:
         msg = (
             f"ranks={asked}, but the launcher started {launched} processes (WORLD_SIZE); leave "

@@ -26,7 +26,7 @@ def gather_state(model: nn.Module, assembly: Assembly) -> dict[str, Tensor]:
         name: assembly.holders_of[first_name[id(parameter)]][0]
         for name, parameter in model.named_parameters(remove_duplicate=False)
     }
-    device = assembly.home.devices[0]
+    device = assembly.home.device
     gathered: dict[str, Tensor] = {}
     for name, tensor in own.items():
         owner = owner_of.get(name, assembly.updater_of.get(name, 0))

@@ -156,9 +156,9 @@ def _check_guards(guards: list[Guard], values: tuple[Value, ...], changing: set[
         if fixed and not names & changing:
             continue
         msg = (
-            f"forward turns the value of an activation or parameter into Python at "
-            f"{guard.location}; what it does next may differ for every micro-batch, so it cannot "
-            "be recorded: move that code into a module in a ModuleList, or use torch.where"
+            f"what forward does next depends on the value of an activation or parameter, at "
+            f"{guard.location}; it may differ for every micro-batch, so it cannot be recorded: "
+            "move that code into a module in a ModuleList, or use torch.where"
         )
         raise CaptureError(msg)
 
@@ -188,18 +188,11 @@ def _left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     named = model.named_buffers(remove_duplicate=False)
     buffers = {name: buffer for name, buffer in named if not buffer.is_meta}
     saved = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-    cached = [c for c in _configurations(model) if getattr(c, "use_cache", False)]
     devices = range(torch.cuda.device_count())
-    if cached:
-        _log.info("recording %s with use_cache=False", type(model).__name__)
-    for configuration in cached:
-        configuration.use_cache = False
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), without_cache(model):
             yield saved
     finally:
-        for configuration in cached:
-            configuration.use_cache = True
         with torch.no_grad():
             for name, buffer in buffers.items():
                 buffer.copy_(saved[name])
@@ -208,6 +201,21 @@ def _left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 def _differs(model: nn.Module, name: str, before: Tensor) -> bool:
     after = model.get_buffer(name)
     return not after.is_meta and not torch.equal(after.detach(), before)
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Switch Hugging Face's ``use_cache`` off while the context is open: training has no use."""
+    cached = [c for c in _configurations(model) if getattr(c, "use_cache", False)]
+    if cached:
+        _log.info("running %s with use_cache=False", type(model).__name__)
+    for configuration in cached:
+        configuration.use_cache = False
+    try:
+        yield
+    finally:
+        for configuration in cached:
+            configuration.use_cache = True
 
 
 def _configurations(model: nn.Module) -> list[Any]:

@@ -18,6 +18,11 @@ _METADATA = frozenset(
 _EFFECTS = frozenset(["__setitem__", "__set__", "__delitem__", "register_hook", "retain_grad"])
 _FORBIDDEN = frozenset(["backward", "numpy", "__array__", "share_memory_"])
 
+_DATA_SHAPED = frozenset(
+    "nonzero nonzero_numpy argwhere unique unique_consecutive unique_dim bincount "
+    "repeat_interleave".split()
+)
+
 _DROPOUTS = frozenset(
     "dropout dropout_ alpha_dropout alpha_dropout_ feature_dropout feature_dropout_ dropout1d "
     "dropout2d dropout3d feature_alpha_dropout feature_alpha_dropout_ native_dropout".split()
@@ -79,6 +84,21 @@ def is_random(
     if name in _RECURRENT:
         return _recurrent_dropout(args)
     return False
+
+
+def has_data_dependent_shape(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Tell whether the values of the arguments decide the shape of the result."""
+    name = function_name(function)
+    if name == "where":
+        return len(args) == 1
+    if name == "repeat_interleave":
+        return len(args) > 1 and not isinstance(args[1], int)
+    return name in _DATA_SHAPED
+
+
+def selects_by_mask(function: Callable[..., Any]) -> bool:
+    """Tell whether boolean tensors among the later arguments select elements of the first."""
+    return function_name(function) in {"__getitem__", "masked_select"}
 
 
 def _recurrent_dropout(args: tuple[Any, ...]) -> bool:

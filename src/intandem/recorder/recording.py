@@ -4,9 +4,9 @@
 other known tensor in that memory becomes a new value made by that call, so that a later reader
 depends on the write, on whichever stage it runs.
 
-[Note: skeleton] A process that has freed other stages' parameters records again with what is left:
-a call that meets a ``meta`` tensor runs on ``meta``, while glue on the batch alone runs for real, so
-that guards have values.
+[Note: skeleton] A process that has freed other stages' parameters records again with what is
+left: a call that meets a freed parameter runs on fake tensors, which have shapes and a device but
+no data, while glue on the batch alone runs for real, so that guards have values.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from intandem.errors import CaptureError
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.functions import (
     function_name,
+    has_data_dependent_shape,
     is_effect,
     is_forbidden,
     is_getter,
     is_metadata,
     is_random,
+    selects_by_mask,
 )
 from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.interception import intercepted
@@ -83,6 +86,8 @@ class Recorder:
         named = [*_named(model, "parameters"), *_named(model, "buffers")]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
         self.parameters = {name for name, _ in _named(model, "parameters")}
+        self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._device = next((t.device for t in inputs), torch.device("cpu"))
         for tensor in inputs:
             self._new_value(tensor, producer=-1)
 
@@ -152,6 +157,7 @@ class Recorder:
         if not results and not is_effect(target.function or target.proceed):
             self._guard(target, template, given, output)
             return output
+        self._guard_shapes(target, args, template, output)
         index = len(self.calls)
         outputs = tuple(
             self._new_value(leaf, producer=index) if isinstance(leaf, Tensor) else None
@@ -199,21 +205,17 @@ class Recorder:
             with torch._C._EnableTorchFunction():
                 if not _is_skeleton(target.module, given):
                     return target.proceed(*args, **kwargs)
-                return self._run_on_meta(target, args, kwargs)
+                return self._run_fake(target, args, kwargs)
         finally:
             self._allowed = None
 
-    def _run_on_meta(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_fake(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """[Note: skeleton]."""
-        args, kwargs = map_tree(_to_meta, (args, kwargs))
+        args, kwargs = map_tree(self._fake, (args, kwargs))
         try:
             if target.module is None:
                 return target.proceed(*args, **kwargs)
-            state = {
-                **dict(target.module.named_parameters()),
-                **dict(target.module.named_buffers()),
-            }
-            state = {name: _to_meta(tensor) for name, tensor in state.items()}
+            state = {name: self._fake(tensor) for name, tensor in _state(target.module)}
             return torch.func.functional_call(target.module, state, args, kwargs)
         except (NotImplementedError, RuntimeError) as error:
             msg = (
@@ -222,6 +224,15 @@ class Recorder:
                 "an example with the shapes you train on"
             )
             raise CaptureError(msg) from error
+
+    def _fake(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or isinstance(leaf, FakeTensor):
+            return leaf
+        with self._fake_mode:
+            empty = torch.empty_strided(
+                leaf.shape, leaf.stride(), dtype=leaf.dtype, device=self._device
+            )
+        return empty.requires_grad_(leaf.requires_grad)
 
     def _look_inside(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -304,6 +315,22 @@ class Recorder:
         guard = Guard(target.function or target.proceed, *template, outcome, _location())
         self.guards.append(guard)
 
+    def _guard_shapes(
+        self, target: Target, args: tuple[Any, ...], template: tuple[Any, Any], output: Any
+    ) -> None:
+        """What follows may depend on shapes that the values of tensors have decided."""
+        function = target.function
+        if target.kind is not CallKind.GLUE or function is None:
+            return
+        if has_data_dependent_shape(function, args):
+            shapes = functools.partial(_shapes_of, function)
+            self.guards.append(Guard(shapes, *template, _shapes(output), _location()))
+        elif selects_by_mask(function):
+            masks = [m for m in leaves(args[1:]) if isinstance(m, Tensor) and m.dtype == torch.bool]
+            for mask in masks:
+                guard = Guard(_count, (self.template(mask),), {}, _count(mask), _location())
+                self.guards.append(guard)
+
     def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
         names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of} | self._seen_inside
         if target.module is not None:
@@ -357,6 +384,18 @@ def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
     return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
+def _shapes(output: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _shapes_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[int, ...]]:
+    return _shapes(function(*args, **kwargs))
+
+
+def _count(mask: Tensor) -> int:
+    return int(mask.sum())
+
+
 def _named(module: nn.Module, what: str) -> list[tuple[str, Tensor]]:
     return list(getattr(module, f"named_{what}")(remove_duplicate=False))
 
@@ -373,15 +412,13 @@ def _storage_key(tensor: Tensor) -> int:
 
 
 def _is_skeleton(module: nn.Module | None, given: list[Tensor]) -> bool:
-    if any(tensor.is_meta for tensor in given):
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in given):
         return True
     return module is not None and any(p.is_meta for p in module.parameters())
 
 
-def _to_meta(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor) or leaf.is_meta:
-        return leaf
-    return leaf.detach().to("meta").requires_grad_(leaf.requires_grad)
+def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
 
 
 def _holds_tensors(thing: Any, depth: int) -> bool:

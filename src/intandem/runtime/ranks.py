@@ -15,8 +15,6 @@ from intandem.runtime.local_watch import local_watches
 from intandem.runtime.transport.local import local_transports
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from intandem.runtime.tied import TiedGradients
     from intandem.runtime.transport.protocol import Transport
     from intandem.runtime.watch import Watch
@@ -57,7 +55,7 @@ class LocalRanks:
     Args:
         weights: the model's.
         tied: adds up gradients held in parts.
-        devices: one per rank.
+        num_ranks: threads to start.
         threads_per_rank: torch's own threads for each rank.
     """
 
@@ -65,12 +63,11 @@ class LocalRanks:
         self,
         weights: Weights,
         tied: TiedGradients,
-        devices: Sequence[torch.device],
+        num_ranks: int,
         threads_per_rank: int,
     ) -> None:
-        num_ranks = len(devices)
         self._watches = local_watches(num_ranks)
-        self._transports = local_transports(self._watches, devices)
+        self._transports = local_transports(self._watches)
         self._results: queue.SimpleQueue[RankResult | BaseException] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._jobs: list[queue.SimpleQueue[StepWork | None]] = []

@@ -66,7 +66,7 @@ def join_process_group(
     if owns_group:
         _initialise(backend, store, timedelta(seconds=timeout_s))
     rank = dist.get_rank()
-    shared = dist.PrefixStore(f"intandem/{_attempt()}", store or _default_store())
+    shared = dist.PrefixStore(f"intandem/{_attempt()}", store or default_store())
     joining = shared.add(f"joined/{rank}", 1)
     own = dist.PrefixStore(str(joining), shared)
     return Membership(rank, dist.get_world_size(), _own_host(), own, backend, owns_group)
@@ -97,7 +97,12 @@ def _initialise(backend: str, store: dist.Store | None, timeout: timedelta) -> N
         raise RunError(msg) from error
 
 
-def _default_store() -> dist.Store:
+def default_store() -> dist.Store:
+    """Return the store of the default process group.
+
+    Raises:
+        RunError: if torch.distributed is not initialised.
+    """
     world = dist.group.WORLD
     if world is None:
         msg = "torch.distributed has no default group"

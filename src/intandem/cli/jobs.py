@@ -1,0 +1,140 @@
+"""Find what a user wants trained: ``MODULE:FUNCTION``, or the first step of a script."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from intandem.equality import Job
+from intandem.errors import PipelineError
+from intandem.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import ModuleType
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A job, and how its script builds the pipeline.
+
+    Attributes:
+        job: model, batch and loss.
+        arguments: keyword arguments of ``Pipeline`` that bear on the numbers.
+    """
+
+    job: Job
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def find_job(target: str, script_arguments: Sequence[str] = ()) -> Found:
+    """Return the job that ``target`` names.
+
+    Args:
+        target: ``package.module:function``, ``file.py:function``, or a script.
+        script_arguments: passed to a script.
+
+    Raises:
+        ValueError: if there is no such module, function or script.
+        PipelineError: if a script trains nothing.
+    """
+    place, colon, name = target.rpartition(":")
+    if colon:
+        return Found(_call(_module(place), name))
+    if not Path(target).is_file():
+        msg = f"{target!r} is neither a script nor MODULE:FUNCTION (file.py:function will do)"
+        raise ValueError(msg)
+    return _first_step(Path(target), script_arguments)
+
+
+def _call(module: ModuleType, name: str) -> Job:
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
+        msg = f"{module.__name__} has no function {name!r}; it has {', '.join(known) or 'none'}"
+        raise ValueError(msg)
+    job = function()
+    if not isinstance(job, Job):
+        msg = f"{name}() returned a {type(job).__name__}; expected intandem.Job(model, batch, loss)"
+        raise ValueError(msg)
+    return job
+
+
+def _module(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        spec = spec_from_file_location(Path(place).stem, place)
+        if spec is None or spec.loader is None or not Path(place).is_file():
+            msg = f"there is no file {place!r}"
+            raise ValueError(msg)
+        module = module_from_spec(spec)
+        with _importable_from(Path(place).parent):
+            spec.loader.exec_module(module)
+        return module
+    try:
+        with _importable_from(Path.cwd()):
+            return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        msg = f"cannot import {place!r}: {error}"
+        raise ValueError(msg) from error
+
+
+class _Taken(BaseException):
+    """Ends a script once its first step is known."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__()
+        self.found = found
+
+
+def _first_step(script: Path, script_arguments: Sequence[str]) -> Found:
+    before = sys.argv
+    sys.argv = [str(script), *script_arguments]
+    try:
+        with _pipelines_noted(), _importable_from(script.resolve().parent):
+            runpy.run_path(str(script), run_name="__main__")
+    except _Taken as taken:
+        return taken.found
+    finally:
+        sys.argv = before
+    msg = f"{script} ended without a step of a Pipeline; there is nothing to check"
+    raise PipelineError(msg)
+
+
+@contextmanager
+def _pipelines_noted() -> Iterator[None]:
+    """Let the first ``Pipeline.step`` end the script; pipelines are not really built."""
+    originals = {name: vars(Pipeline)[name] for name in ("__init__", "step", "named_parameters")}
+
+    def init(self: Any, model: Any, *, example: Any, loss: Any = None, **arguments: Any) -> None:
+        self.noted = (model, example, loss, arguments)
+
+    def step(self: Any, batch: Any) -> NoReturn:
+        model, _, loss, arguments = self.noted
+        raise _Taken(Found(Job(model, batch, loss), arguments))
+
+    def named_parameters(self: Any) -> Any:
+        return self.noted[0].named_parameters()
+
+    replacements = {"__init__": init, "step": step, "named_parameters": named_parameters}
+    for name, function in replacements.items():
+        setattr(Pipeline, name, function)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Pipeline, name, original)
+
+
+@contextmanager
+def _importable_from(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
