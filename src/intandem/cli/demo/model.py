@@ -26,7 +26,7 @@ class Sizes:
     """Of the model and its batches: chosen so that two cores learn something in 90 seconds."""
 
     width: int = 192
-    num_blocks: int = 6
+    num_blocks: int = 4
     num_heads: int = 6
     seq: int = 128
     rows: int = 16
