@@ -195,6 +195,8 @@ def _left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         with torch.no_grad():
             for name, buffer in buffers.items():
+                path, _, attribute = name.rpartition(".")
+                model.get_submodule(path)._buffers[attribute] = buffer  # a block may replace it
                 buffer.copy_(saved[name])
 
 

@@ -77,8 +77,8 @@ def is_random(
     if name == "scaled_dot_product_attention":
         return _number(args, kwargs, 4, "dropout_p", 0.0) > 0
     if name == "multi_head_attention_forward":
-        training = _argument(args, kwargs, 14, ("training",), default=True)
-        return bool(training) and _number(args, kwargs, 11, "dropout_p", 0.0) > 0
+        training = _argument(args, kwargs, 13, ("training",), default=True)
+        return bool(training) and _number(args, kwargs, 10, "dropout_p", 0.0) > 0
     if name in {"rrelu", "rrelu_"}:
         return bool(_argument(args, kwargs, 3, ("training",), default=False))
     if name in _RECURRENT:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -95,13 +94,23 @@ class Weights:
 
     @contextmanager
     def buffers_as(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the named buffers other values while the context is open."""
-        before = self.copy_buffers(values)
-        self._write_buffers(values)
+        """Put other tensors in place of the named buffers while the context is open.
+
+        The buffers themselves are not written to, so that autograd, which may have saved them,
+        sees no change.
+        """
+        before = [
+            (places, places[key], key, values[name])
+            for name in values
+            for places, key in self._places_of(self._model.get_buffer(name))
+        ]
+        for places, _, key, value in before:
+            places[key] = value
         try:
             yield
         finally:
-            self._write_buffers(before)
+            for places, buffer, key, _ in before:
+                places[key] = buffer
 
     @contextmanager
     def gradients_set_aside(self) -> Iterator[None]:
@@ -118,10 +127,14 @@ class Weights:
             for leaf, gradient in zip(leaves, before, strict=True):
                 leaf.grad = gradient
 
-    def _write_buffers(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in values.items():
-                self._model.get_buffer(name).copy_(value)
+    def _places_of(self, buffer: Tensor) -> list[tuple[dict[str, Tensor | None], str]]:
+        """Return the modules' tables in which ``buffer`` is registered, and its names there."""
+        return [
+            (module._buffers, key)
+            for module in self._model.modules()
+            for key, found in module._buffers.items()
+            if found is buffer
+        ]
 
     def refresh(self) -> None:
         """Let aliases and clones follow what the user did to their originals between steps."""

@@ -1,0 +1,103 @@
+"""What tests of equality share: plain runs of the samples, and pipelines with repeatable cuts."""
+
+import copy
+import functools
+import random
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import intandem as it
+from intandem.equality import Splitting, numbers_of, one_process
+from intandem.pipeline import assembly
+from intandem.profiler.segments import SegmentCost
+from intandem.recorder import bind_by_signature
+from intandem.recorder.cut import segments
+from models import ROWS, SAMPLES
+
+TOLERANCE = 1e-12
+
+
+@contextmanager
+def repeatable_cuts(seed=0):
+    """Cut by costs drawn at random from ``seed`` instead of measured ones."""
+
+    def costs(graph, found, *rest):
+        del graph, rest
+        rng = random.Random(seed)
+        return tuple(SegmentCost(rng.uniform(1, 3), rng.uniform(1, 3)) for _ in found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "measure_segments", costs)
+        yield
+
+
+@functools.cache
+def plain(name, microbatches, rows=ROWS):
+    """Loss, gradients and buffers of a sample in plain PyTorch."""
+    model, batch, loss = SAMPLES[name](rows)
+    return one_process(model, batch, loss, Splitting(microbatches))
+
+
+@functools.cache
+def max_stages(name):
+    """How many stages a sample can be cut into."""
+    model, batch, loss = SAMPLES[name]()
+    bind = bind_by_signature(model, loss_is_separate=loss is not None)
+    return len(segments(it.capture(model, batch, bind=bind)))
+
+
+@contextmanager
+def pipeline(sample, **kwargs):
+    """A Pipeline of a sample, its example the sample's batch. Torch uses one thread per rank."""
+    options = kwargs.pop("options", it.Options(threads_per_rank=1))
+    example = kwargs.pop("example", sample.batch)
+    with it.Pipeline(
+        sample.model, example=example, loss=sample.loss, options=options, **kwargs
+    ) as pipe:
+        yield pipe
+
+
+def in_tandem(sample, **kwargs):
+    """Loss, gradients and buffers of a sample after one step of a pipeline."""
+    with pipeline(sample, **kwargs) as pipe:
+        loss = float(pipe.step(sample.batch))
+    return numbers_of(sample.model, loss)
+
+
+def gradients(model):
+    """Copies of gradients by name; None where there is none."""
+    return {
+        name: None if p.grad is None else p.grad.detach().clone()
+        for name, p in model.named_parameters()
+    }
+
+
+def relative_error(found, expected):
+    """|found - expected| / max(|expected|, 1e-3 |all expected|), of the worst name."""
+    norms = {n: 0.0 if g is None else float(g.double().norm()) for n, g in expected.items()}
+    floor = 1e-3 * sum(norm**2 for norm in norms.values()) ** 0.5
+    worst = 0.0
+    for name, gradient in expected.items():
+        assert (gradient is None) == (found[name] is None), name
+        if gradient is not None:
+            difference = float((found[name].double() - gradient.double()).norm())
+            worst = max(worst, difference / max(norms[name], floor, 1e-300))
+    return worst
+
+
+def same_bits(found, expected):
+    """Names of tensors that differ in any bit."""
+    assert found.keys() == expected.keys()
+    return [
+        name
+        for name, tensor in expected.items()
+        if (tensor is None) != (found[name] is None)
+        or (tensor is not None and not torch.equal(tensor, found[name]))
+    ]
+
+
+def twin(sample):
+    """A copy of a sample that shares nothing with it."""
+    return copy.deepcopy(sample)

@@ -1,0 +1,46 @@
+"""What was once wrong; each test failed before its fix."""
+
+import pytest
+import torch
+from torch import nn
+
+import intandem as it
+from models import SAMPLES
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "batch_norm_cumulative"])
+def test_recomputed_batch_norm_can_run_its_backward(name):
+    """Putting buffers back after recomputing is no write that autograd complains of."""
+    assert it.check(*SAMPLES[name](), ranks=2, recompute="all", microbatches=3).equal
+
+
+def test_attention_with_biased_keys_is_recognised():
+    """The arguments of ``multi_head_attention_forward`` are read by their right positions."""
+    attention = nn.MultiheadAttention(6, 2, dropout=0.5, add_bias_kv=True, batch_first=True)
+    model = nn.Sequential(nn.Linear(6, 6), Attends(attention), nn.Linear(6, 6)).double()
+    batch = (torch.randn(4, 3, 6).double(), torch.randn(4, 3, 6).double())
+    assert it.check(model, batch, nn_mse, ranks=3, microbatches=2).equal
+
+
+class Attends(nn.Module):
+    """Self-attention of one argument."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+def nn_mse(output, batch):
+    return nn.functional.mse_loss(output, batch[1])
+
+
+def test_capture_leaves_buffers_that_a_block_replaces():
+    """A block may register a new tensor in place of its buffer; capture puts the old one back."""
+    model, batch, _ = SAMPLES["replaced_buffers"]()
+    before = [block.mean for block in model]
+    it.capture(model, batch[0])
+    assert all(block.mean is buffer for block, buffer in zip(model, before, strict=True))
+    assert not any(buffer.any() for buffer in before)
