@@ -10,7 +10,7 @@ from processes import run_ranks
 
 from intandem.errors import ContractError, PeerFailureError, PipelineError, RunError
 from intandem.ir import Action, Message, Placement, Program, Recv, Send, StageLinks
-from intandem.runtime.transport.distributed import connect, connect_over_tcp
+from intandem.runtime.transport.distributed import connect
 from intandem.runtime.transport.edges import Edge, edges_of
 from intandem.runtime.transport.process_group import join_process_group, leave_process_group
 from intandem.runtime.transport.protocol import MAX_FACTS, Label, TensorSpec, exchange
@@ -61,14 +61,9 @@ def both_ways(num_ranks):
     return {Edge(a, b) for a, b in pairs + [p[::-1] for p in pairs] if a != b}
 
 
-WIRES = ["gloo", "tcp"]
-
-
-def joined(wire, edges, watch=None):
+def joined(edges, watch=None):
     membership = join_process_group(CPU, timeout_s=30)
     watch = watch or Calm()
-    if wire == "tcp":
-        return membership, connect_over_tcp(membership, edges, watch, timeout_s=30)
     return membership, connect(membership, edges, watch, device=CPU, timeout_s=30)
 
 
@@ -87,8 +82,8 @@ def raised(call):
     return None
 
 
-def send_round_a_ring(wire):
-    membership, here = joined(wire, both_ways(int(os.environ["WORLD_SIZE"])))
+def send_round_a_ring():
+    membership, here = joined(both_ways(int(os.environ["WORLD_SIZE"])))
     right, left = (here.rank + 1) % here.num_ranks, (here.rank - 1) % here.num_ranks
     seen, label = here.rank, Label(0, "ring")
     for step in range(here.num_ranks):
@@ -100,19 +95,18 @@ def send_round_a_ring(wire):
     return seen
 
 
-@pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_ring(num_ranks, wire, tmp_path):
+def test_ring(num_ranks, tmp_path):
     """Ranks with different neighbours connect; a value goes round and comes back."""
-    outcomes = run_ranks(send_round_a_ring, num_ranks, tmp_path, wire)
+    outcomes = run_ranks(send_round_a_ring, num_ranks, tmp_path)
 
     assert [(o.code, o.value, o.output) for o in outcomes] == [
         (0, rank, "") for rank in range(num_ranks)
     ]
 
 
-def talk_both_ways(wire, num_messages):
-    membership, here = joined(wire, both_ways(2))
+def talk_both_ways(num_messages):
+    membership, here = joined(both_ways(2))
     peer = 1 - here.rank
     for i in range(num_messages):
         value = torch.arange(6.0).view(3, 2).T + 1000 * here.rank + i
@@ -131,10 +125,9 @@ def talk_both_ways(wire, num_messages):
     return transfers
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_two_hundred_messages_both_ways_at_once(wire, tmp_path):
+def test_two_hundred_messages_both_ways_at_once(tmp_path):
     """Sends do not wait for receives, directions not for each other; order and None are kept."""
-    outcomes = run_ranks(talk_both_ways, 2, tmp_path, wire, 200)
+    outcomes = run_ranks(talk_both_ways, 2, tmp_path, 200)
 
     assert [o.code for o in outcomes] == [0, 0]
     for rank, outcome in enumerate(outcomes):
@@ -142,8 +135,8 @@ def test_two_hundred_messages_both_ways_at_once(wire, tmp_path):
         assert outcome.value[-1] == f"m of step 199 from rank {1 - rank}: done"
 
 
-def exchange_facts(wire):
-    membership, here = joined(wire, ())
+def exchange_facts():
+    membership, here = joined(())
     values = [v.hex() for v in exchange(here, "k", bytes([0, 255, here.rank]))]
     empty = exchange(here, "empty", b"")
     for i in range(MAX_FACTS + 5 if here.rank == 0 else 0):
@@ -155,17 +148,16 @@ def exchange_facts(wire):
     return [*values, *map(len, empty), old, new]
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_board(wire, tmp_path):
+def test_board(tmp_path):
     """Facts of any bytes reach every rank; the oldest of a rank make room."""
-    outcomes = run_ranks(exchange_facts, 3, tmp_path, wire)
+    outcomes = run_ranks(exchange_facts, 3, tmp_path)
 
     expected = ["00ff00", "00ff01", "00ff02", 0, 0, 0, False, True]
     assert [(o.code, o.value) for o in outcomes] == [(0, expected)] * 3
 
 
-def send_what_is_wrong(wire):
-    membership, here = joined(wire, both_ways(2))
+def send_what_is_wrong():
+    membership, here = joined(both_ways(2))
     found = None
     if here.rank == 0:
         found = [
@@ -177,10 +169,9 @@ def send_what_is_wrong(wire):
     return found
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_sender_refuses_what_the_contract_does_not_say(wire, tmp_path):
+def test_sender_refuses_what_the_contract_does_not_say(tmp_path):
     """Before anything is sent: message, ranks, tensor, shapes; and an edge that is not there."""
-    outcomes = run_ranks(send_what_is_wrong, 2, tmp_path, wire)
+    outcomes = run_ranks(send_what_is_wrong, 2, tmp_path)
 
     assert [o.code for o in outcomes] == [0, 0]
     assert outcomes[0].value == [
@@ -197,8 +188,8 @@ def test_sender_refuses_what_the_contract_does_not_say(wire, tmp_path):
     ]
 
 
-def receive_what_is_wrong(wire):
-    membership, here = joined(wire, both_ways(2))
+def receive_what_is_wrong():
+    membership, here = joined(both_ways(2))
     wanted = Label(5, "0F4>1")
     if here.rank == 0:
         here.send(1, Label(5, "0F3>1"), (torch.ones(2, 3),), SPEC)
@@ -210,10 +201,9 @@ def receive_what_is_wrong(wire):
     return found
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_receiver_refuses_another_label(wire, tmp_path):
+def test_receiver_refuses_another_label(tmp_path):
     """On arrival: who received what from whom, and what was expected."""
-    outcomes = run_ranks(receive_what_is_wrong, 2, tmp_path, wire)
+    outcomes = run_ranks(receive_what_is_wrong, 2, tmp_path)
 
     assert [o.code for o in outcomes] == [0, 0]
     assert outcomes[1].value == [
@@ -223,9 +213,9 @@ def test_receiver_refuses_another_label(wire, tmp_path):
     ]
 
 
-def outlive_a_peer(wire, verdict_after_s):
+def outlive_a_peer(verdict_after_s):
     watch = Calm() if verdict_after_s is None else Alarm(verdict_after_s)
-    _, here = joined(wire, both_ways(2), watch)
+    _, here = joined(both_ways(2), watch)
     if here.rank == 0:
         exchange(here, "ready", b"")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -238,10 +228,9 @@ def outlive_a_peer(wire, verdict_after_s):
     return [*waiting, time.monotonic() - begin, watch.suspicions]
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_peer_that_dies_ends_a_wait(wire, tmp_path):
+def test_a_peer_that_dies_ends_a_wait(tmp_path):
     """Without a verdict the lost connection is reported, with peer, label and last transfers."""
-    dead, alive = run_ranks(outlive_a_peer, 2, tmp_path, wire, None, timeout_s=40)
+    dead, alive = run_ranks(outlive_a_peer, 2, tmp_path, None, timeout_s=40)
     kind, text, waited_s, closing_s, suspicions = alive.value
 
     assert dead.code == -signal.SIGKILL
@@ -254,16 +243,15 @@ def test_a_peer_that_dies_ends_a_wait(wire, tmp_path):
     assert closing_s < 5
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_verdict_ends_a_wait_before_the_connection_is_given_up(wire, tmp_path):
+def test_a_verdict_ends_a_wait_before_the_connection_is_given_up(tmp_path):
     """What the watch says comes first: it names the culprit."""
-    _, alive = run_ranks(outlive_a_peer, 2, tmp_path, wire, 3.0, timeout_s=40)
+    _, alive = run_ranks(outlive_a_peer, 2, tmp_path, 3.0, timeout_s=40)
 
     assert alive.value[:2] == [PeerFailureError.__name__, "rank 9 failed at step 1"]
 
 
-def wait_for_what_never_comes(wire):
-    membership, here = joined(wire, both_ways(2))
+def wait_for_what_never_comes():
+    membership, here = joined(both_ways(2))
     label, big = Label(0, "x"), (TensorSpec((2**24,), torch.uint8),)
     here._watch = Alarm(0.5)
     found = []
@@ -283,10 +271,9 @@ def wait_for_what_never_comes(wire):
     return found
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_failure_elsewhere_ends_every_wait(wire, tmp_path):
+def test_a_failure_elsewhere_ends_every_wait(tmp_path):
     """A wait, a read and a close with sends pending all end promptly."""
-    outcomes = run_ranks(wait_for_what_never_comes, 2, tmp_path, wire)
+    outcomes = run_ranks(wait_for_what_never_comes, 2, tmp_path)
 
     assert [o.output for o in outcomes] == ["", ""]
     for outcome, num_waits in zip(outcomes, (2, 1), strict=True):
@@ -296,8 +283,8 @@ def test_a_failure_elsewhere_ends_every_wait(wire, tmp_path):
         assert max(w[2] for w in (*waits, closing)) < 3
 
 
-def step_over_a_large_message(wire):
-    membership, here = joined(wire, both_ways(2))
+def step_over_a_large_message():
+    membership, here = joined(both_ways(2))
     spec = (TensorSpec((3, 2**22), torch.float32),)
     labels = [Label(0, "large"), Label(0, "larger"), Label(1, "small")]
     peer = 1 - here.rank
@@ -316,19 +303,18 @@ def step_over_a_large_message(wire):
     return [returned_s, *values]
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_sends_of_any_size_do_not_wait_for_the_receiver(wire, tmp_path):
+def test_sends_of_any_size_do_not_wait_for_the_receiver(tmp_path):
     """Both ranks send 48 MB twice before either receives; a small one after them stays behind."""
-    outcomes = run_ranks(step_over_a_large_message, 2, tmp_path, wire)
+    outcomes = run_ranks(step_over_a_large_message, 2, tmp_path)
 
     assert [o.code for o in outcomes] == [0, 0]
     assert [o.value[1:] for o in outcomes] == [[[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]] * 2
 
 
-def connect_twice(wire):
+def connect_twice():
     values = []
     for round_ in range(2):
-        membership, here = joined(wire, both_ways(2))
+        membership, here = joined(both_ways(2))
         values.append([v.decode() for v in exchange(here, "k", f"{round_}".encode())])
         here.post(1 - here.rank, Label(0, "x"), SPEC)
         here.send(1 - here.rank, Label(0, "x"), (torch.full((2, 3), float(round_)),), SPEC)
@@ -338,10 +324,9 @@ def connect_twice(wire):
     return values
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_process_may_have_several_pipelines(wire, tmp_path):
+def test_a_process_may_have_several_pipelines(tmp_path):
     """Each joining has edges and a board of its own."""
-    outcomes = run_ranks(connect_twice, 2, tmp_path, wire)
+    outcomes = run_ranks(connect_twice, 2, tmp_path)
 
     assert [(o.code, o.value) for o in outcomes] == [(0, [["0", "0"], 0.0, ["1", "1"], 1.0])] * 2
 

@@ -100,7 +100,7 @@ def assemble(
     check_num_stages(found, placement.num_stages)
     loss = loss_term(first.output, example, request.loss)
     weights = Weights(model, graph)
-    subject = _Subject(request, graph, found, weights, example)
+    subject = _Subject(request, graph, found, example)
     plan = _agree_on_plan(subject, home, placement.num_stages)
     cuts = cut(graph, [found[index].start for index in plan.starts])
     holders_of = owners_of(graph, cuts, placement)
@@ -152,7 +152,6 @@ class _Subject:
     request: Request
     graph: Graph
     segments: tuple[Segment, ...]
-    weights: Weights
     example: Any
 
 
@@ -181,8 +180,9 @@ def _plan(subject: _Subject, num_stages: int, num_threads: int) -> StagePlan:
 
     named = dict(named_leaves(subject.example))
     tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
+    weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
     with _threads(num_threads), torch.enable_grad():
-        costs = measure_segments(subject.graph, found, subject.weights, tensors, loss)
+        costs = measure_segments(subject.graph, found, weights, tensors, loss)
     if isinstance(request.stages, str):
         return StagePlan(balanced_starts(found, costs, num_stages), costs)
     return StagePlan(named_starts(found, request.stages, num_stages), costs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from intandem.errors import BatchError, RunError
+from intandem.errors import BatchError, PipelineError, RunError
 from intandem.ir import Action, Schedule, Span, Timeline
 from intandem.ir.compute_csv import parse_compute_csv
 from intandem.parallel.gradients import clip_, gradient_norms, total_norm
@@ -24,10 +25,12 @@ from intandem.pipeline.reporting import History, build_report
 from intandem.pipeline.request import Options, Request, resolve_num_ranks
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
+from intandem.recorder.recording import autocast_state
 from intandem.recorder.trees import map_tree
 from intandem.runtime.huggingface import takes_token_count, with_token_count
 from intandem.runtime.losses import LossReport, LossTally, StepLoss
 from intandem.runtime.microbatch import Microbatches, fingerprint, split_batch
+from intandem.runtime.stage import in_autocast
 from intandem.runtime.transport.process_group import launched_num_ranks
 from intandem.runtime.transport.protocol import exchange
 from intandem.runtime.work import MicrobatchWork, Mode, StepWork
@@ -143,7 +146,7 @@ class Pipeline:
             work = self._work(batch, Mode.TRAIN)
         self._num_steps += 1
         with self._sum_of_gradients() as correct:
-            results = self._assembly.ranks.execute(work)
+            results = self._execute(work)
             report = self._report_of(work, results)
             correct(report.correction)
         self._last = (work, results)
@@ -160,7 +163,7 @@ class Pipeline:
         """
         with evaluating(self._model):
             work = self._work(batch, Mode.EVALUATE)
-            report = self._report_of(work, self._assembly.ranks.execute(work))
+            report = self._report_of(work, self._execute(work))
         report.check_finite(stage=self._assembly.placement.num_stages - 1, step=work.step)
         return report.value
 
@@ -172,7 +175,7 @@ class Pipeline:
         """
         with evaluating(self._model):
             work = self._work(batch, Mode.PREDICT)
-            results = self._assembly.ranks.execute(work)
+            results = self._execute(work)
         outputs = next((r.outputs for r in results if r.outputs), None)
         return None if outputs is None else _join([outputs[i] for i in sorted(outputs)])
 
@@ -292,7 +295,21 @@ class Pipeline:
 
     # Parts of a pass.
 
+    def _execute(self, work: StepWork) -> list[RankResult]:
+        """Run a pass; calls enter the mixed precision they were recorded under, and no other."""
+        off = [dataclasses.replace(state, enabled=False) for state in work.autocast]
+        with in_autocast(off):
+            return self._assembly.ranks.execute(work)
+
     def _work(self, batch: Any, mode: Mode) -> StepWork:
+        """Make a pass ready. Where that fails on one process, no other is left waiting."""
+        try:
+            return self._prepared(batch, mode)
+        except PipelineError as error:
+            self._assembly.home.fail(error)
+            raise
+
+    def _prepared(self, batch: Any, mode: Mode) -> StepWork:
         self._agree_on(batch)
         parts = self._split(_to_device(batch, self._assembly.home.device))
         self._assembly.weights.refresh()
@@ -313,6 +330,7 @@ class Pipeline:
             microbatches=microbatches,
             tally=LossTally(self._weights_of(parts)),
             loss=self._request.loss,
+            autocast=autocast_state(),
         )
 
     def _split(self, batch: Any) -> Microbatches:
@@ -341,9 +359,7 @@ class Pipeline:
             transport.publish(key, own.encode())
         elif (first := transport.read(key).decode()) != own:
             msg = f"rank {transport.rank} has another batch than rank 0: {own}, not {first}"
-            error = BatchError(msg + "; give every rank the same batch (seed the loader alike)")
-            self._assembly.home.fail(error)
-            raise error
+            raise BatchError(msg + "; give every rank the same batch (seed the loader alike)")
 
     @contextmanager
     def _sum_of_gradients(self) -> Iterator[Callable[[float], None]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.ranks import LocalRanks, ProcessRank, default_threads_per_rank
@@ -112,14 +110,7 @@ def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
     membership = join_process_group(device, timeout_s=options.timeout_s)
     watch = DistributedWatch(default_store(), membership.rank, membership.num_ranks)
     threads = options.threads_per_rank or torch.get_num_threads()
-    return Home((membership.rank,), device, threads, _own_store(membership), watch)
-
-
-def _own_store(membership: Membership) -> Membership:
-    """Give every pipeline of a process group keys of its own."""
-    number = membership.store.add(f"pipelines/{membership.rank}", 1)
-    store = dist.PrefixStore(f"pipeline/{number}", membership.store)
-    return dataclasses.replace(membership, store=store)
+    return Home((membership.rank,), device, threads, membership, watch)
 
 
 def _process_device(options: Options) -> torch.device:

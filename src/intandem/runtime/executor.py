@@ -28,7 +28,7 @@ from intandem.runtime.interpreter import (
     Transmit,
 )
 from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
-from intandem.runtime.stage import Draw
+from intandem.runtime.stage import Draw, in_autocast
 from intandem.runtime.transport.protocol import Label
 from intandem.runtime.watch import Position
 from intandem.runtime.work import Mode, RankResult
@@ -279,7 +279,7 @@ class _Pass:
     def _loss(self, output: Any, microbatch: int, *, keep: bool) -> LossTerm:
         batch = self._work.microbatches[microbatch].batch
         random = self._draw(microbatch).random(Site("loss", 0))
-        with torch.set_grad_enabled(keep), random:
+        with torch.set_grad_enabled(keep), random, in_autocast(self._work.autocast):
             return loss_term(output, batch, self._work.loss)
 
     def _backward(self, action: Action) -> None:

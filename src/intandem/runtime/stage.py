@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from intandem.recorder.trees import leaves, map_tree
 from intandem.runtime.randomness import KeyedRandom, draw_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from intandem.recorder import Call, Graph, Guard, Site
     from intandem.recorder.cut import StageGraph
+    from intandem.recorder.graph import Autocast
     from intandem.runtime.weights import Weights
 
 Environment = dict[int, Tensor]
@@ -146,14 +147,20 @@ class Stage:
         return load
 
 
+@contextmanager
+def in_autocast(states: Sequence[Autocast]) -> Iterator[None]:
+    """Put back the mixed-precision states that something was recorded or asked for under."""
+    with ExitStack() as contexts:
+        for state in states:
+            contexts.enter_context(torch.autocast(state.device_type, state.dtype, state.enabled))
+        yield
+
+
 def _run_in_context(
     replay: _Replay, draw: Draw, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    with ExitStack() as contexts:
-        for state in replay.call.autocast:
-            contexts.enter_context(torch.autocast(state.device_type, state.dtype))
-        if replay.call.site is not None:
-            contexts.enter_context(draw.random(replay.call.site))
+    site = replay.call.site
+    with in_autocast(replay.call.autocast), draw.random(site) if site else nullcontext():
         return replay.function()(*args, **kwargs)
 
 

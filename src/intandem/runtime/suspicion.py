@@ -87,16 +87,8 @@ class Judge:
     def _loss(self, rank: int, beat: Beat, seen: Observed, passed_s: float) -> str:
         """Why ``rank`` is lost, or nothing."""
         life = seen.lives.get(rank, Life.UNKNOWN)
-        advanced = self._counts.get(rank) != beat.count
-        self._counts[rank] = beat.count
-        silent_s = 0.0 if advanced or life is Life.HELD else self._silent_s[rank] + passed_s
-        stopped_before = life is Life.STOPPED and rank in self._stopped_s
-        stopped_s = self._stopped_s[rank] + passed_s if stopped_before else 0.0
-        self._silent_s[rank] = silent_s
-        if life is Life.STOPPED:
-            self._stopped_s[rank] = stopped_s
-        else:
-            self._stopped_s.pop(rank, None)
+        silent_s = self._silent_for(rank, beat, life, passed_s)
+        stopped_s = self._stopped_for(rank, life, passed_s)
         if life is Life.DEAD:
             return "died (its process is gone)"
         if stopped_s > self._limits.stopped_s:
@@ -106,6 +98,20 @@ class Judge:
         if life is Life.UNKNOWN and self._doubt_s and silent_s > self._limits.suspect_s:
             return f"did not answer for {silent_s:.1f} s (dead, stopped or cut off)"
         return ""
+
+    def _silent_for(self, rank: int, beat: Beat, life: Life, passed_s: float) -> float:
+        advanced = self._counts.get(rank) != beat.count
+        self._counts[rank] = beat.count
+        counts = not advanced and life is not Life.HELD
+        self._silent_s[rank] = self._silent_s[rank] + passed_s if counts else 0.0
+        return self._silent_s[rank]
+
+    def _stopped_for(self, rank: int, life: Life, passed_s: float) -> float:
+        if life is not Life.STOPPED:
+            self._stopped_s.pop(rank, None)
+            return 0.0
+        self._stopped_s[rank] = self._stopped_s.get(rank, -passed_s) + passed_s
+        return self._stopped_s[rank]
 
     def _missed(self, seen: Observed) -> Verdict | None:
         """Name a rank that has left while it was needed."""

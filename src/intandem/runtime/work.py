@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from intandem.ir import Program, Span
+    from intandem.recorder.graph import Autocast
     from intandem.runtime.losses import LossReport, LossTally
     from intandem.runtime.recordings import Recorded
 
@@ -52,6 +53,7 @@ class StepWork:
         microbatches: in order.
         tally: weighs losses; used by the rank of the last stage only.
         loss: the user's loss function.
+        autocast: mixed-precision states of the caller, under which the loss is computed too.
     """
 
     sequence: int
@@ -62,6 +64,7 @@ class StepWork:
     microbatches: tuple[MicrobatchWork, ...]
     tally: LossTally
     loss: Callable[[Any, Any], Any] | None
+    autocast: tuple[Autocast, ...] = ()
 
 
 @dataclass(slots=True)

@@ -15,15 +15,12 @@ from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload
 from intandem.runtime.transport.edges import Edge, open_communicators
 from intandem.runtime.transport.lanes import Incoming, Outgoing, Transfer
-from intandem.runtime.transport.meeting import open_sockets
 from intandem.runtime.transport.packing import Layout, layout_of, pack, unpack
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
-from intandem.runtime.transport.sockets import SocketIncoming, SocketOutgoing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from intandem.runtime.transport.lanes import IncomingLane, OutgoingLane
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.transport.protocol import Contract, Label, Payload
     from intandem.runtime.watch import Watch
@@ -50,8 +47,8 @@ class DistributedTransport:
     def __init__(
         self,
         membership: Membership,
-        outgoing: Mapping[int, OutgoingLane],
-        incoming: Mapping[int, IncomingLane],
+        outgoing: Mapping[int, Outgoing],
+        incoming: Mapping[int, Incoming],
         watch: Watch,
         device: torch.device,
     ) -> None:
@@ -247,22 +244,6 @@ def connect(
     outgoing = {e.target: Outgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank}
     incoming = {e.source: Incoming(c, f"recv {e}") for e, c in opened.items() if e.target == rank}
     return DistributedTransport(membership, outgoing, incoming, watch, device)
-
-
-def connect_over_tcp(
-    membership: Membership, edges: Iterable[Edge], watch: Watch, *, timeout_s: float = 300.0
-) -> DistributedTransport:
-    """Connect this rank with its neighbours by plain sockets, for tensors on the CPU.
-
-    The same as ``connect`` at a fraction of Gloo's cost per message.
-    """
-    opened = open_sockets(membership, edges, watch, timeout_s=timeout_s)
-    rank = membership.rank
-    outgoing = {
-        e.target: SocketOutgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank
-    }
-    incoming = {e.source: SocketIncoming(c) for e, c in opened.items() if e.target == rank}
-    return DistributedTransport(membership, outgoing, incoming, watch, torch.device("cpu"))
 
 
 def _place(key: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -37,47 +37,6 @@ class Transfer:
 
     def __str__(self) -> str:
         return f"{self.label} {self.route}: {self.state}"
-
-
-class OutgoingLane(Protocol):
-    """Sends over one edge."""
-
-    @property
-    def error(self) -> Exception | None:
-        """Why the connection is lost, once it is."""
-        ...
-
-    def send(self, flat: torch.Tensor, transfer: Transfer) -> None:
-        """Begin to send; ``flat`` is kept until it has left. Does not wait, nor raise."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more will be sent. Does not wait."""
-        ...
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for what has begun, at most so long; return whether it is done."""
-        ...
-
-
-class IncomingLane(Protocol):
-    """Receives over one edge."""
-
-    def post(self, flat: torch.Tensor, transfer: Transfer) -> None:
-        """Make ready to receive into ``flat``. Does not wait, nor raise."""
-        ...
-
-    def take(self, timeout_s: float) -> torch.Tensor | Exception | None:
-        """The oldest memory posted, filled; why it cannot be; or None after about so long."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more will be received. Does not wait."""
-        ...
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for what has begun, at most so long; return whether it is done."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,7 +29,6 @@ class Membership:
     Attributes:
         rank: position in the pipeline.
         num_ranks: processes of the pipeline.
-        host: address at which the other processes reach this one.
         store: where its processes find each other and leave facts. Every joining has keys of its
             own in it, so that several pipelines of one process do not meet.
         backend: ``gloo`` or ``nccl``.
@@ -39,7 +37,6 @@ class Membership:
 
     rank: int
     num_ranks: int
-    host: str
     store: dist.Store
     backend: str
     owns_group: bool
@@ -69,7 +66,7 @@ def join_process_group(
     shared = dist.PrefixStore(f"intandem/{_attempt()}", store or default_store())
     joining = shared.add(f"joined/{rank}", 1)
     own = dist.PrefixStore(str(joining), shared)
-    return Membership(rank, dist.get_world_size(), _own_host(), own, backend, owns_group)
+    return Membership(rank, dist.get_world_size(), own, backend, owns_group)
 
 
 def leave_process_group(membership: Membership) -> None:
@@ -113,17 +110,6 @@ def default_store() -> dist.Store:
 def _attempt() -> int:
     """How often the launcher has restarted this run."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def _own_host() -> str:
-    """The address of the interface that leads to MASTER_ADDR; loopback if that is unset."""
-    master = os.environ.get("MASTER_ADDR", "localhost")
-    if _is_loopback(master):
-        return "127.0.0.1"
-    family, kind, _, _, address = socket.getaddrinfo(master, 9, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.connect(address)  # of a datagram socket: nothing is sent
-        return str(probe.getsockname()[0])
 
 
 def _is_loopback(host: str) -> bool:
