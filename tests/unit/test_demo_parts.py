@@ -14,8 +14,10 @@ from intandem.cli.demo.model import Sizes, build_gpt, load_example, loss_fn, pla
 from intandem.cli.demo.outcome import Outcome
 from intandem.cli.demo.progress import State, reporting
 from intandem.cli.demo.text import Text, batch_of, load_text
-from intandem.cli.demo.training import Budget
+from intandem.cli.demo.training import Budget, Log
 from intandem.errors import RunError
+from intandem.ir import Action, Span, Timeline
+from intandem.views.report import Report
 
 TINY = Sizes(width=16, num_blocks=2, num_heads=2, seq=8, rows=6)
 STATE = State(step=7, done=0.25, loss=2.5, tokens_per_s=7500.4, bubble_ratio=0.121, left_s=61.0)
@@ -154,6 +156,19 @@ def test_one_live_line_on_a_terminal():
 def test_budget(budget, done):
     """Steps count where they are given, seconds otherwise."""
     assert budget.done(30, 45.0) == done
+
+
+def test_the_typical_step_is_drawn():
+    """One slow moment of the machine does not make the picture."""
+
+    def report(seconds):
+        span = Span(0, Action.parse("0F0"), 0.0, seconds)
+        return Report("", "1f1b", 1, measured=Timeline((span,), 1))
+
+    log = Log(snapshots=[report(seconds) for seconds in (9.0, 1.0, 1.1)])
+
+    assert log.typical() is log.snapshots[2]
+    assert Log().typical() is None
 
 
 def test_outcome_for_reading():

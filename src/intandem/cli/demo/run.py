@@ -98,7 +98,7 @@ def _train(
         with reporting(console) as reporter:
             log = train(pipe, one, data, budget, reporter)
         final = heldout_loss(pipe, data, num_batches=NUM_FINAL_BATCHES)
-        report = pipe.report_value()
+        report = log.typical() or pipe.report_value()
     log.heldout.append((len(log.training) - 1, final))
     outcome = _completed(outcome, log, data, report.planned)
     return outcome, _with_training(report, log, data, outcome)
@@ -120,7 +120,7 @@ def _completed(outcome: Outcome, log: Log, data: Data, planned: Timeline | None)
 
 
 def _with_training(report: Report, log: Log, data: Data, outcome: Outcome) -> Report:
-    """Add what the training knows to what the pipeline knows of its last step."""
+    """Add what the training knows to what the pipeline knows of one step."""
     rates = tuple((step, data.sizes.tokens / s) for step, s in enumerate(log.step_s))
     return replace(
         report,
@@ -137,7 +137,11 @@ def _with_training(report: Report, log: Log, data: Data, outcome: Outcome) -> Re
         speed_ratio=outcome.speed_ratio,
         gradient_equality=outcome.gradient_line,
         gradients_equal=outcome.gradients_equal,
-        environment=(*report.environment, ("text", str(data.text.folder))),
+        environment=(
+            *report.environment,
+            ("text", str(data.text.folder)),
+            ("step drawn", f"of median makespan among {max(len(log.snapshots), 1)}"),
+        ),
     )
 
 

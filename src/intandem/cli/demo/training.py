@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from intandem.cli.demo.progress import Reporter
     from intandem.cli.demo.text import Text
     from intandem.pipeline import Pipeline
+    from intandem.views.report import Report
 
 LEARNING_RATE, WARM_UP_STEPS = 3e-3, 20
 NUM_HELDOUT_POINTS = 10
@@ -73,6 +74,7 @@ class Log:
         step_s: seconds of each step, optimizer included.
         bubble_ratios: measured, of each step.
         speed_ratios: seconds of a plain step over those of the step just before it.
+        snapshots: what the pipeline reports of the steps that were compared.
         elapsed_s: seconds since training began, everything included.
     """
 
@@ -81,7 +83,14 @@ class Log:
     step_s: list[float] = field(default_factory=list)
     bubble_ratios: list[float] = field(default_factory=list)
     speed_ratios: list[float] = field(default_factory=list)
+    snapshots: list[Report] = field(default_factory=list)
     elapsed_s: float = 0.0
+
+    def typical(self) -> Report | None:
+        """The snapshot of median makespan, which a busy moment of the machine does not bend."""
+        known = [(r.measured.makespan_s, r) for r in self.snapshots if r.measured]
+        known.sort(key=lambda pair: pair[0])
+        return known[len(known) // 2][1] if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,7 @@ def train(pipe: Pipeline, one: OneProcess, data: Data, budget: Budget, report: R
         batch = data.training(step)
         _train_step(pipe, optimizer, batch, log, rate=_learning_rate(step, done))
         if step % PROBE_EVERY == FIRST_PROBE:
+            log.snapshots.append(pipe.report_value())
             log.speed_ratios.append(one.step_s(batch) / log.step_s[-1])
         step += 1
         log.elapsed_s = time.monotonic() - started_s
