@@ -668,6 +668,44 @@ def checkpoint_non_reentrant(rows):
     return regression(Checkpointed(reentrant=False), rows)
 
 
+class CheckpointedInside(nn.Module):
+    """A block that recomputes its own inside in backward, with the same draws."""
+
+    def __init__(self, *, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.dropout = nn.Dropout(0.4)
+
+    def forward(self, x):
+        if self.reentrant is None:
+            return self.inside(x)
+        return checkpoint(self.inside, x, use_reentrant=self.reentrant)
+
+    def inside(self, x):
+        return self.dropout(torch.tanh(self.linear(x)))
+
+
+def _checkpointed_inside(rows, *, reentrant):
+    blocks = [CheckpointedInside(reentrant=reentrant) for _ in range(3)]
+    return regression(nn.Sequential(nn.Linear(WIDTH, WIDTH), *blocks), rows)
+
+
+@sample(random=True)
+def not_checkpointed_inside(rows):
+    return _checkpointed_inside(rows, reentrant=None)
+
+
+@sample(random=True)
+def checkpointed_inside(rows):
+    return _checkpointed_inside(rows, reentrant=False)
+
+
+@sample(random=True)
+def checkpointed_inside_reentrant(rows):
+    return _checkpointed_inside(rows, reentrant=True)
+
+
 class Double(torch.autograd.Function):
     """Twice its input; its gradient is three times too large, so that a replay would show."""
 
@@ -808,5 +846,15 @@ def gpt2_dropout(rows):
     return _gpt2(rows)
 
 
-HUGGING_FACE = frozenset({"llama_tied", "llama_untied", "gpt2", "gpt2_dropout"})
+@sample(random=True)
+def gpt2_checkpointing(rows):
+    made = _gpt2(rows)
+    enable = getattr(made.model, "activation_checkpointing_enable", None)
+    (enable or made.model.gradient_checkpointing_enable)()
+    return made
+
+
+HUGGING_FACE = frozenset(
+    {"llama_tied", "llama_untied", "gpt2", "gpt2_dropout", "gpt2_checkpointing"}
+)
 PLAIN = tuple(name for name in SAMPLES if name not in HUGGING_FACE)

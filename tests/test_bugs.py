@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import intandem as it
+from harness import TOLERANCE, in_tandem, relative_error
 from models import SAMPLES
 
 
@@ -44,3 +45,13 @@ def test_capture_leaves_buffers_that_a_block_replaces():
     it.capture(model, batch[0])
     assert all(block.mean is buffer for block, buffer in zip(model, before, strict=True))
     assert not any(buffer.any() for buffer in before)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("name", ["checkpointed_inside", "checkpointed_inside_reentrant"])
+def test_a_block_that_recomputes_itself_draws_the_same_again(name, ranks):
+    """Checkpointing inside a block with dropout changes no gradient."""
+    plainly, recomputing = SAMPLES["not_checkpointed_inside"](), SAMPLES[name]()
+    expected = in_tandem(plainly, ranks=1, microbatches=3)
+    found = in_tandem(recomputing, ranks=ranks, microbatches=3)
+    assert relative_error(found.gradients, expected.gradients) <= TOLERANCE

@@ -11,17 +11,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.nn.modules import module as hooks
-from torch.overrides import TorchFunctionMode
 
 from intandem.recorder import Site
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.functions import is_random
+from intandem.recorder.interception import intercepted
 from intandem.runtime.randomness import draw_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+    from torch.autograd import Function
 
 
 @contextmanager
@@ -39,58 +40,62 @@ def keyed_randomness(
         microbatch: index of the micro-batch in its batch.
     """
     seeder = _Seeder(model, (seed, step, microbatch))
-    handles = [
-        hooks.register_module_forward_pre_hook(seeder.enter),
-        hooks.register_module_forward_hook(seeder.leave, always_call=True),
-    ]
     devices = range(torch.cuda.device_count())
-    try:
-        with torch.random.fork_rng(devices=devices), seeder:
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.random.fork_rng(devices=devices), intercepted(seeder.blocks, seeder):
+        yield
 
 
-class _Seeder(TorchFunctionMode):
+class _Seeder:
     """Seeds before every block, and before every random function outside blocks."""
 
     def __init__(self, model: nn.Module, key: tuple[int, int, int]) -> None:
-        super().__init__()
+        self.blocks = find_blocks(model)
         self._model = model
         self._key = key
-        self._blocks = find_blocks(model)
         self._calls: Counter[str] = Counter()
-        self._inside: list[nn.Module] = []
+        self._in_block = False
         self._in_model = False
 
-    def enter(self, module: nn.Module, args: Any) -> None:
-        """Seed when an outermost block begins."""
-        del args
-        if module is self._model:
-            self._in_model = True
-        if module in self._blocks:
-            if not self._inside:
-                self._seed(self._blocks[module])
-            self._inside.append(module)
-
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Note that a block has ended, or the model, after which the loss is computed."""
-        del args, output
-        if self._inside and self._inside[-1] is module:
-            self._inside.pop()
-        if module is self._model and self._in_model:
-            self._in_model = False
-            self._seed("loss")
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    def on_module(
+        self, module: nn.Module, proceed: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
-        del types
-        kwargs = kwargs or {}
-        if self._in_model and not self._inside and is_random(func, args, kwargs):
+        """Seed when an outermost block begins, and when the model has ended: for the loss."""
+        if self._in_block:
+            return proceed(*args, **kwargs)
+        if module in self.blocks:
+            self._seed(self.blocks[module])
+            self._in_block = True
+            try:
+                return proceed(*args, **kwargs)
+            finally:
+                self._in_block = False
+        outermost = module is self._model and not self._in_model
+        self._in_model |= outermost
+        try:
+            return proceed(*args, **kwargs)
+        finally:
+            if outermost:
+                self._in_model = False
+                self._seed("loss")
+
+    def on_autograd_function(
+        self,
+        function: type[Function],
+        proceed: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
+    ) -> Any:
+        """Leave functions with their own autograd alone."""
+        del function
+        return proceed(*args, **kwargs)
+
+    def on_torch_function(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Seed when glue draws."""
+        if self._in_model and not self._in_block and is_random(function, args, kwargs):
             self._seed("glue")
-        return func(*args, **kwargs)
+        return function(*args, **kwargs)
 
     def _seed(self, name: str) -> None:
         torch.manual_seed(draw_key(*self._key, Site(name, self._calls[name])))

@@ -55,10 +55,13 @@ class Site:
     Attributes:
         name: the block's name, or ``glue``.
         call: how many calls of that name (for glue: random calls) came before it.
+        recomputed: whether autograd may run it again in its own backward
+            (``torch.utils.checkpoint``), with the default generators' states put back.
     """
 
     name: str
     call: int
+    recomputed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from intandem.errors import CaptureError
 from intandem.recorder.blocks import find_blocks
@@ -75,6 +76,7 @@ class Recorder:
         self.guards: list[Guard] = []
         self.values: list[Draft] = []
         self.noticed_random = False
+        self._noticed_recomputation = False
         self._value_of: dict[int, int] = {}
         self._kept: list[Any] = []
         self._storages: dict[int, int] = {}
@@ -111,6 +113,7 @@ class Recorder:
     ) -> Any:
         """Keep a function with its own autograd whole."""
         if self._allowed is not None:
+            self._noticed_recomputation |= function is CheckpointFunction
             return proceed(*args, **kwargs)
         apply = functools.partial(_apply, function)
         return self._call(
@@ -193,6 +196,7 @@ class Recorder:
 
     def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen_inside = set()
+        self._noticed_recomputation = target.name == CheckpointFunction.__name__
         self.noticed_random = target.kind is CallKind.GLUE and is_random(
             target.proceed, args, kwargs
         )
@@ -239,6 +243,8 @@ class Recorder:
     ) -> None:
         if is_random(function, args, kwargs):
             self.noticed_random = True
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            self._noticed_recomputation = True  # how checkpoint(use_reentrant=False) shows
         for leaf in leaves((args, kwargs)):
             if not isinstance(leaf, Tensor):
                 continue
@@ -343,10 +349,11 @@ class Recorder:
         return tuple(sorted(names - self.parameters))
 
     def _site(self, target: Target) -> Site:
+        recomputed = self._noticed_recomputation
         if target.module is not None:
-            return Site(target.name, self._calls_of[target.name])
+            return Site(target.name, self._calls_of[target.name], recomputed)
         self._random_glue += 1
-        return Site("glue", self._random_glue - 1)
+        return Site("glue", self._random_glue - 1, recomputed)
 
     def _refuse_hidden_tensors(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from intandem.runtime.randomness import default_generators_held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +28,7 @@ class Kept:
         loss_gradient: the gradient it is given.
         roots: what W differentiates again, once I has run.
         root_gradients: their gradients.
+        draws: whether the backward draws random numbers again.
     """
 
     entries: dict[int, Tensor] = field(default_factory=dict)
@@ -33,6 +37,7 @@ class Kept:
     loss_gradient: Tensor | None = None
     roots: list[Tensor] = field(default_factory=list)
     root_gradients: list[Tensor] = field(default_factory=list)
+    draws: bool = False
 
 
 def enter(
@@ -45,7 +50,7 @@ def enter(
         given: batch values and received values; not changed, not even where the stage writes.
         with_gradients: whether received values become leaves.
     """
-    kept = Kept()
+    kept = Kept(draws=stage.draws_in_backward)
     environment: Environment = {}
     for value, tensor in given.items():
         facts = stage.graph.values[value]
@@ -70,7 +75,7 @@ def backward(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
     """
     _collect_roots(kept, gradients)
     if kept.roots:
-        torch.autograd.backward(kept.roots, kept.root_gradients)
+        _run(kept)
 
 
 def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
@@ -78,14 +83,19 @@ def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
     _collect_roots(kept, gradients)
     entries = list(kept.entries.values())
     if kept.roots and entries:
-        torch.autograd.backward(kept.roots, kept.root_gradients, inputs=entries, retain_graph=True)
+        _run(kept, inputs=entries, retain_graph=True)
 
 
 def backward_weights(kept: Kept, parameters: Sequence[Tensor]) -> None:
     """Run W after I: gradients of the stage's parameters alone."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if kept.roots and trained:
-        torch.autograd.backward(kept.roots, kept.root_gradients, inputs=trained)
+        _run(kept, inputs=trained)
+
+
+def _run(kept: Kept, **options: Any) -> None:
+    with default_generators_held() if kept.draws else nullcontext():
+        torch.autograd.backward(kept.roots, kept.root_gradients, **options)
 
 
 def _collect_roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:

@@ -4,12 +4,17 @@
 threads gives wrong draws. So random functions get a generator of their own; a function that cannot
 take one runs under one process-wide lock with the default generator's state exchanged, which gives
 the draws it would have given from that generator.
+
+[Note: draws of a recomputation] ``torch.utils.checkpoint`` runs code again in backward, where no
+mode of ours is entered, with the default generators' states put back. Such code draws from the
+default generators in the first place, under the lock, and so does the backward it is part of.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +25,7 @@ from intandem.recorder.functions import function_name, is_random
 from intandem.recorder.trees import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from intandem.recorder import Site
 
@@ -75,6 +80,25 @@ class KeyedRandom(TorchFunctionMode):
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self._key)
         return self._generators[device]
+
+
+@contextmanager
+def default_generators_seeded(key: int) -> Iterator[None]:
+    """Let this thread alone draw from the default generators, seeded with ``key``.
+
+    See [Note: draws of a recomputation].
+    """
+    with default_generators_held():
+        torch.manual_seed(key)
+        yield
+
+
+@contextmanager
+def default_generators_held() -> Iterator[None]:
+    """Keep other ranks' threads from drawing from the default generators; put their states back."""
+    devices = range(torch.cuda.device_count())
+    with _DEFAULT_GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
+        yield
 
 
 def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:

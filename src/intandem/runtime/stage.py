@@ -12,10 +12,11 @@ from torch import Tensor
 from intandem.recorder.cut import reads
 from intandem.recorder.graph import Attr, Ref, refs
 from intandem.recorder.trees import leaves, map_tree
-from intandem.runtime.randomness import KeyedRandom, draw_key
+from intandem.runtime.randomness import KeyedRandom, default_generators_seeded, draw_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from intandem.recorder import Call, Graph, Guard, Site
     from intandem.recorder.cut import StageGraph
@@ -34,9 +35,10 @@ class Draw:
     step: int
     microbatch: int
 
-    def random(self, site: Site) -> KeyedRandom:
-        """Return the mode under which ``site`` draws."""
-        return KeyedRandom(draw_key(self.seed, self.step, self.microbatch, site))
+    def random(self, site: Site) -> AbstractContextManager[object]:
+        """Return the context under which ``site`` draws."""
+        key = draw_key(self.seed, self.step, self.microbatch, site)
+        return default_generators_seeded(key) if site.recomputed else KeyedRandom(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Stage:
             self._prepare(index, tuple(v for v, last in last_use.items() if last == index))
             for index in cut.calls
         )
+        sites = (graph.calls[index].site for index in cut.calls)
+        self.draws_in_backward = any(site is not None and site.recomputed for site in sites)
         self.updates = tuple(sorted({n for i in cut.calls for n in graph.calls[i].updates}))
 
     def run(self, environment: Environment, draw: Draw, *, with_gradients: bool) -> None:
