@@ -7,6 +7,7 @@ and none of this library's code but ``testing.keyed_randomness``.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -230,7 +231,7 @@ def compare(found: Numbers, expected: Numbers, *, tolerance: float = TOLERANCE) 
     scale = max(abs(expected.loss), torch.finfo(torch.float64).tiny)
     return Equality(
         loss=expected.loss,
-        loss_error=abs(found.loss - expected.loss) / scale,
+        loss_error=_finite(abs(found.loss - expected.loss) / scale),
         gradient_errors={
             name: _error(found.gradients.get(name), gradient, floor)
             for name, gradient in expected.gradients.items()
@@ -259,7 +260,13 @@ def _error(found: Tensor | None, expected: Tensor | None, floor: float) -> float
     norm = float(torch.linalg.vector_norm(expected.double()))
     difference = float(torch.linalg.vector_norm(found.double() - expected.double()))
     scale = max(norm, floor)
-    return difference / scale if scale > 0 else difference
+    error = difference / scale if scale > 0 else difference
+    return _finite(error)
+
+
+def _finite(error: float) -> float:
+    """Return infinity for what is not a number, so that nothing compares as equal to it."""
+    return error if math.isfinite(error) else math.inf
 
 
 def _total_norm(gradients: Mapping[str, Tensor | None]) -> float:

@@ -15,6 +15,7 @@ from intandem.simulator import simulate
 from intandem.views import text as text_view
 from intandem.views.svg import timeline_svg_file
 from intandem.views.text import timeline_ansi, timeline_text
+from intandem.views.units import time_tick
 
 SVG = "{http://www.w3.org/2000/svg}"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -143,3 +144,8 @@ class TestSvg:
     def test_nothing_ran(self):
         """An empty timeline is drawn, not divided by."""
         self.parse(Timeline((), 2))
+
+
+def test_an_axis_of_hours_is_in_seconds():
+    """Costs of thousands of seconds are drawn as well."""
+    assert time_tick(20000.0, 42000.0) == "20000 s"

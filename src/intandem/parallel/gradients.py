@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import torch
 
-from intandem.runtime.transport.protocol import exchange
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
-
-    from intandem.runtime.transport.protocol import Transport
 
 
 def gradient_norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
@@ -26,23 +21,18 @@ def gradient_norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
     }
 
 
-def total_norm(
-    own: Mapping[str, float], order: Sequence[str], transport: Transport | None, key: str
-) -> float:
-    """Return the 2-norm over all ranks' parameters, added up in the model's order.
+def total_norm(norms_of_ranks: Iterable[Mapping[str, float]], order: Sequence[str]) -> float:
+    """Return the 2-norm over all gradients, added up in the model's order.
 
     Args:
-        own: norms of the parameters that this process answers for.
+        norms_of_ranks: norms that each process answers for, by parameter name.
         order: names of all parameters, in the model's order.
-        transport: exchanges norms with the other processes; None if there are none.
-        key: unique name of this exchange, the same on every rank.
     """
-    norms = dict(own)
-    if transport is not None:
-        for fact in exchange(transport, key, json.dumps(own).encode()):
-            norms.update(json.loads(fact))
-    found = torch.tensor([norms[name] for name in order if name in norms], dtype=torch.float64)
-    return float(torch.linalg.vector_norm(found)) if len(found) else 0.0
+    norms: dict[str, float] = {}
+    for found in norms_of_ranks:
+        norms.update(found)
+    ordered = torch.tensor([norms[name] for name in order if name in norms], dtype=torch.float64)
+    return float(torch.linalg.vector_norm(ordered)) if len(ordered) else 0.0
 
 
 def clip_(parameters: Sequence[Tensor], norm: float, max_norm: float) -> None:
@@ -52,3 +42,21 @@ def clip_(parameters: Sequence[Tensor], norm: float, max_norm: float) -> None:
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
+
+
+def add_scaled_(
+    parameters: Iterable[Tensor], earlier: Sequence[Tensor | None], factor: float
+) -> None:
+    """Multiply gradients by ``factor`` and add them to those of earlier steps, in place.
+
+    Args:
+        parameters: with the gradients of one step.
+        earlier: gradients from before that step, one per parameter.
+        factor: to scale this step's by.
+    """
+    for parameter, before in zip(parameters, earlier, strict=True):
+        gradient = parameter.grad
+        if gradient is not None and factor != 1:
+            gradient.mul_(factor)
+        if before is not None:
+            parameter.grad = before if gradient is None else before.add_(gradient)

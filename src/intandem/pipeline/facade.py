@@ -7,39 +7,35 @@ import json
 import logging
 import time
 import weakref
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from intandem.errors import BatchError, PipelineError, RunError
-from intandem.ir import Action, Schedule, Span, Timeline
+from intandem.errors import PipelineError, RunError
 from intandem.ir.compute_csv import parse_compute_csv
-from intandem.parallel.gradients import clip_, gradient_norms, total_norm
+from intandem.parallel.gradients import add_scaled_, clip_, gradient_norms, total_norm
 from intandem.pipeline.assembly import assemble, evaluating, reads_token_count
+from intandem.pipeline.batches import Batches, agree_on_batch, join_outputs
+from intandem.pipeline.exchange import Exchange
 from intandem.pipeline.home import find_home, place
 from intandem.pipeline.programs import union_of
-from intandem.pipeline.reporting import History, build_report
+from intandem.pipeline.reporting import History, build_report, gather_timeline
 from intandem.pipeline.request import Options, Request, resolve_num_ranks
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
 from intandem.recorder.recording import autocast_state
-from intandem.recorder.trees import map_tree
-from intandem.runtime.huggingface import takes_token_count, with_token_count
 from intandem.runtime.losses import LossReport, LossTally, StepLoss
-from intandem.runtime.microbatch import Microbatches, fingerprint, split_batch
 from intandem.runtime.stage import in_autocast
 from intandem.runtime.transport.process_group import launched_num_ranks
-from intandem.runtime.transport.protocol import exchange
 from intandem.runtime.work import MicrobatchWork, Mode, StepWork
 from intandem.views.html import report_html
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from intandem.ir import Program
+    from intandem.ir import Program, Schedule, Timeline
     from intandem.recorder import Arguments
     from intandem.runtime.work import RankResult
     from intandem.views.report import Report
@@ -108,18 +104,15 @@ class Pipeline:
             place(model, home.device)
         self._request = request
         self._model = model
-        self._bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
-        self._counts_tokens = loss is None and takes_token_count(model, example)
-        first = self._split(example).parts[0]
-        if launched is None:
-            first = _to_device(first, home.device)
-        self._assembly = assemble(request, first, home, self._bind)
-        if self._counts_tokens and not reads_token_count(self._assembly.example.graph):
-            _log.warning("%s ignores the token count; its losses are row means", _name(model))
-            self._counts_tokens = False
+        self._batches = Batches(request, self.num_ranks, example)
+        first = self._batches.split(example, home.device if launched is None else None).parts[0]
+        bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
+        self._assembly = assemble(request, first, home, bind)
+        if not reads_token_count(self._assembly.example.graph):
+            self._batches.do_not_count_tokens()
+        self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
         self._num_steps = 0
         self._num_passes = 0
-        self._num_exchanges = 0
         self._last: tuple[StepWork, list[RankResult]] | None = None
         self._history = History()
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
@@ -145,10 +138,11 @@ class Pipeline:
         with torch.enable_grad():
             work = self._work(batch, Mode.TRAIN)
         self._num_steps += 1
-        with self._sum_of_gradients() as correct:
-            results = self._execute(work)
-            report = self._report_of(work, results)
-            correct(report.correction)
+        earlier = self._set_gradients_aside()
+        results = self._execute(work)
+        report = self._report_of(work, results)
+        if earlier is not None:
+            add_scaled_(self.parameters(), earlier, report.correction)
         self._last = (work, results)
         last_stage = self._assembly.placement.num_stages - 1
         self._history.add(report.value, time.perf_counter() - began_s)
@@ -177,7 +171,7 @@ class Pipeline:
             work = self._work(batch, Mode.PREDICT)
             results = self._execute(work)
         outputs = next((r.outputs for r in results if r.outputs), None)
-        return None if outputs is None else _join([outputs[i] for i in sorted(outputs)])
+        return None if outputs is None else join_outputs([outputs[i] for i in sorted(outputs)])
 
     # Parameters.
 
@@ -205,9 +199,8 @@ class Pipeline:
         holders = self._assembly.holders_of
         answered = {n: p for n, p in self.named_parameters() if holders[n][0] in own}
         order = [name for name, _ in self._model.named_parameters()]
-        norm = total_norm(
-            gradient_norms(answered), order, self._others(), self._exchange_key("norm")
-        )
+        own_norms = json.dumps(gradient_norms(answered)).encode()
+        norm = total_norm(map(json.loads, self._exchange.gather("norm", own_norms)), order)
         clip_(list(self.parameters()), norm, max_norm)
         return norm
 
@@ -235,21 +228,7 @@ class Pipeline:
             msg = "no step has run yet, so there is no timeline"
             raise RunError(msg)
         spans = [span for result in self._last[1] for span in result.spans]
-        transport = self._others()
-        if transport is not None:
-            own = [(s.rank, str(s.action), s.start_s, s.end_s) for s in spans]
-            facts = exchange(transport, self._exchange_key("spans"), json.dumps(own).encode())
-            spans = [
-                Span(rank, Action.parse(action), start_s, end_s)
-                for fact in facts
-                for rank, action, start_s, end_s in json.loads(fact)
-            ]
-        first_s = min(span.start_s for span in spans)
-        moved = (
-            Span(s.rank, s.action, s.start_s - first_s, s.end_s - first_s)
-            for s in sorted(spans, key=lambda s: (s.rank, s.start_s))
-        )
-        return Timeline(tuple(moved), self.num_ranks)
+        return gather_timeline(spans, self._exchange, self.num_ranks)
 
     def program(self) -> Program:
         """Return the program that the last step executed.
@@ -310,8 +289,9 @@ class Pipeline:
             raise
 
     def _prepared(self, batch: Any, mode: Mode) -> StepWork:
-        self._agree_on(batch)
-        parts = self._split(_to_device(batch, self._assembly.home.device))
+        if self._assembly.home.membership is not None:
+            agree_on_batch(batch, self._exchange)
+        parts = self._batches.split(batch, self._assembly.home.device)
         self._assembly.weights.refresh()
         found = [self._assembly.recordings.find(part) for part in parts.parts]
         links = union_of(recorded.links for recorded in found)
@@ -328,59 +308,19 @@ class Pipeline:
             mode=mode,
             program=program,
             microbatches=microbatches,
-            tally=LossTally(self._weights_of(parts)),
+            tally=LossTally(self._batches.weights(parts)),
             loss=self._request.loss,
             autocast=autocast_state(),
         )
 
-    def _split(self, batch: Any) -> Microbatches:
-        if self._counts_tokens:
-            batch = with_token_count(self._model, batch)
-        num_microbatches = self._request.num_microbatches(self.num_ranks)
-        return split_batch(batch, num_microbatches, self._request.split)
-
-    def _weights_of(self, parts: Microbatches) -> list[float]:
-        """What each micro-batch's scalar loss is multiplied by."""
-        if self._counts_tokens:
-            return [1.0] * len(parts.parts)
-        counts: Sequence[float] = parts.rows
-        if self._request.count is not None:
-            counts = [float(self._request.count(part)) for part in parts.parts]
-        total = sum(counts)
-        return [count / total if total else 0.0 for count in counts]
-
-    def _agree_on(self, batch: Any) -> None:
-        """Compare the batch with rank 0's, which sends what all others work on."""
-        transport = self._others()
-        if transport is None:
-            return
-        key, own = self._exchange_key("batch"), fingerprint(batch)
-        if self._assembly.home.is_first:
-            transport.publish(key, own.encode())
-        elif (first := transport.read(key).decode()) != own:
-            msg = f"rank {transport.rank} has another batch than rank 0: {own}, not {first}"
-            raise BatchError(msg + "; give every rank the same batch (seed the loader alike)")
-
-    @contextmanager
-    def _sum_of_gradients(self) -> Iterator[Callable[[float], None]]:
-        """Let a step's gradients be scaled once the count of a ``LossSum`` is known."""
+    def _set_gradients_aside(self) -> list[Tensor | None] | None:
+        """Keep this step's gradients apart if they are still to be scaled by a LossSum's count."""
         if not self._assembly.loss_is_sum:
-            yield lambda factor: None
-            return
-        parameters = list(self.parameters())
-        before = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
+            return None
+        earlier = [parameter.grad for parameter in self.parameters()]
+        for parameter in self.parameters():
             parameter.grad = None
-
-        def correct(factor: float) -> None:
-            for parameter, earlier in zip(parameters, before, strict=True):
-                if parameter.grad is not None and factor != 1:
-                    parameter.grad.mul_(factor)
-                if earlier is not None:
-                    new = parameter.grad
-                    parameter.grad = earlier if new is None else earlier.add_(new)
-
-        yield correct
+        return earlier
 
     def _report_of(self, work: StepWork, results: list[RankResult]) -> LossReport:
         report = next((result.report for result in results if result.report), None)
@@ -388,24 +328,12 @@ class Pipeline:
             return report
         return LossReport.decode(self._assembly.ranks.transport.read(f"loss/{work.sequence}"))
 
-    def _others(self) -> Any:
-        """The transport to other processes, or None if there are none."""
-        return self._assembly.ranks.transport if self._assembly.home.membership else None
-
-    def _exchange_key(self, what: str) -> str:
-        self._num_exchanges += 1
-        return f"{what}/{self._num_exchanges}"
-
 
 def _schedule(schedule: str | Schedule) -> str | Schedule:
     if isinstance(schedule, str) and schedule.endswith(".csv"):
         path = Path(schedule)
         return parse_compute_csv(path.read_text(encoding="utf-8"), name=path.stem)
     return schedule
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    return map_tree(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
@@ -416,26 +344,3 @@ def _refuse_wrapped(model: nn.Module) -> None:
                 "reductions would run per micro-batch; give the pipeline the bare module"
             )
             raise RunError(msg)
-
-
-def _join(outputs: list[Any]) -> Any:
-    """Join micro-batches' outputs leaf by leaf, on dim 0."""
-    columns = [iter(_leaves(output)) for output in outputs]
-
-    def join(leaf: Any) -> Any:
-        parts = [next(column) for column in columns]
-        if isinstance(leaf, Tensor):
-            return torch.cat(parts) if leaf.dim() else torch.stack(parts)
-        return leaf
-
-    return map_tree(join, outputs[0])
-
-
-def _leaves(tree: Any) -> list[Any]:
-    found: list[Any] = []
-    map_tree(found.append, tree)
-    return found
-
-
-def _name(model: nn.Module) -> str:
-    return type(model).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections import deque
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from intandem.ir import ActionKind
+from intandem.ir import Action, ActionKind, Span, Timeline
 from intandem.simulator import activations, simulate
 from intandem.views.report import LossCurve, Report, StageRow, Throughput
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
-    from intandem.ir import Program, Timeline
+    from intandem.ir import Program
     from intandem.pipeline.assembly import Assembly
+    from intandem.pipeline.exchange import Exchange
 
 _NUM_STEPS_KEPT = 100_000
 
@@ -40,6 +44,27 @@ class History:
         """Take in one step."""
         self.losses.append(loss)
         self.step_s.append(seconds)
+
+
+def gather_timeline(spans: Sequence[Span], exchange: Exchange, num_ranks: int) -> Timeline:
+    """Return the spans of all processes on one clock that begins with the first of them.
+
+    Args:
+        spans: of this process's ranks, on the clock of ``time.perf_counter``, which the processes
+            of one machine share.
+        exchange: with the other processes.
+        num_ranks: of the pipeline.
+    """
+    own = [(s.rank, str(s.action), s.start_s, s.end_s) for s in spans]
+    facts = exchange.gather("spans", json.dumps(own).encode())
+    found = [
+        Span(rank, Action.parse(action), start_s, end_s)
+        for fact in facts
+        for rank, action, start_s, end_s in json.loads(fact)
+    ]
+    first_s = min(span.start_s for span in found)
+    moved = [Span(s.rank, s.action, s.start_s - first_s, s.end_s - first_s) for s in found]
+    return Timeline(tuple(sorted(moved, key=lambda s: (s.rank, s.start_s))), num_ranks)
 
 
 def build_report(

@@ -41,9 +41,9 @@ def split_batch(batch: Any, num_microbatches: int, split: Split | None = None) -
     Raises:
         BatchError: if leaves disagree about the number of rows, or there is nothing to split.
     """
-    batch = _plain(batch)
+    batch = plain_batch(batch)
     if _is_presplit(batch):
-        parts = tuple(map(_plain, batch))
+        parts = tuple(map(plain_batch, batch))
         return Microbatches(parts, tuple(_num_rows(part, split) for part in parts))
     rows = _num_rows(batch, split)
     sizes = [len(part) for part in _even(rows, min(num_microbatches, rows))]
@@ -60,7 +60,7 @@ def split_batch(batch: Any, num_microbatches: int, split: Split | None = None) -
 def fingerprint(batch: Any) -> str:
     """Return a short text that differs when shapes or contents of two batches differ."""
     found = []
-    for name, leaf in named_leaves(_plain(batch)):
+    for name, leaf in named_leaves(plain_batch(batch)):
         if isinstance(leaf, Tensor):
             found.append(f"{name}:{tuple(leaf.shape)}:{leaf.dtype}:{_checksum(leaf):08x}")
         else:
@@ -84,7 +84,7 @@ def _part(batch: Any, columns: dict[str, tuple[Tensor, ...]], index: int) -> Any
     return map_tree(pick, batch)
 
 
-def _plain(batch: Any) -> Any:
+def plain_batch(batch: Any) -> Any:
     """Return a mapping of another type (a tokenizer's output) as a dictionary."""
     return dict(batch) if isinstance(batch, Mapping) and type(batch) is not dict else batch
 

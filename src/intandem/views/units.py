@@ -38,9 +38,8 @@ def share(ratio: float) -> str:
 
 def time_tick(seconds: float, longest: float) -> str:
     """Write a round time on an axis that ends at ``longest``, in the unit that suits the axis."""
-    factor, unit = next(
-        (f, u) for f, u in ((1e6, "µs"), (1e3, "ms"), (1, "s")) if longest * f < 1e4
-    )
+    units = ((1e6, "µs"), (1e3, "ms"))
+    factor, unit = next(((f, u) for f, u in units if longest * f < 1e4), (1, "s"))
     return f"{seconds * factor:g} {unit}" if seconds else "0"
 
 
