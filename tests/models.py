@@ -789,6 +789,14 @@ def loss_sum_padded(rows):
 # Hugging Face.
 
 
+def ForCausalLMLoss(logits, labels, vocab_size, num_items_in_batch=None, **kwargs):  # noqa: N802
+    """The loss of transformers of this name, which rounds logits to float32, in float64."""
+    del kwargs
+    labels = F.pad(labels, (0, 1), value=-100)[..., 1:].flatten()
+    total = F.cross_entropy(logits.view(-1, vocab_size), labels, reduction="sum")
+    return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
 def _huggingface(kind, configuration, rows, seq=6):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     model = getattr(transformers, kind)(configuration(transformers))
@@ -796,6 +804,7 @@ def _huggingface(kind, configuration, rows, seq=6):
     mask = torch.ones_like(ids)
     mask[1::2, seq - 2 :] = 0
     batch = {"input_ids": ids, "attention_mask": mask, "labels": pad(ids.clone())}
+    model.loss_function = ForCausalLMLoss
     return Sample(model, batch, None)
 
 
@@ -824,7 +833,10 @@ def llama_tied(rows):
 
 @sample
 def llama_untied(rows):
-    return _llama(rows, tied=False)
+    """With the loss function of transformers itself."""
+    made = _llama(rows, tied=False)
+    del made.model._loss_function
+    return made
 
 
 def _gpt2(rows, **kwargs):
