@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, assert_never
 
 from intandem.errors import ActionError, PeerFailureError
-from intandem.ir import Action, ActionKind, Compute, Message, Recompute, Span
-from intandem.recorder.graph import Site
-from intandem.runtime import backward
+from intandem.ir import Compute, Recompute, Recv, ReduceGrads, Send
 from intandem.runtime.interpreter import (
     Await,
     Command,
@@ -27,31 +21,18 @@ from intandem.runtime.interpreter import (
     Run,
     Transmit,
 )
-from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
-from intandem.runtime.stage import Draw, in_autocast
-from intandem.runtime.transport.protocol import Label
+from intandem.runtime.passes import Pass
 from intandem.runtime.watch import Position
-from intandem.runtime.work import Mode, RankResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from intandem.ir import Instruction, Program
-    from intandem.runtime.backward import Kept
-    from intandem.runtime.stage import Environment, Stage
     from intandem.runtime.tied import TiedGradients
-    from intandem.runtime.transport.protocol import Contract, Payload, Transport
+    from intandem.runtime.transport.protocol import Transport
     from intandem.runtime.watch import Watch
     from intandem.runtime.weights import Weights
-    from intandem.runtime.work import StepWork
-
-
-@dataclass(frozen=True, slots=True)
-class _Deferred:
-    """What a forward that is to be run again keeps: what it was given, and buffers as they were."""
-
-    given: dict[int, Tensor]
-    buffers: dict[str, Tensor]
+    from intandem.runtime.work import RankResult, StepWork
 
 
 class Executor:
@@ -78,7 +59,7 @@ class Executor:
         self._watch = watch
         self._weights = weights
         self._tied = tied
-        self._interpreters: dict[int, tuple[Program, Interpreter]] = {}
+        self._rows: dict[int, _Row] = {}
 
     def execute(self, work: StepWork) -> RankResult:
         """Run this rank's row of ``work.program``.
@@ -87,13 +68,13 @@ class Executor:
             ActionError: if an instruction raised; the watch is told first.
             PeerFailureError: if another rank failed.
         """
-        run = _Pass(self._rank, self._transport, self._watch, self._weights, work)
-        row = work.program.instructions[self._rank]
-        interpreter = self._interpreter(work.program)
+        run = Pass(self._rank, self._transport, self._weights, work)
+        row = self._row(work.program)
+        interpreter, places = row.interpreter, row.places
         try:
             commands = interpreter.start()
             while not interpreter.finished:
-                self._watch.at(_position(work.step, interpreter.slot, row))
+                self._watch.at(places[interpreter.slot].at(work.step))
                 event = self._perform(commands, run, work)
                 if event is not None:
                     commands = interpreter.handle(event)
@@ -103,20 +84,17 @@ class Executor:
             raise
         except Exception as error:
             self._watch.fail(error)
-            position = _position(work.step, interpreter.slot, row)
+            position = places[interpreter.slot].at(work.step)
             msg = f"rank {self._rank} raised {type(error).__name__}: {error} at {position}"
             raise ActionError(msg) from error
         return run.result
 
-    def _interpreter(self, program: Program) -> Interpreter:
-        """One interpreter per program; a run that failed half-way needs a new one."""
-        known = self._interpreters.get(id(program))
-        if known is None or (known[1].slot and not known[1].finished):
-            known = (program, Interpreter(program.instructions[self._rank]))
-            self._interpreters[id(program)] = known
-        return known[1]
+    def _row(self, program: Program) -> _Row:
+        if id(program) not in self._rows:
+            self._rows[id(program)] = _Row.of(program, self._rank)
+        return self._rows[id(program)]
 
-    def _perform(self, commands: Sequence[Command], run: _Pass, work: StepWork) -> Event | None:
+    def _perform(self, commands: Sequence[Command], run: Pass, work: StepWork) -> Event | None:
         event: Event | None = None
         for command in commands:
             match command:
@@ -140,200 +118,44 @@ class Executor:
         return event
 
 
-class _Pass:
-    """State of one pass on one rank: messages at hand, and what forwards keep."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An instruction, said in words once: where it is and what it does."""
 
-    def __init__(
-        self,
-        rank: int,
-        transport: Transport,
-        watch: Watch,
-        weights: Weights,
-        work: StepWork,
-    ) -> None:
-        self.result = RankResult(rank)
-        self._rank = rank
-        self._transport = transport
-        self._watch = watch
-        self._weights = weights
-        self._work = work
-        self._owner = work.program.placement.rank_of
-        self._last_stage = work.program.placement.num_stages - 1
-        self._training = work.mode is Mode.TRAIN
-        self._at_hand: dict[tuple[int, int, int], Payload] = {}
-        self._to_send: dict[Message, Payload] = {}
-        self._kept: dict[tuple[int, int], Kept] = {}
-        self._deferred: dict[tuple[int, int], _Deferred] = {}
-        self._recomputed = {
-            i.action.stage for i in work.program.instructions[rank] if isinstance(i, Recompute)
-        }
+    slot: int
+    stage: int | None
+    microbatch: int | None
+    doing: str
 
-    # Messages.
-
-    def post(self, message: Message, peer: int) -> None:
-        """Make ready to receive."""
-        self._transport.post(peer, self._label(message), self._contract(message))
-
-    def transmit(self, message: Message, peer: int) -> None:
-        """Send what an action left."""
-        payload = self._to_send.pop(message)
-        self._transport.send(peer, self._label(message), payload, self._contract(message))
-
-    def receive(self, message: Message, peer: int) -> None:
-        """Wait for a message and put it at hand."""
-        self._at_hand[_slot_of(message)] = self._transport.wait(peer, self._label(message))
-
-    def _hand_over(self, message: Message, payload: Payload) -> None:
-        if self._owner[message.target_stage] == self._rank:
-            self._at_hand[_slot_of(message)] = payload
-        else:
-            self._to_send[message] = payload
-
-    def _label(self, message: Message) -> Label:
-        return Label(self._work.sequence, str(message))
-
-    def _contract(self, message: Message) -> Contract:
-        source = message.source
-        recorded = self._work.microbatches[source.microbatch].recorded
-        return recorded.contract(
-            source.stage, message.target_stage, is_forward=source.kind is ActionKind.F
-        )
-
-    # Computing.
-
-    def compute(self, instruction: Compute | Recompute) -> None:
-        """Run one action and note when."""
-        action = instruction.action
-        start_s = time.perf_counter()
-        if isinstance(instruction, Recompute):
-            self._recompute(action)
-        elif action.kind is ActionKind.F:
-            self._forward(action)
-        else:
-            self._backward(action)
-        span = Span(self._rank, action, start_s, time.perf_counter())
-        if isinstance(instruction, Compute):
-            self.result.spans.append(span)
-
-    def finish(self) -> None:
-        """Tell every rank the loss, where it is known."""
-        if self._owner[self._last_stage] != self._rank or self._work.mode is Mode.PREDICT:
-            return
-        self.result.report = self._work.tally.report()
-        self._transport.publish(f"loss/{self._work.sequence}", self.result.report.encode())
-
-    def _forward(self, action: Action) -> None:
-        stage = self._stage(action.stage, action.microbatch)
-        given = self._given(stage, action)
-        is_deferred = action.stage in self._recomputed
-        if is_deferred:
-            buffers = self._weights.copy_buffers(stage.updates)
-            self._deferred[action.stage, action.microbatch] = _Deferred(given, buffers)
-        keep = self._training and not is_deferred
-        environment, kept = self._run(stage, given, action, with_gradients=keep)
-        if keep:
-            self._kept[action.stage, action.microbatch] = kept
-        if action.stage == self._last_stage:
-            self._finish_microbatch(stage, environment, action.microbatch, kept)
-        for target, values in stage.cut.sent.items():
-            payload = tuple(environment[value].detach() for value in values)
-            self._hand_over(Message(action, target), payload)
-
-    def _recompute(self, action: Action) -> None:
-        """Run a forward again, with buffers as they were, and leave them as they are."""
-        stage = self._stage(action.stage, action.microbatch)
-        deferred = self._deferred.pop((action.stage, action.microbatch))
-        with self._weights.buffers_as(deferred.buffers):
-            environment, kept = self._run(stage, deferred.given, action, with_gradients=True)
-            if action.stage == self._last_stage:
-                term = self._loss(stage.output(environment), action.microbatch, keep=True)
-                self._keep_loss(kept, term, self._work.tally.weight(action.microbatch))
-        self._kept[action.stage, action.microbatch] = kept
-
-    def _run(
-        self, stage: Stage, given: dict[int, Tensor], action: Action, *, with_gradients: bool
-    ) -> tuple[Environment, Kept]:
-        environment, kept = backward.enter(stage, given, with_gradients=with_gradients)
-        stage.run(environment, self._draw(action.microbatch), with_gradients=with_gradients)
-        if with_gradients:
-            backward.leave(stage, environment, kept)
-        return environment, kept
-
-    def _finish_microbatch(
-        self, stage: Stage, environment: Environment, microbatch: int, kept: Kept
-    ) -> None:
-        output = stage.output(environment)
-        if self._work.mode is Mode.PREDICT:
-            self.result.outputs[microbatch] = output
-            return
-        keep = self._training and self._last_stage not in self._recomputed
-        term = self._loss(output, microbatch, keep=keep)
-        weight = self._work.tally.add(microbatch, term)
-        self._keep_loss(kept, term, weight)
-
-    def _keep_loss(self, kept: Kept, term: LossTerm, weight: float) -> None:
-        if weight != 0 or term.count is not None:
-            kept.loss = term.root
-            kept.loss_gradient = gradient_seed(term, weight)
-
-    def _loss(self, output: Any, microbatch: int, *, keep: bool) -> LossTerm:
-        batch = self._work.microbatches[microbatch].batch
-        random = self._draw(microbatch).random(Site("loss", 0))
-        with torch.set_grad_enabled(keep), random, in_autocast(self._work.autocast):
-            return loss_term(output, batch, self._work.loss)
-
-    def _backward(self, action: Action) -> None:
-        stage = self._stage(action.stage, action.microbatch)
-        key = (action.stage, action.microbatch)
-        if action.kind is ActionKind.W:
-            backward.backward_weights(self._kept.pop(key), stage.parameters())
-            return
-        gradients: dict[int, Tensor | None] = {}
-        for source, values in stage.cut.gradients_received.items():
-            arrived = self._at_hand.pop((source, *key))
-            gradients.update(zip(values, arrived, strict=True))
-        if action.kind is ActionKind.B:
-            kept = self._kept.pop(key)
-            backward.backward(kept, gradients)
-        else:
-            kept = self._kept[key]
-            backward.backward_inputs(kept, gradients)
-        for target, values in stage.cut.gradients_sent.items():
-            payload = tuple(kept.entries[value].grad for value in values)
-            self._hand_over(Message(action, target), payload)
-
-    # Facts.
-
-    def _given(self, stage: Stage, action: Action) -> dict[int, Tensor]:
-        tensors = self._work.microbatches[action.microbatch].tensors
-        given = {value: tensors[value] for value in stage.cut.batch}
-        for source, values in stage.cut.received.items():
-            arrived = self._at_hand.pop((source, action.stage, action.microbatch))
-            for value, tensor in zip(values, arrived, strict=True):
-                if tensor is not None:
-                    given[value] = tensor
-        return given
-
-    def _stage(self, stage: int, microbatch: int) -> Stage:
-        return self._work.microbatches[microbatch].recorded.stages[stage]
-
-    def _draw(self, microbatch: int) -> Draw:
-        return Draw(self._work.seed, self._work.step, microbatch)
+    def at(self, step: int) -> Position:
+        return Position(step, self.slot, self.stage, self.microbatch, self.doing)
 
 
-def _slot_of(message: Message) -> tuple[int, int, int]:
-    """What a message is looked for by: source stage, target stage, micro-batch."""
-    return message.source.stage, message.target_stage, message.source.microbatch
+def _place(slot: int, instruction: Instruction) -> _Place:
+    match instruction:
+        case Compute(action=action) | Recompute(action=action):
+            return _Place(slot, action.stage, action.microbatch, str(instruction))
+        case Send(message=message):
+            source = message.source
+            return _Place(slot, source.stage, source.microbatch, str(instruction))
+        case Recv(message=message):
+            microbatch = message.source.microbatch
+            return _Place(slot, message.target_stage, microbatch, str(instruction))
+        case ReduceGrads():
+            return _Place(slot, None, None, str(instruction))
 
 
-def _position(step: int, slot: int, row: Sequence[Instruction]) -> Position:
-    if slot >= len(row):
-        return Position(step, slot, None, None, "the end of the step")
-    instruction = row[slot]
-    action = getattr(instruction, "action", None)
-    if action is None and (message := getattr(instruction, "message", None)) is not None:
-        source = message.source
-        return Position(step, slot, message.target_stage, source.microbatch, str(instruction))
-    if action is None:
-        return Position(step, slot, None, None, str(instruction))
-    return Position(step, slot, action.stage, action.microbatch, str(instruction))
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One rank's row of a program, prepared."""
+
+    program: Program
+    interpreter: Interpreter
+    places: tuple[_Place, ...]
+
+    @classmethod
+    def of(cls, program: Program, rank: int) -> _Row:
+        row = program.instructions[rank]
+        places = [_place(slot, instruction) for slot, instruction in enumerate(row)]
+        end = _Place(len(row), None, None, "the end of the step")
+        return cls(program, Interpreter(row), (*places, end))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from intandem.recorder.cut import reads
-from intandem.recorder.graph import Attr, Ref, refs
-from intandem.recorder.trees import leaves, map_tree
+from intandem.recorder.graph import refs
+from intandem.recorder.templates import compile_template
+from intandem.recorder.trees import leaves
 from intandem.runtime.randomness import KeyedRandom, default_generators_seeded, draw_key
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class _Replay:
     arguments: Callable[[Environment], tuple[tuple[Any, ...], dict[str, Any]]]
     done_with: tuple[int, ...]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it needs no context besides the stage's own."""
+        return self.call.grad_enabled and self.call.site is None and not self.call.autocast
+
 
 class Stage:
     """Runs the forward of one stage for one micro-batch at a time.
@@ -81,17 +87,16 @@ class Stage:
             draw: keys random draws.
             with_gradients: False computes without an autograd graph.
         """
-        for replay in self._replays:
-            call = replay.call
-            args, kwargs = replay.arguments(environment)
-            with torch.set_grad_enabled(call.grad_enabled and with_gradients):
-                if call.site is None and not call.autocast:
+        with torch.set_grad_enabled(with_gradients):
+            for replay in self._replays:
+                args, kwargs = replay.arguments(environment)
+                if replay.is_plain:
                     result = replay.function()(*args, **kwargs)
                 else:
                     result = _run_in_context(replay, draw, args, kwargs)
-            _keep(call, result, environment)
-            for value in replay.done_with:
-                del environment[value]
+                _keep(replay.call, result, environment)
+                for value in replay.done_with:
+                    del environment[value]
 
     def call_again(self, guard: Guard, environment: Environment) -> object:
         """Return what ``guard`` gives on an environment."""
@@ -137,18 +142,7 @@ class Stage:
 
     def _load(self, template: Any, call: Call | None) -> Callable[[Environment], Any]:
         """Return what fills a template's Ref and Attr from an environment."""
-        names = {leaf.name for leaf in leaves(template) if isinstance(leaf, Attr)}
-        sources = {name: self._weights.tensor(name, call) for name in names}
-
-        def load(environment: Environment) -> Any:
-            def fill(leaf: Any) -> Any:
-                if type(leaf) is Ref:
-                    return environment[leaf.value]
-                return sources[leaf.name]() if type(leaf) is Attr else leaf
-
-            return map_tree(fill, template)
-
-        return load
+        return compile_template(template, lambda name: self._weights.tensor(name, call))
 
 
 @contextmanager
@@ -163,8 +157,10 @@ def in_autocast(states: Sequence[Autocast]) -> Iterator[None]:
 def _run_in_context(
     replay: _Replay, draw: Draw, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    site = replay.call.site
-    with in_autocast(replay.call.autocast), draw.random(site) if site else nullcontext():
+    call = replay.call
+    grad = nullcontext() if call.grad_enabled else torch.no_grad()
+    random = nullcontext() if call.site is None else draw.random(call.site)
+    with grad, in_autocast(call.autocast), random:
         return replay.function()(*args, **kwargs)
 
 
