@@ -30,6 +30,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(RUN)/mypy
+	$(RUN)/mypy tests/typing/user_script.py
 
 check: lint types test
 
