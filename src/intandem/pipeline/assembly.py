@@ -32,7 +32,7 @@ from intandem.runtime.tied import TiedGradients
 from intandem.runtime.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from intandem.ir import Placement
     from intandem.pipeline.request import Request
@@ -76,7 +76,7 @@ class Assembly:
 
 def assemble(
     request: Request,
-    example: Any,
+    examples: Sequence[Any],
     home: Home,
     bind: Callable[[Any], Arguments],
 ) -> Assembly:
@@ -84,7 +84,7 @@ def assemble(
 
     Args:
         request: what the user asked for.
-        example: a micro-batch.
+        examples: the example's micro-batches.
         home: where this process's ranks run.
         bind: turns a micro-batch into arguments.
 
@@ -93,7 +93,7 @@ def assemble(
         LossError: if there is no usable loss.
         RunError: if the processes cannot be connected, or built different models.
     """
-    model, num_ranks = request.model, home.num_ranks
+    model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
     first = record(model, example, bind)
     graph, found = first.graph, segments(first.graph)
@@ -116,8 +116,7 @@ def assemble(
     with torch.enable_grad():
         recorded = recordings.find(example)
     if home.membership is not None:
-        with evaluating(model):  # while all parameters are still here
-            recordings.find(example)
+        _record_all(model, recordings, examples)
         free_parameters(model, _held_by(home, holders_of))
         place(model, home.device)
     edges = _edges(recorded, placement) | tied.edges()
@@ -135,6 +134,15 @@ def assemble(
         updater_of=buffer_owners(graph, cuts, placement),
         loss_is_sum=loss.count is not None,
     )
+
+
+def _record_all(model: nn.Module, recordings: Recordings, examples: Sequence[Any]) -> None:
+    """Record what is to be expected while all parameters are still here: uneven parts as well."""
+    for part in examples:
+        with torch.enable_grad():
+            recordings.find(part)
+        with evaluating(model):
+            recordings.find(part)
 
 
 def reads_token_count(graph: Graph) -> bool:

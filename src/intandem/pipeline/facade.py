@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _LastStep:
+    """What is kept of a step: what was executed, and when, on this process's ranks."""
+
+    program: Program
+    spans: tuple[Span, ...]
+
+
 class Pipeline:
     """Trains any module in stages on several ranks, with one process's gradients.
 
@@ -105,15 +113,15 @@ class Pipeline:
         self._request = request
         self._model = model
         self._batches = Batches(request, self.num_ranks, example)
-        first = self._batches.split(example, home.device if launched is None else None).parts[0]
+        parts = self._batches.split(example, home.device if launched is None else None).parts
         bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
-        self._assembly = assemble(request, first, home, bind)
+        self._assembly = assemble(request, parts, home, bind)
         if not reads_token_count(self._assembly.example.graph):
             self._batches.do_not_count_tokens()
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
         self._num_steps = 0
         self._num_passes = 0
-        self._last: tuple[StepWork, list[RankResult]] | None = None
+        self._last: _LastStep | None = None
         self._history = History()
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
 
@@ -143,7 +151,8 @@ class Pipeline:
         report = self._report_of(work, results)
         if earlier is not None:
             add_scaled_(self.parameters(), earlier, report.correction)
-        self._last = (work, results)
+        spans = tuple(span for result in results for span in result.spans)
+        self._last = _LastStep(work.program, spans)
         last_stage = self._assembly.placement.num_stages - 1
         self._history.add(report.value, time.perf_counter() - began_s)
         report.check_finite(stage=last_stage, step=work.step)
@@ -224,11 +233,7 @@ class Pipeline:
         Raises:
             RunError: before the first step.
         """
-        if self._last is None:
-            msg = "no step has run yet, so there is no timeline"
-            raise RunError(msg)
-        spans = [span for result in self._last[1] for span in result.spans]
-        return gather_timeline(spans, self._exchange, self.num_ranks)
+        return gather_timeline(self._last_step().spans, self._exchange, self.num_ranks)
 
     def program(self) -> Program:
         """Return the program that the last step executed.
@@ -236,10 +241,7 @@ class Pipeline:
         Raises:
             RunError: before the first step.
         """
-        if self._last is None:
-            msg = "no step has run yet, so there is no program"
-            raise RunError(msg)
-        return self._last[0].program
+        return self._last_step().program
 
     def report_value(self, title: str = "intandem run") -> Report:
         """Return what ``report`` writes, as a value. Collective."""
@@ -271,6 +273,12 @@ class Pipeline:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _last_step(self) -> _LastStep:
+        if self._last is None:
+            msg = "no step has run yet, so there is nothing to show"
+            raise RunError(msg)
+        return self._last
 
     # Parts of a pass.
 
