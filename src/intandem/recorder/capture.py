@@ -17,7 +17,7 @@ from intandem.recorder.recording import Recorder, listening
 from intandem.recorder.trees import map_tree, named_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from intandem.recorder.recording import Draft
 
@@ -51,8 +51,20 @@ class Run(NamedTuple):
     output: Any
 
 
-def record(model: nn.Module, batch: Any, bind: Callable[[Any], Arguments]) -> Run:
-    """Do what ``capture`` says, and return the output as well."""
+def record(
+    model: nn.Module,
+    batch: Any,
+    bind: Callable[[Any], Arguments],
+    updated: Collection[str] = (),
+) -> Run:
+    """Do what ``capture`` says, and return the output as well.
+
+    Args:
+        model: as for ``capture``.
+        batch: as for ``capture``.
+        bind: as for ``capture``.
+        updated: buffers known to be updated, even where this run has no data to show it.
+    """
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
     before = _registered(model)
@@ -62,9 +74,9 @@ def record(model: nn.Module, batch: Any, bind: Callable[[Any], Arguments]) -> Ru
         with listening(recorder):
             output = _forward(model, arguments)
         _refuse_replaced(before, _registered(model), recorder)
-        updated = {name for name, before in saved.items() if _differs(model, name, before)}
+        changed = {name for name, before in saved.items() if _differs(model, name, before)}
     names = tuple(name for name, _ in named)
-    return Run(_finished(model, recorder, names, output, updated), output)
+    return Run(_finished(model, recorder, names, output, changed | set(updated)), output)
 
 
 def _forward(model: nn.Module, arguments: Arguments) -> Any:

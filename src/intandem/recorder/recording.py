@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_KNOWN_SHAPES = "give the pipeline an example with the shapes you train on"
 
 
 class Draft(NamedTuple):
@@ -215,19 +216,30 @@ class Recorder:
 
     def _run_fake(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """[Note: skeleton]."""
-        args, kwargs = map_tree(self._fake, (args, kwargs))
+        fakes = map_tree(self._fake, (args, kwargs))
         try:
-            if target.module is None:
-                return target.proceed(*args, **kwargs)
-            state = {name: self._fake(tensor) for name, tensor in _state(target.module)}
-            return torch.func.functional_call(target.module, state, args, kwargs)
+            output = self._proceed(target, *fakes)
         except (NotImplementedError, RuntimeError) as error:
             msg = (
                 f"{target.name} cannot be run without data, which is needed to record a batch of "
-                f"a new shape once other ranks' parameters are freed: {error}; give the pipeline "
-                "an example with the shapes you train on"
+                f"a new shape once other ranks' parameters are freed: {error}; {_KNOWN_SHAPES}"
             )
             raise CaptureError(msg) from error
+        pairs = zip(leaves((args, kwargs)), leaves(fakes), strict=True)
+        if any(fake is not leaf and _version(fake) for leaf, fake in pairs):
+            msg = (
+                f"{target.name} at {_location()} writes in place to memory that was made with "
+                "data, which cannot be recorded for a batch of a new shape once other ranks' "
+                f"parameters are freed; {_KNOWN_SHAPES}"
+            )
+            raise CaptureError(msg)
+        return output
+
+    def _proceed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target.module is None:
+            return target.proceed(*args, **kwargs)
+        state = {name: self._fake(tensor) for name, tensor in _state(target.module)}
+        return torch.func.functional_call(target.module, state, args, kwargs)
 
     def _fake(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or isinstance(leaf, FakeTensor):

@@ -93,6 +93,7 @@ class Recordings:
         self._stage_names = tuple(stage_names)
         self._own_stages = tuple(own_stages)
         self._known: dict[Hashable, list[Recorded]] = {}
+        self._updated: dict[tuple[bool, ...], set[str]] = {}
         self.num_recordings = 0
 
     def find(self, batch: Any) -> Recorded:
@@ -108,7 +109,10 @@ class Recordings:
         for recorded in self._known.get(key, ()):
             if recorded.holds_for(batch):
                 return recorded
-        recorded = self.add(record(self._model, batch, self._bind).graph)
+        training = tuple(module.training for module in self._model.modules())
+        updated = self._updated.setdefault(training, set())
+        recorded = self.add(record(self._model, batch, self._bind, updated).graph)
+        updated.update(name for call in recorded.graph.calls for name in call.updates)
         self._known.setdefault(key, []).append(recorded)
         return recorded
 
