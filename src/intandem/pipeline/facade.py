@@ -35,7 +35,7 @@ from intandem.views.html import report_html
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from intandem.ir import Program, Schedule, Timeline
+    from intandem.ir import Program, Schedule, Span, Timeline
     from intandem.recorder import Arguments
     from intandem.runtime.work import RankResult
     from intandem.views.report import Report
