@@ -4,10 +4,19 @@ Starting processes takes seconds, so each group of them runs many cases, one pip
 other. Every rank holds what it has against a plain run of its own.
 """
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from fault_runs import command
 from processes import run_ranks
+from safetensors.torch import load_file, save_file
 
+import intandem as it
 from harness import TOLERANCE, gradients, max_stages, pipeline, relative_error, repeatable_cuts
 from intandem.equality import Splitting, one_process
 from intandem.schedules import schedule_names
@@ -125,3 +134,136 @@ def test_two_processes(schedule, tmp_path):
 def test_three_processes(tmp_path):
     """Three processes, with a rank that neither begins nor ends the pipeline."""
     check_all(run_ranks(train_all, 3, tmp_path, "1f1b", 3, timeout_s=110), len(TRAINED) - 3)
+
+
+SAME_BITS = [
+    "mlp",
+    "gpt_tied",
+    "unet",
+    "fan_out",
+    "shared_block",
+    "dropout_in_blocks",
+    "llama_tied",
+]
+
+
+def write_gradients(names, folder):
+    """One step of each sample; this rank's gradients and the norm into files of ``folder``."""
+    for name in names:
+        sample = SAMPLES[name]()
+        with repeatable_cuts(), pipeline(sample, microbatches=4) as pipe:
+            loss = float(pipe.step(sample.batch))
+            norm = pipe.clip_grad_norm_(1.0)
+            held = {n: p.grad for n, p in pipe.named_parameters() if p.grad is not None}
+            held["loss and norm"] = torch.tensor([loss, norm], dtype=torch.float64)
+        save_file(held, Path(folder) / f"{name}.{os.environ.get('RANK', 'all')}")
+
+
+def test_bits_of_processes_and_threads(tmp_path):
+    """Gradients, loss and norm of 2 processes are those of 3 threads to the last bit."""
+    ran = tmp_path / "ran"
+    ran.mkdir()
+    outcomes = run_ranks(write_gradients, 2, ran, SAME_BITS, str(tmp_path), timeout_s=110)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].output[-3000:]
+    for name in SAME_BITS:
+        sample = SAMPLES[name]()
+        with repeatable_cuts(5), pipeline(sample, microbatches=4, ranks=3) as pipe:
+            loss = float(pipe.step(sample.batch))
+            norm = pipe.clip_grad_norm_(1.0)
+        expected = {n: g for n, g in gradients(sample.model).items() if g is not None}
+        expected["loss and norm"] = torch.tensor([loss, norm], dtype=torch.float64)
+        found = [load_file(tmp_path / f"{name}.{rank}") for rank in (0, 1)]
+        assert set(found[0]) | set(found[1]) == set(expected), name
+        for tensors in found:
+            wrong = [n for n, tensor in tensors.items() if not torch.equal(tensor, expected[n])]
+            assert wrong == [], name
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(1)
+from test_equality_processes import train
+errors = train("gpt_tied", "1f1b", "none", 4)
+assert errors.pop("state") < 1e-8, errors
+assert max(errors.values()) <= 1e-12, errors
+print("equal", flush=True)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["intandem", "torchrun"])
+def test_under_a_launcher(launcher, tmp_path):
+    """The same under ``intandem run`` and ``torchrun``, which set up the processes themselves."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(paths=[str(Path(__file__).parent), *sys.path]))
+    done = subprocess.run(
+        command(launcher, 2, str(script)), capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.stdout.count("equal") == 2
+
+
+def build_differently():
+    """Each rank builds another model than rank 0; returns the error's text."""
+    rank = int(os.environ["RANK"])
+    sample = SAMPLES["gpt_tied" if rank == 0 else "gpt_untied"]()
+    try:
+        with pipeline(sample, microbatches=2):
+            return "built"
+    except it.PipelineError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_ranks_that_built_other_models(tmp_path):
+    """A rank whose model differs from rank 0's is named before the first step."""
+    first, second = run_ranks(build_differently, 2, tmp_path, timeout_s=60)
+    assert second.value == (
+        "RunError: rank 1 built another model than rank 0, or gave it another example; build both "
+        "alike on every rank, after torch.manual_seed(...)"
+    )
+    assert re.match(r"(PeerFailureError|RunError): .*rank 1", str(first.value), re.DOTALL)
+
+
+def step_on_other_batches():
+    """Rank 1 has another batch in the second step; returns what each step said."""
+    rank = int(os.environ["RANK"])
+    sample = SAMPLES["mlp"]()
+    said = []
+    x, y = sample.batch
+    with pipeline(sample, microbatches=2) as pipe:
+        for batch in (sample.batch, (x + rank, y)):
+            try:
+                said.append(f"loss {float(pipe.step(batch)):.3f}")
+            except it.PipelineError as error:
+                said.append(f"{type(error).__name__}: {error}")
+    return said
+
+
+def test_ranks_that_disagree_on_the_batch(tmp_path):
+    """The rank with the other batch names itself, and the other ranks name it."""
+    first, second = run_ranks(step_on_other_batches, 2, tmp_path, timeout_s=60)
+    assert first.value[0] == second.value[0]
+    assert re.match(
+        r"BatchError: rank 1 has another batch than rank 0: .*; give every rank the same batch",
+        second.value[1],
+    )
+    assert re.match(r"PeerFailureError: rank 1\b.*BatchError", first.value[1], re.DOTALL)
+
+
+def ask_for_three_ranks():
+    """``ranks=3`` in a job of two processes."""
+    try:
+        with pipeline(SAMPLES["mlp"](), ranks=3):
+            return "built"
+    except it.PipelineError as error:
+        return str(error)
+
+
+def test_ranks_against_the_launcher(tmp_path):
+    """``ranks`` other than the number of processes that were launched is refused."""
+    for outcome in run_ranks(ask_for_three_ranks, 2, tmp_path):
+        assert outcome.value == (
+            "ranks=3, but the launcher started 2 processes (WORLD_SIZE); leave ranks out, or "
+            "start 3"
+        )

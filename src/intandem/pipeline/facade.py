@@ -115,7 +115,11 @@ class Pipeline:
         self._batches = Batches(request, self.num_ranks, example)
         parts = self._batches.split(example, home.device if launched is None else None).parts
         bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
-        self._assembly = assemble(request, parts, home, bind)
+        try:
+            self._assembly = assemble(request, parts, home, bind)
+        except Exception as error:
+            home.fail(error)
+            raise
         if not reads_token_count(self._assembly.example.graph):
             self._batches.do_not_count_tokens()
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
