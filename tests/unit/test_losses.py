@@ -1,0 +1,130 @@
+"""What a loss is, how micro-batches' losses become the batch's, and how it is read."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import intandem as it
+from intandem.errors import LossError, NonFiniteLossError
+from intandem.runtime.losses import (
+    LossReport,
+    LossTally,
+    LossTerm,
+    StepLoss,
+    gradient_seed,
+    loss_term,
+)
+
+
+def scalar(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def tally(weights, terms):
+    """Report of micro-batches given as (loss, count), and the weights they were given."""
+    made = LossTally(weights)
+    given_weights = [made.add(i, LossTerm(scalar(x), c)) for i, (x, c) in enumerate(terms)]
+    return made.report(), given_weights
+
+
+class Output:
+    loss = scalar(2.0)
+
+
+@pytest.mark.parametrize(
+    "output", [{"loss": scalar(2.0)}, Output(), scalar(2.0), it.LossSum(scalar(2.0), 3)]
+)
+def test_loss_in_the_output(output):
+    """Without a loss function the loss is the output's, wherever models put it."""
+    assert float(loss_term(output, None, None).root) == 2
+
+
+@pytest.mark.parametrize("output", [{"logits": scalar(1)}, torch.zeros(3), (scalar(1),), None])
+def test_no_loss_in_the_output(output):
+    """An output without a loss is refused, with its type and the ways to give one."""
+    with pytest.raises(LossError, match=rf"no loss: .*\({type(output).__name__}\).*loss_fn"):
+        loss_term(output, None, None)
+
+
+def test_loss_function_comes_first():
+    """A loss function is used even if the output carries a loss, and is given the micro-batch."""
+    term = loss_term({"loss": scalar(1.0)}, scalar(5.0), lambda _, batch: batch * 2)
+    assert float(term.root) == 10
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.floats(-5, 5)), min_size=1, max_size=9))
+def test_rows_weigh(parts):
+    """Means over rows add up to the mean over all rows."""
+    rows = [count for count, _ in parts]
+    report, weights = tally([r / sum(rows) for r in rows], [(x, None) for _, x in parts])
+    expected = sum(r * x for r, x in parts) / sum(rows)
+    assert report.value == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert report.correction == 1
+    assert weights == [r / sum(rows) for r in rows]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(-5, 5)), min_size=1, max_size=9))
+def test_counts_weigh(parts):
+    """Sums are divided by the count of all micro-batches, in whichever of them it is 0."""
+    parts = [(count, x if count else 0.0) for count, x in parts]
+    report, weights = tally([1.0] * len(parts), [(x, float(c)) for c, x in parts])
+    total = sum(count for count, _ in parts)
+    expected = sum(x for _, x in parts) / total if total else 0.0
+    assert report.value == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert len(set(weights)) == 1
+    if total:
+        assert weights[0] * report.correction == pytest.approx(1 / total, rel=1e-12)
+    else:
+        assert report.correction == 0
+
+
+def test_no_token_in_the_whole_batch():
+    """A batch without anything to count has loss 0 and gradients 0, not NaN."""
+    report, _ = tally([0.5, 0.5], [(0.0, 0.0), (0.0, 0.0)])
+    assert (report.value, report.correction) == (0.0, 0.0)
+    report.check_finite(stage=1, step=0)
+
+
+def test_a_mean_over_nothing_does_not_count():
+    """The NaN that a mean over nothing is does not reach the loss if the weight is 0."""
+    report, _ = tally([1.0, 0.0], [(3.0, None), (math.nan, None)])
+    assert report.value == 3
+    report.check_finite(stage=1, step=0)
+
+
+def test_first_loss_that_is_not_finite_is_named():
+    """Of several micro-batches the first is named, with its stage, step and value."""
+    report = LossReport(math.nan, (1.0, math.inf, math.nan), 1.0)
+    with pytest.raises(NonFiniteLossError, match="loss is inf at stage 3 micro-batch 1 of step 7"):
+        report.check_finite(stage=3, step=7)
+
+
+@given(st.floats(), st.lists(st.floats(), max_size=4), st.floats(0, 2))
+def test_report_round_trip(value, losses, correction):
+    """What travels between processes keeps every bit, NaN and infinity included."""
+    report = LossReport(value, tuple(losses), correction)
+    assert repr(LossReport.decode(report.encode())) == repr(report)
+
+
+def test_gradient_seed_has_the_shape_of_the_loss():
+    """A loss of one element in some dims is given a gradient of its own shape."""
+    seed = gradient_seed(LossTerm(torch.zeros(1, 1), None), 0.25)
+    assert torch.equal(seed, torch.full((1, 1), 0.25))
+
+
+def test_step_loss_is_a_number():
+    """It formats, compares and converts as the number it is."""
+    loss = StepLoss(LossReport(1.25, (1.0, 1.5), 1.0))
+    assert float(loss) == loss.item() == 1.25
+    assert f"{loss:.1f} {loss}" == "1.2 1.25"
+    assert repr(loss) == "StepLoss(1.25)"
+    assert loss == 1.25
+    assert loss == StepLoss(LossReport(1.25, (), 1.0))
+    assert loss != "1.25"
+    assert 1 < loss <= 1.25
+    assert 2 > loss >= 1
+    assert loss.microbatches == (1.0, 1.5)
+    assert {loss: 1}[loss] == 1
