@@ -6,6 +6,7 @@ from torch import nn
 
 import intandem as it
 from harness import TOLERANCE, in_tandem, relative_error
+from intandem.errors import CaptureError
 from models import SAMPLES
 
 
@@ -55,3 +56,29 @@ def test_a_block_that_recomputes_itself_draws_the_same_again(name, ranks):
     expected = in_tandem(plainly, ranks=1, microbatches=3)
     found = in_tandem(recomputing, ranks=ranks, microbatches=3)
     assert relative_error(found.gradients, expected.gradients) <= TOLERANCE
+
+
+def without_data(model, blocks):
+    """Parameters of ``blocks`` are those of other ranks: freed."""
+    for block in blocks:
+        for name, parameter in list(block.named_parameters()):
+            setattr(block, name, nn.Parameter(parameter.detach().to("meta")))
+    return model
+
+
+def test_new_shapes_once_parameters_are_freed():
+    """Recording without other ranks' parameters sees the same calls, whatever the rows."""
+    model, batch, _ = SAMPLES["fan_out"]()
+    expected = [call.name for call in it.capture(model, batch[0]).calls]
+    found = it.capture(without_data(model, model.blocks[2:]), batch[0][:3])
+    assert [call.name for call in found.calls] == expected
+    assert found.values[-1].shape == (3, 6)
+
+
+def test_writes_that_cannot_be_seen_without_data_are_refused():
+    """A write to memory made with data would be lost where parameters are freed: refused."""
+    model, batch, _ = SAMPLES["in_place_glue"]()
+    model.blocks[0].requires_grad_(requires_grad=False)
+    without_data(model, model.blocks[1:])
+    with pytest.raises(CaptureError, match=r"models\.py:\d+ writes in place to memory that was"):
+        it.capture(model, batch[0])

@@ -17,7 +17,7 @@ from processes import run_ranks
 from safetensors.torch import load_file, save_file
 
 import intandem as it
-from harness import TOLERANCE, gradients, max_stages, pipeline, relative_error, repeatable_cuts
+from harness import TOLERANCE, gradients, pipeline, relative_error, repeatable_cuts
 from intandem.equality import Splitting, one_process
 from intandem.schedules import schedule_names
 from models import SAMPLES
@@ -50,6 +50,19 @@ TRAINED = [
 ]
 ROWS = (7, 7, 3)
 """Rows of the batches of three steps; the last is short, so its shapes are new."""
+
+FEW = {
+    "gpt_tied",
+    "batch_norm",
+    "unet",
+    "fan_out",
+    "dropout_in_blocks",
+    "shared_block",
+    "guarded_mask",
+    "loss_sum_padded",
+    "llama_tied",
+}
+"""What runs under every schedule and with more ranks; all of TRAINED runs with 2 ranks, 1F1B."""
 
 KNOWN_SHAPES_ONLY = {"batch_norm_cumulative", "in_place_glue", "buffers_in_glue"}
 """They cannot be recorded anew once parameters are freed, and say so."""
@@ -110,15 +123,16 @@ def plain_evaluation(sample, batch, microbatches):
 
 def train_all(schedule, num_ranks):
     """Errors of every case, by name."""
-    cases = [case for case in TRAINED if max_stages(case[0]) >= num_ranks]
+    everything = schedule == "1f1b" and num_ranks == 2
+    cases = [case for case in TRAINED if everything or case[0] in FEW]
     return {name: train(name, schedule, *rest) for name, *rest in cases}
 
 
-def check_all(outcomes, num_cases):
+def check_all(outcomes):
     """Every rank ran all cases, and nothing was off by more than rounding."""
     for rank, outcome in enumerate(outcomes):
         assert outcome.code == 0, outcome.output[-3000:]
-        assert len(outcome.value) >= num_cases
+        assert len(outcome.value) >= len(FEW)
         for name, errors in outcome.value.items():
             state = errors.pop("state")  # after three steps of an optimizer that divides
             assert state <= 1e-8, (rank, name, state)
@@ -128,12 +142,12 @@ def check_all(outcomes, num_cases):
 @pytest.mark.parametrize("schedule", schedule_names())
 def test_two_processes(schedule, tmp_path):
     """Two processes: every kind of model, three steps, the last of them with new shapes."""
-    check_all(run_ranks(train_all, 2, tmp_path, schedule, 2, timeout_s=110), len(TRAINED))
+    check_all(run_ranks(train_all, 2, tmp_path, schedule, 2, timeout_s=110))
 
 
 def test_three_processes(tmp_path):
     """Three processes, with a rank that neither begins nor ends the pipeline."""
-    check_all(run_ranks(train_all, 3, tmp_path, "1f1b", 3, timeout_s=110), len(TRAINED) - 3)
+    check_all(run_ranks(train_all, 3, tmp_path, "1f1b", 3, timeout_s=110))
 
 
 SAME_BITS = [
