@@ -9,15 +9,23 @@ import torch
 from torch import Tensor
 
 from intandem.errors import BatchError
+from intandem.recorder.graph import CallKind, refs
 from intandem.recorder.trees import leaves, map_tree
-from intandem.runtime.huggingface import takes_token_count, with_token_count
-from intandem.runtime.microbatch import Microbatches, fingerprint, plain_batch, split_batch
+from intandem.runtime.huggingface import COUNT_NAME, takes_token_count, with_shares
+from intandem.runtime.microbatch import (
+    Microbatches,
+    check_split,
+    fingerprint,
+    plain_batch,
+    split_batch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from intandem.pipeline.exchange import Exchange
     from intandem.pipeline.request import Request
+    from intandem.recorder import Graph
 
 _log = logging.getLogger(__name__)
 
@@ -29,9 +37,13 @@ class Batches:
         request: says how.
         num_ranks: of the pipeline.
         example: tells whether the model is passed the number of labels in the whole batch.
+
+    Raises:
+        BatchError: if the request says how to split what ``example`` does not have.
     """
 
     def __init__(self, request: Request, num_ranks: int, example: Any) -> None:
+        check_split(example, request.split)
         self._request = request
         self._num_microbatches = request.num_microbatches(num_ranks)
         self._counts_tokens = request.loss is None and takes_token_count(request.model, example)
@@ -41,30 +53,38 @@ class Batches:
         whole = plain_batch(batch)
         if device is not None:
             whole = map_tree(lambda x: x.to(device) if isinstance(x, Tensor) else x, whole)
-        if self._counts_tokens:
-            whole = with_token_count(self._request.model, whole)
-        return split_batch(whole, self._num_microbatches, self._request.split)
+        split = split_batch(whole, self._num_microbatches, self._request.split)
+        if not self._counts_tokens or "labels" not in split.parts[0]:
+            return split
+        shares = with_shares(self._request.model, split.parts, self.weights(split))
+        return Microbatches(shares, split.rows)
 
     def weights(self, parts: Microbatches) -> list[float]:
         """Return what each micro-batch's scalar loss is multiplied by."""
-        if self._counts_tokens:
-            return [1.0] * len(parts.parts)
         counts: Sequence[float] = parts.rows
         if self._request.count is not None:
             counts = [float(self._request.count(part)) for part in parts.parts]
         total = sum(counts)
         return [count / total if total else 0.0 for count in counts]
 
-    def do_not_count_tokens(self) -> None:
-        """The model was given the number of labels and did not look at it."""
-        if self._counts_tokens:
+    def warn_unless_counted(self, graph: Graph) -> None:
+        """Say so if the model takes the number of labels and does not look at it."""
+        if self._counts_tokens and not reads_token_count(graph):
             name = type(self._request.model).__name__
             _log.warning(
-                "%s does not take the batch's number of labels; its losses are taken for means "
-                "over rows: give count=fn(batch) if they are means over something else",
+                "%s does not look at the number of labels; its losses are taken for means over "
+                "rows: give count=fn(batch) if they are means over something else",
                 name,
             )
-            self._counts_tokens = False
+
+
+def reads_token_count(graph: Graph) -> bool:
+    """Tell whether glue computes with the token count; blocks are given it by habit."""
+    if COUNT_NAME not in graph.inputs:
+        return False
+    value = graph.inputs.index(COUNT_NAME)
+    glue = (call for call in graph.calls if call.kind is not CallKind.BLOCK)
+    return any(value in refs(call.args, call.kwargs) for call in glue)
 
 
 def agree_on_batch(batch: Any, exchange: Exchange) -> None:
