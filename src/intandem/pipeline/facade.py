@@ -26,7 +26,7 @@ from intandem.pipeline.request import Options, Request, resolve_num_ranks
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
 from intandem.recorder.recording import autocast_state
-from intandem.runtime.losses import LossReport, LossTally, StepLoss
+from intandem.runtime.losses import LossReport, LossTally, StepLoss, refuse_missing_loss
 from intandem.runtime.stage import in_autocast
 from intandem.runtime.transport.process_group import launched_num_ranks
 from intandem.runtime.work import MicrobatchWork, Mode, StepWork
@@ -113,9 +113,13 @@ class Pipeline:
         self._request = request
         self._model = model
         self._batches = Batches(request, self.num_ranks, example)
-        parts = self._batches.split(example, home.device if launched is None else None).parts
         bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
+        device = home.device if launched is None else None
         try:
+            if loss is None and inputs is None:
+                refuse_missing_loss(model, self._batches.split(example, device).parts[0])
+            self._batches.find_counting(example, device, bind)
+            parts = self._batches.split(example, device).parts
             self._assembly = assemble(request, parts, home, bind)
         except Exception as error:
             home.fail(error)
@@ -320,7 +324,10 @@ class Pipeline:
             mode=mode,
             program=program,
             microbatches=microbatches,
-            tally=LossTally(self._batches.weights(parts)),
+            tally=LossTally(
+                self._batches.weights(parts),
+                is_sum=self._assembly.loss_is_sum if mode is Mode.TRAIN else None,
+            ),
             loss=self._request.loss,
             autocast=autocast_state(),
         )

@@ -7,6 +7,7 @@ scaled with what the first micro-batch suggests, and ``LossReport.correction`` p
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from intandem.errors import LossError, NonFiniteLossError
+from intandem.errors import LossError, NonFiniteLossError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from torch import nn
 
 LossFunction = "Callable[[Any, Any], Tensor | LossSum]"
 
@@ -59,14 +62,77 @@ def loss_term(output: Any, microbatch: Any, loss: Callable[[Any, Any], Any] | No
         loss: the user's function, or None when the output carries the loss.
 
     Raises:
-        LossError: if there is none, or it is not a scalar.
+        LossError: if there is none, it is not a scalar, or the user's function raises.
     """
-    found = loss(output, microbatch) if loss is not None else _carried(output)
+    found = _carried(output) if loss is None else _called(loss, output, microbatch)
     if isinstance(found, LossSum):
         _check_scalar(found.sum, "LossSum.sum")
         return LossTerm(found.sum, float(found.count))
     _check_scalar(found, "the loss")
     return LossTerm(found, None)
+
+
+def _called(loss: Callable[[Any, Any], Any], output: Any, microbatch: Any) -> Any:
+    try:
+        return loss(output, microbatch)
+    except PipelineError:
+        raise
+    except Exception as error:
+        msg = (
+            f"loss(output, batch) raised {type(error).__name__}: {error}; output is "
+            f"{_described(output)}, and batch, all of the micro-batch, is "
+            f"{_described(microbatch)}{_advice(microbatch)}"
+        )
+        raise LossError(msg) from error
+
+
+def _described(tree: Any, depth: int = 2) -> str:
+    """Write types and shapes: ``(float32 (4, 6), int64 (4,))``."""
+    if isinstance(tree, Tensor):
+        return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
+    if isinstance(tree, Mapping) and depth:
+        items = [f"{key!r}: {_described(child, depth - 1)}" for key, child in tree.items()]
+        return f"{'' if type(tree) is dict else type(tree).__name__}{{{', '.join(items)}}}"
+    if type(tree) in {tuple, list} and depth:
+        text = ", ".join(_described(child, depth - 1) for child in tree)
+        return f"({text})" if type(tree) is tuple else f"[{text}]"
+    return type(tree).__name__
+
+
+def _advice(microbatch: Any) -> str:
+    if isinstance(microbatch, Mapping) and microbatch:
+        target = f"batch[{list(microbatch)[-1]!r}]"
+    elif isinstance(microbatch, tuple | list) and microbatch:
+        target = f"batch[{len(microbatch) - 1}]"
+    else:
+        return ""
+    return f"; take from it what is needed: loss=lambda output, batch: F.mse_loss(output, {target})"
+
+
+def refuse_missing_loss(model: nn.Module, microbatch: Any) -> None:
+    """Refuse a batch with more items than ``forward`` takes where no loss is there to take them.
+
+    Raises:
+        LossError: saying how to give one.
+    """
+    if not isinstance(microbatch, tuple | list):
+        return
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return
+    positional = {
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    }
+    num_taken = sum(1 for kind in kinds if kind in positional)
+    if len(microbatch) > num_taken:
+        msg = (
+            f"no loss: the batch has {len(microbatch)} items, and forward of "
+            f"{type(model).__name__} takes {num_taken}; if the others are for the loss, give it: "
+            "Pipeline(..., loss=lambda output, batch: "
+            f"F.mse_loss(output, batch[{len(microbatch) - 1}]))"
+        )
+        raise LossError(msg)
 
 
 def _carried(output: Any) -> Any:
@@ -102,15 +168,31 @@ class LossTally:
     Args:
         weights: what each micro-batch's scalar loss is multiplied by; a ``LossSum`` goes by its
             count instead.
+        is_sum: whether every loss is a ``LossSum`` (true) or none is; None to do as the first.
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float], *, is_sum: bool | None = None) -> None:
         self._weights = tuple(weights)
+        self._is_sum = is_sum
         self._terms: dict[int, LossTerm] = {}
         self._provisional: float | None = None
 
     def add(self, microbatch: int, term: LossTerm) -> float:
-        """Take in one micro-batch's loss and return the gradient that its root is given."""
+        """Take in one micro-batch's loss and return the gradient that its root is given.
+
+        Raises:
+            LossError: if it is a ``LossSum`` and others, or the example's, are not, or the reverse.
+        """
+        is_sum = term.count is not None
+        if self._is_sum is None:
+            self._is_sum = is_sum
+        if is_sum != self._is_sum:
+            found, before = ("LossSum", "scalar") if is_sum else ("scalar", "LossSum")
+            msg = (
+                f"the loss of micro-batch {microbatch} is a {found}, and that of the example or "
+                f"of a micro-batch before is a {before}; return the same kind for every batch"
+            )
+            raise LossError(msg)
         self._terms[microbatch] = LossTerm(term.root.detach(), term.count)
         return self.weight(microbatch)
 
@@ -176,17 +258,20 @@ class LossReport:
                 raise NonFiniteLossError(loss, stage=stage, microbatch=microbatch, step=step)
 
 
-class StepLoss:
-    """The loss of one step: a number that every rank can read.
+class StepLoss(float):
+    """The loss of one step: a number that every rank can read. Gradients are complete already.
 
-    Compare it, format it, or take ``float()`` of it. Gradients are complete already.
+    Args:
+        report: of the step.
     """
 
-    def __init__(self, report: LossReport) -> None:
-        self._report = report
+    _report: LossReport
 
-    def __float__(self) -> float:
-        return self._report.value
+    def __new__(cls, report: LossReport) -> StepLoss:
+        """Make a float that keeps its report."""
+        loss = super().__new__(cls, report.value)
+        loss._report = report
+        return loss
 
     def item(self) -> float:
         """Return the loss of the whole batch."""
@@ -207,32 +292,14 @@ class StepLoss:
         msg = "step() has already run backward: gradients are in .grad; drop the backward() call"
         raise LossError(msg)
 
-    def __format__(self, spec: str) -> str:
-        return format(self._report.value, spec)
-
     def __str__(self) -> str:
-        return str(self._report.value)
+        return float.__repr__(self)
 
     def __repr__(self) -> str:
-        return f"StepLoss({self._report.value!r})"
+        return f"StepLoss({float.__repr__(self)})"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StepLoss | float | int) and float(self) == float(other)
-
-    def __lt__(self, other: StepLoss | float) -> bool:
-        return float(self) < float(other)
-
-    def __le__(self, other: StepLoss | float) -> bool:
-        return float(self) <= float(other)
-
-    def __gt__(self, other: StepLoss | float) -> bool:
-        return float(self) > float(other)
-
-    def __ge__(self, other: StepLoss | float) -> bool:
-        return float(self) >= float(other)
-
-    def __hash__(self) -> int:
-        return hash(self._report.value)
+    def __reduce__(self) -> tuple[type[StepLoss], tuple[LossReport]]:
+        return StepLoss, (self._report,)
 
 
 def gradient_seed(term: LossTerm, weight: float) -> Tensor:
