@@ -14,15 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from intandem.errors import PipelineError, RunError
-from intandem.ir.compute_csv import parse_compute_csv
 from intandem.parallel.gradients import add_scaled_, clip_, gradient_norms, total_norm
-from intandem.pipeline.assembly import assemble, evaluating, reads_token_count
+from intandem.pipeline.assembly import assemble, evaluating
 from intandem.pipeline.batches import Batches, agree_on_batch, join_outputs
 from intandem.pipeline.exchange import Exchange
 from intandem.pipeline.home import find_home, place
 from intandem.pipeline.programs import union_of
 from intandem.pipeline.reporting import History, build_report, gather_timeline
-from intandem.pipeline.request import Options, Request, resolve_num_ranks
+from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
 from intandem.recorder.recording import autocast_state
@@ -100,11 +99,10 @@ class Pipeline:
         options: Options | None = None,
     ) -> None:
         request = Request(
-            model, loss, ranks, _schedule(schedule), microbatches, stages, recompute, split,
-            count, inputs, options or Options(),
+            model, loss, ranks, read_schedule(schedule), microbatches, stages, recompute, split,
+            count, inputs, Options() if options is None else options,
         )  # fmt: skip
         request.check()
-        _refuse_wrapped(model)
         launched = launched_num_ranks()
         self.num_ranks = resolve_num_ranks(ranks, launched)
         home = find_home(request.options, self.num_ranks, launched=launched is not None)
@@ -346,20 +344,3 @@ class Pipeline:
         if report is not None:
             return report
         return LossReport.decode(self._assembly.ranks.transport.read(f"loss/{work.sequence}"))
-
-
-def _schedule(schedule: str | Schedule) -> str | Schedule:
-    if isinstance(schedule, str) and schedule.endswith(".csv"):
-        path = Path(schedule)
-        return parse_compute_csv(path.read_text(encoding="utf-8"), name=path.stem)
-    return schedule
-
-
-def _refuse_wrapped(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if type(module).__name__ in {"DistributedDataParallel", "FullyShardedDataParallel"}:
-            msg = (
-                f"{name or 'the model'} is wrapped in {type(module).__name__}, whose gradient "
-                "reductions would run per micro-batch; give the pipeline the bare module"
-            )
-            raise RunError(msg)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intandem.errors import RunError, ScheduleError
-from intandem.ir import Schedule
+import torch
+from torch import nn
+
+from intandem.errors import CaptureError, RunError, ScheduleError
+from intandem.ir import Schedule, parse_compute_csv
+from intandem.rules import verify
 from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import unknown_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    import torch
-    from torch import nn
+    from collections.abc import Callable
 
     from intandem.recorder import Arguments
 
@@ -57,12 +61,37 @@ class Request:
     options: Options = field(default_factory=Options)
 
     def check(self) -> None:
-        """Refuse what cannot be built, whatever the model is.
+        """Refuse what cannot be built.
 
         Raises:
+            TypeError: if an argument is of another type than it should be.
             ValueError: if a count is less than 1, or a word is not known.
             ScheduleError: if there is no such schedule.
+            RunError: if there is no such device, or the model is wrapped or compiled.
+            CaptureError: if parameters or buffers of the model have no data.
         """
+        self._check_types()
+        self._check_values()
+        _check_device(self.options.device)
+        _refuse_wrapped(self.model)
+        _refuse_meta(self.model)
+
+    def _check_types(self) -> None:
+        _check_type("model", self.model, nn.Module, "an nn.Module")
+        _check_type("options", self.options, Options, "intandem.Options")
+        _check_type("schedule", self.schedule, (str, Schedule), "a name or a Schedule")
+        _check_type("stages", self.stages, (str, Sequence), "'auto' or a list of module names")
+        for name in ("ranks", "microbatches"):
+            _check_count(name, getattr(self, name))
+        _check_count("options.threads_per_rank", self.options.threads_per_rank)
+        if self.split is not None:
+            _check_type("split", self.split, Mapping, "a dictionary")
+        for name in ("loss", "count", "inputs"):
+            if (given := getattr(self, name)) is not None and not callable(given):
+                msg = f"{name} is a {type(given).__name__}; expected a function"
+                raise TypeError(msg)
+
+    def _check_values(self) -> None:
         if self.microbatches is not None and self.microbatches < 1:
             msg = f"microbatches={self.microbatches}; a batch is split into 1 or more"
             raise ValueError(msg)
@@ -94,21 +123,118 @@ class Request:
     def build_schedule(self, num_ranks: int, num_microbatches: int) -> Schedule:
         """Return the schedule for a number of micro-batches.
 
+        A schedule given as a value serves fewer micro-batches too, where a batch has fewer rows.
+
         Raises:
             ScheduleError: if a schedule was given as a value and is for other numbers.
         """
         if isinstance(self.schedule, str):
             name = AUTO_SCHEDULE if self.schedule == "auto" else self.schedule
             return build_schedule(name, num_ranks=num_ranks, num_microbatches=num_microbatches)
-        found = (self.schedule.num_ranks, self.schedule.num_microbatches)
-        if found != (num_ranks, num_microbatches):
+        ranks, most = self.schedule.num_ranks, self.schedule.num_microbatches
+        asked = most if self.microbatches is None else self.microbatches
+        if ranks != num_ranks or asked != most or num_microbatches > most:
+            to_run = num_microbatches if asked == most else asked
             msg = (
-                f"schedule {self.schedule.name} is for {found[0]} ranks and {found[1]} "
-                f"micro-batches, and is to run {num_ranks} and {num_microbatches}; build it for "
+                f"schedule {self.schedule.name} is for {ranks} ranks and {most} "
+                f"micro-batches, and is to run {num_ranks} and {to_run}; build it for "
                 "these, or give its name"
             )
             raise ScheduleError(msg)
-        return self.schedule
+        return _first_microbatches(self.schedule, num_microbatches)
+
+
+def read_schedule(schedule: str | Schedule) -> str | Schedule:
+    """Return ``schedule``, or what the ``.csv`` of that path holds.
+
+    Raises:
+        ScheduleError: if there is no such file, or it is no schedule.
+    """
+    if not isinstance(schedule, str) or not schedule.endswith(".csv"):
+        return schedule
+    path = Path(schedule)
+    if not path.is_file():
+        msg = f"schedule={schedule!r}: there is no file {path.resolve()}"
+        raise ScheduleError(msg)
+    return parse_compute_csv(path.read_text(encoding="utf-8"), name=path.stem)
+
+
+def _first_microbatches(schedule: Schedule, count: int) -> Schedule:
+    """Leave out later micro-batches; what is left keeps its order, so it obeys the same rules."""
+    if count == schedule.num_microbatches:
+        return schedule
+    rows = tuple(tuple(a for a in row if a.microbatch < count) for row in schedule.actions)
+    fewer = replace(schedule, num_microbatches=count, actions=rows)
+    verify(fewer)
+    return fewer
+
+
+def _check_type(name: str, given: object, kind: type | tuple[type, ...], expected: str) -> None:
+    if not isinstance(given, kind):
+        found = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        msg = f"{name} is {found if isinstance(given, type) else f'a {found}'}; expected {expected}"
+        raise TypeError(msg)
+
+
+def _check_count(name: str, given: object) -> None:
+    if given is not None and type(given) is not int:
+        msg = f"{name}={given!r} is a {type(given).__name__}; expected an int"
+        raise TypeError(msg)
+
+
+def _check_device(asked: torch.device | str | None) -> None:
+    if asked is None:
+        return
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        msg = f"device={asked!r} is no device: {error}"
+        raise ValueError(msg) from error
+    if device.type != "cuda":
+        return
+    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= num_devices:
+        msg = (
+            f"device={str(asked)!r}, and torch sees {num_devices} CUDA devices here; leave device "
+            "out to compute on what there is"
+        )
+        raise RunError(msg)
+
+
+_REDUCING = {
+    "DataParallel",
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+    "FSDPModule",
+}
+"""Classes whose gradients are reduced as soon as a backward ends, by name: not all are loaded."""
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if found := [c.__name__ for c in type(module).__mro__ if c.__name__ in _REDUCING]:
+            msg = (
+                f"{name or 'the model'} is wrapped in {found[0]}, whose gradient "
+                "reductions would run per micro-batch; give the pipeline the bare module"
+            )
+            raise RunError(msg)
+    is_wrapper = type(model).__name__ == "OptimizedModule"
+    if is_wrapper or getattr(model, "_compiled_call_impl", None) is not None:
+        msg = (
+            "the model is compiled as a whole, so its blocks cannot be told apart; compile them "
+            "instead: for block in model.blocks: block.compile()"
+        )
+        raise RunError(msg)
+
+
+def _refuse_meta(model: nn.Module) -> None:
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_meta:
+            msg = (
+                f"{name} is on the meta device, without data; materialising a model is not "
+                "supported yet: build it on cpu, or call model.to_empty(device='cpu') and load it"
+            )
+            raise CaptureError(msg)
 
 
 def resolve_num_ranks(asked: int | None, launched: int | None) -> int:
