@@ -1,7 +1,8 @@
 """One process against a pipeline: outputs, loss, every gradient, every buffer.
 
-The witness is the user's own module with plain PyTorch: forward and ``backward`` per micro-batch,
-and none of this library's code but ``testing.keyed_randomness``.
+The witness is the user's own module with plain PyTorch: forward and ``backward`` per micro-batch.
+It shares with the pipeline how a batch is split and bound to arguments and what a loss is; how
+micro-batches are weighed, run and added up is written apart, with ``testing.keyed_randomness``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from intandem.pipeline import Options, Pipeline
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import without_cache
 from intandem.recorder.trees import map_tree
-from intandem.runtime.huggingface import takes_token_count, with_token_count
-from intandem.runtime.losses import loss_term
+from intandem.runtime.huggingface import COUNT_NAME, count_labels, takes_token_count
+from intandem.runtime.losses import LossTerm, loss_term
 from intandem.runtime.microbatch import split_batch
 from intandem.testing import keyed_randomness
 
@@ -180,24 +181,44 @@ def one_process(
 
     Gradients are added to ``.grad``.
     """
-    counts_tokens = loss is None and takes_token_count(model, batch)
-    whole = with_token_count(model, batch) if counts_tokens else batch
-    parts = split_batch(whole, splitting.microbatches, splitting.split)
+    parts = split_batch(batch, splitting.microbatches, splitting.split)
     bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
-    roots: list[Tensor] = []
-    counts: list[float | None] = []
+    counts_labels = loss is None and takes_token_count(model, batch)
+    num_labels = sum(count_labels(model, part) for part in parts.parts) if counts_labels else 0
+    terms: list[LossTerm] = []
+    rests: list[Tensor] = []
     for index, part in enumerate(parts.parts):
-        arguments = bind(part)
-        with keyed_randomness(model, seed=seed, step=step, microbatch=index), without_cache(model):
-            output = model(*arguments.args, **arguments.kwargs)
-            term = loss_term(output, part, loss)
-        roots.append(term.root)
-        counts.append(term.count)
-    weights = [1.0] * len(roots) if counts_tokens else _weights(parts, counts, splitting.count)
-    counted = [(root, weight) for root, weight in zip(roots, weights, strict=True) if weight]
-    for root, weight in counted:
-        (root * weight).backward()  # type: ignore[no-untyped-call]
-    return numbers_of(model, sum(float(root.detach()) * weight for root, weight in counted))
+
+        def run(given: Any, index: int = index) -> LossTerm:
+            arguments = bind(given)
+            with (
+                keyed_randomness(model, seed=seed, step=step, microbatch=index),
+                without_cache(model),
+            ):
+                output = model(*arguments.args, **arguments.kwargs)
+                return loss_term(output, given, loss)
+
+        if not counts_labels:
+            terms.append(run(part))
+            continue
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        one, two = (run({**part, COUNT_NAME: k * max(num_labels, 1)}) for k in (1, 2))
+        model.load_state_dict(buffers, strict=False)
+        # loss = sum / count + rest: halves and wholes are exact in floating point
+        is_sum, is_rest = bool(one.root == 2 * two.root), bool(one.root == two.root)
+        zero = torch.zeros_like(one.root)
+        terms.append(LossTerm(zero if is_rest else 2 * (one.root - two.root), None))
+        rests.append(zero if is_sum else 2 * two.root - one.root)
+        if is_sum:
+            terms[-1] = one
+    weights = _weights(parts, [term.count for term in terms], splitting.count)
+    losses = [term.root * weight for term, weight in zip(terms, weights, strict=True) if weight]
+    if counts_labels:
+        pairs = zip(terms, rests, weights, strict=True)
+        losses = [term.root + rest * weight for term, rest, weight in pairs]
+    for value in losses:
+        value.backward()  # type: ignore[no-untyped-call]
+    return numbers_of(model, sum(float(value.detach()) for value in losses))
 
 
 def _weights(

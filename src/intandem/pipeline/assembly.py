@@ -23,9 +23,7 @@ from intandem.pipeline.stages import StagePlan, balanced_starts, check_num_stage
 from intandem.profiler.segments import measure_segments
 from intandem.recorder.capture import record
 from intandem.recorder.cut import Segment, cut, segments
-from intandem.recorder.graph import refs
 from intandem.recorder.trees import named_leaves
-from intandem.runtime.huggingface import COUNT_NAME
 from intandem.runtime.losses import loss_term
 from intandem.runtime.recordings import Recorded, Recordings
 from intandem.runtime.tied import TiedGradients
@@ -143,14 +141,6 @@ def _record_all(model: nn.Module, recordings: Recordings, examples: Sequence[Any
             recordings.find(part)
         with evaluating(model):
             recordings.find(part)
-
-
-def reads_token_count(graph: Graph) -> bool:
-    """Tell whether the model looked at the token count that it was given."""
-    if COUNT_NAME not in graph.inputs:
-        return False
-    value = graph.inputs.index(COUNT_NAME)
-    return any(value in refs(call.args, call.kwargs) for call in graph.calls)
 
 
 @dataclass(frozen=True, slots=True)

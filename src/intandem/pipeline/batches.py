@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from intandem.errors import BatchError
-from intandem.recorder.graph import CallKind, refs
+from intandem.recorder.capture import left_as_it_was
 from intandem.recorder.trees import leaves, map_tree
-from intandem.runtime.huggingface import COUNT_NAME, takes_token_count, with_shares
+from intandem.runtime.huggingface import (
+    COUNT_NAME,
+    Counting,
+    counting_of,
+    takes_token_count,
+    with_counts,
+)
+from intandem.runtime.losses import loss_term
 from intandem.runtime.microbatch import (
     Microbatches,
     check_split,
@@ -21,11 +28,11 @@ from intandem.runtime.microbatch import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from intandem.pipeline.exchange import Exchange
     from intandem.pipeline.request import Request
-    from intandem.recorder import Graph
+    from intandem.recorder import Arguments
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +53,9 @@ class Batches:
         check_split(example, request.split)
         self._request = request
         self._num_microbatches = request.num_microbatches(num_ranks)
-        self._counts_tokens = request.loss is None and takes_token_count(request.model, example)
+        self._counting: Counting | None = None
+        if request.loss is None and takes_token_count(request.model, example):
+            self._counting = Counting.DIVIDES
 
     def split(self, batch: Any, device: torch.device | None) -> Microbatches:
         """Return the micro-batches of ``batch``, on ``device`` if one is given."""
@@ -54,37 +63,48 @@ class Batches:
         if device is not None:
             whole = map_tree(lambda x: x.to(device) if isinstance(x, Tensor) else x, whole)
         split = split_batch(whole, self._num_microbatches, self._request.split)
-        if not self._counts_tokens or "labels" not in split.parts[0]:
+        counting = self._counting
+        if counting is None or counting is Counting.IGNORES or "labels" not in split.parts[0]:
             return split
-        shares = with_shares(self._request.model, split.parts, self.weights(split))
-        return Microbatches(shares, split.rows)
+        shares = self._shares(split)
+        counted = with_counts(self._request.model, split.parts, shares, counting)
+        return Microbatches(counted, split.rows)
 
     def weights(self, parts: Microbatches) -> list[float]:
         """Return what each micro-batch's scalar loss is multiplied by."""
+        if self._counting is Counting.DIVIDES:
+            return [1.0] * len(parts.parts)
+        return self._shares(parts)
+
+    def _shares(self, parts: Microbatches) -> list[float]:
         counts: Sequence[float] = parts.rows
         if self._request.count is not None:
             counts = [float(self._request.count(part)) for part in parts.parts]
         total = sum(counts)
         return [count / total if total else 0.0 for count in counts]
 
-    def warn_unless_counted(self, graph: Graph) -> None:
-        """Say so if the model takes the number of labels and does not look at it."""
-        if self._counts_tokens and not reads_token_count(graph):
-            name = type(self._request.model).__name__
+    def find_counting(
+        self, example: Any, device: torch.device | None, bind: Callable[[Any], Arguments]
+    ) -> None:
+        """See what the model does with the number of labels, by running a micro-batch twice."""
+        if self._counting is None:
+            return
+        model, part = self._request.model, self.split(example, device).parts[0]
+
+        def loss_given(count: int) -> float:
+            arguments = bind({**part, COUNT_NAME: torch.tensor(count)})
+            with left_as_it_was(model), torch.no_grad():
+                torch.manual_seed(0)
+                output = model(*arguments.args, **arguments.kwargs)
+            return float(loss_term(output, part, None).root)
+
+        self._counting = counting_of(loss_given)
+        if self._counting is Counting.IGNORES:
             _log.warning(
                 "%s does not look at the number of labels; its losses are taken for means over "
                 "rows: give count=fn(batch) if they are means over something else",
-                name,
+                type(model).__name__,
             )
-
-
-def reads_token_count(graph: Graph) -> bool:
-    """Tell whether glue computes with the token count; blocks are given it by habit."""
-    if COUNT_NAME not in graph.inputs:
-        return False
-    value = graph.inputs.index(COUNT_NAME)
-    glue = (call for call in graph.calls if call.kind is not CallKind.BLOCK)
-    return any(value in refs(call.args, call.kwargs) for call in glue)
 
 
 def agree_on_batch(batch: Any, exchange: Exchange) -> None:

@@ -122,8 +122,6 @@ class Pipeline:
         except Exception as error:
             home.fail(error)
             raise
-        if not reads_token_count(self._assembly.example.graph):
-            self._batches.do_not_count_tokens()
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
         self._num_steps = 0
         self._num_passes = 0

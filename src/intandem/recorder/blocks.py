@@ -1,9 +1,9 @@
 """Which modules are kept whole.
 
 A block is a child of a ``ModuleList``, ``Sequential`` or ``ModuleDict``, or a module outside
-them that has no children but has parameters, buffers or hooks. A module with none of these
-(``nn.Dropout``, a rotary table computed on the fly, a loss) is transparent: what it calls is glue,
-so that a result that depends on the batch alone is known to.
+them that has no children but has parameters, persistent buffers or hooks. A module with none of
+these (``nn.Dropout``, a rotary table, a loss) is transparent: what it calls is glue, so that a
+result that depends on the batch alone is known to.
 """
 
 from __future__ import annotations
@@ -71,4 +71,6 @@ def has_state(module: nn.Module) -> bool:
         module._backward_hooks,
         module._backward_pre_hooks,
     )
-    return any(map(len, hooks)) or any(True for _ in module.parameters(recurse=False))
+    persistent = set(module._buffers) - module._non_persistent_buffers_set
+    has_parameters = any(True for _ in module.parameters(recurse=False))
+    return any(map(len, hooks)) or bool(persistent) or has_parameters

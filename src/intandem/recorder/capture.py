@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder.binding import Arguments, bind_by_signature
 from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, refs
+from intandem.recorder.python_state import AttributesWatched
 from intandem.recorder.recording import Recorder, listening
 from intandem.recorder.trees import map_tree, named_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from intandem.recorder.recording import Draft
+    from intandem.recorder.values import Draft
 
 _log = logging.getLogger(__name__)
 
@@ -67,16 +68,25 @@ def record(
     """
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
-    before = _registered(model)
     recorder = Recorder(model, [leaf for _, leaf in named])
     arguments = bind(own)
-    with _left_as_it_was(model) as saved:
+    with left_as_it_was(model) as saved:
+        registered = _registered(model)
+        attributes = AttributesWatched(model, recorder.blocks)
         with listening(recorder):
             output = _forward(model, arguments)
-        _refuse_replaced(before, _registered(model), recorder)
+            recorder.check_python_generators()
+        _refuse_replaced(registered, _registered(model), recorder)
         changed = {name for name, before in saved.items() if _differs(model, name, before)}
     names = tuple(name for name, _ in named)
-    return Run(_finished(model, recorder, names, output, changed | set(updated)), output)
+    graph = _finished(model, recorder, names, output, changed | set(updated))
+
+    def is_derived(tensor: Tensor) -> bool:
+        value = recorder.values.find(tensor)
+        return value is not None and graph.values[value].derived
+
+    attributes.settle(is_derived)
+    return Run(graph, output)
 
 
 def _forward(model: nn.Module, arguments: Arguments) -> Any:
@@ -106,8 +116,8 @@ def _finished(
         dataclasses.replace(call, updates=tuple(n for n in call.buffers if n in updated))
         for call in _without_dead_renewals(recorder.calls, output)
     ]
-    derived_calls = _derived_calls(calls, recorder.values, updated)
-    values = tuple(_value(draft, derived_calls) for draft in recorder.values)
+    derived_calls = _derived_calls(calls, recorder.values.drafts, updated)
+    values = tuple(_value(draft, derived_calls) for draft in recorder.values.drafts)
     _check_guards(recorder.guards, values, updated | recorder.parameters)
     used = {name for call in calls for name in call.parameters}
     used |= set(attrs(output))
@@ -195,7 +205,7 @@ def _refuse_replaced(before: dict[str, int], after: dict[str, int], recorder: Re
 
 
 @contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Put buffers, random state and ``use_cache`` back afterwards; yields the buffers' values."""
     named = model.named_buffers(remove_duplicate=False)
     buffers = {name: buffer for name, buffer in named if not buffer.is_meta}

@@ -98,6 +98,7 @@ class Call:
         args: positional arguments, with Ref and Attr in place of tensors.
         kwargs: keyword arguments, likewise.
         outputs: value made by each leaf of the result; None for leaves that are not tensors.
+        returned: the leaves of the result that are not tensors; None in place of tensors.
         renewed: (old, new) values that share memory with something this call wrote to.
         written: storages this call wrote to in place.
         parameters: names of the parameters it uses.
@@ -118,6 +119,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[int | None, ...]
+    returned: tuple[object, ...]
     renewed: tuple[tuple[int, int], ...]
     written: tuple[int, ...]
     parameters: tuple[str, ...]

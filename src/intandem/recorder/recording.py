@@ -1,18 +1,10 @@
-"""Run a model's own ``forward`` once and write down its calls.
-
-[Note: writes in place] A value's identity is the tensor object. When a call writes to memory, every
-other known tensor in that memory becomes a new value made by that call, so that a later reader
-depends on the write, on whichever stage it runs.
-
-[Note: skeleton] A process that has freed other stages' parameters records again with what is
-left: a call that meets a freed parameter runs on fake tensors, which have shapes and a device but
-no data, while glue on the batch alone runs for real, so that guards have values.
-"""
+"""Run a model's own ``forward`` once and write down its calls."""
 
 from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from intandem.errors import CaptureError
@@ -37,7 +28,10 @@ from intandem.recorder.functions import (
 )
 from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.interception import intercepted
+from intandem.recorder.python_state import PythonGenerators
+from intandem.recorder.skeleton import Skeleton, lacks_data
 from intandem.recorder.trees import leaves, map_tree
+from intandem.recorder.values import Values, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,16 +40,6 @@ if TYPE_CHECKING:
 
 _INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_KNOWN_SHAPES = "give the pipeline an example with the shapes you train on"
-
-
-class Draft(NamedTuple):
-    """A value while it is being recorded."""
-
-    tensor: Tensor
-    producer: int
-    storage: int
-    requires_grad: bool
 
 
 class Target(NamedTuple):
@@ -75,13 +59,12 @@ class Recorder:
         self.blocks = find_blocks(model)
         self.calls: list[Call] = []
         self.guards: list[Guard] = []
-        self.values: list[Draft] = []
+        self.values = Values()
         self.noticed_random = False
         self._noticed_recomputation = False
-        self._value_of: dict[int, int] = {}
         self._kept: list[Any] = []
-        self._storages: dict[int, int] = {}
-        self._tensors_in: dict[int, list[Tensor]] = {}
+        self._made_inside: dict[int, weakref.ref[Tensor]] = {}
+        self._python_generators = PythonGenerators()
         self._calls_of: Counter[str] = Counter()
         self._random_glue = 0
         self._allowed: set[int] | None = None
@@ -89,10 +72,9 @@ class Recorder:
         named = [*_named(model, "parameters"), *_named(model, "buffers")]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
         self.parameters = {name for name, _ in _named(model, "parameters")}
-        self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._device = next((t.device for t in inputs), torch.device("cpu"))
+        self._skeleton = Skeleton(next((t.device for t in inputs), torch.device("cpu")))
         for tensor in inputs:
-            self._new_value(tensor, producer=-1)
+            self.values.add(tensor, producer=-1)
 
     # What the interception tells us.
 
@@ -128,7 +110,10 @@ class Recorder:
         if self._allowed is not None:
             with torch._C.DisableTorchFunction():
                 self._look_inside(function, args, kwargs)
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                self._note_made_inside(result)
+            return result
         if is_metadata(function):
             return function(*args, **kwargs)
         if is_forbidden(function):
@@ -147,14 +132,14 @@ class Recorder:
         given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self._refuse_hidden_tensors(target, args, kwargs)
         template = map_tree(self.template, (args, kwargs))
-        buffers = dict(_named(target.module, "buffers")) if target.module else {}
-        watched = {id(t): (t, _version(t)) for t in [*given, *buffers.values()]}
+        buffers = dict(_named(target.module, "buffers")) if target.module is not None else {}
+        watched = {id(t): (t, version_of(t)) for t in [*given, *buffers.values()]}
         generator = torch.get_rng_state()
         autocast = autocast_state()
         self._noticed(target, args, kwargs)
         output = self._run(target, args, kwargs, given)
         drew = self.noticed_random or not torch.equal(generator, torch.get_rng_state())
-        written = {k: t for k, (t, before) in watched.items() if _version(t) != before}
+        written = {k: t for k, (t, before) in watched.items() if version_of(t) != before}
         if self._is_nothing_new(target, given, output, has_effect=bool(written)):
             return output
         results = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor)]
@@ -164,12 +149,14 @@ class Recorder:
         self._guard_shapes(target, args, template, output)
         index = len(self.calls)
         outputs = tuple(
-            self._new_value(leaf, producer=index) if isinstance(leaf, Tensor) else None
+            self.values.add(leaf, producer=index) if isinstance(leaf, Tensor) else None
             for leaf in leaves(output)
         )
-        renewed, storages = self._renew(written.values(), results, index)
+        renewed, storages = self.values.renew(written.values(), results, index)
         parameters = self._parameters_of(target, given)
-        anchor = target.name if target.module else f"{target.name}({', '.join(parameters)})"
+        anchor = (
+            target.name if target.module is not None else f"{target.name}({', '.join(parameters)})"
+        )
         self.calls.append(
             Call(
                 kind=target.kind,
@@ -178,6 +165,7 @@ class Recorder:
                 args=template[0],
                 kwargs=template[1],
                 outputs=outputs,
+                returned=tuple(None if isinstance(x, Tensor) else x for x in leaves(output)),
                 renewed=renewed,
                 written=storages,
                 parameters=parameters,
@@ -205,50 +193,18 @@ class Recorder:
     def _run(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
     ) -> Any:
+        self._python_generators.check(target.name)
         self._allowed = {id(tensor) for tensor in given}
         try:
             with torch._C._EnableTorchFunction():
-                if not _is_skeleton(target.module, given):
+                if not lacks_data(target.module, given):
                     return target.proceed(*args, **kwargs)
-                return self._run_fake(target, args, kwargs)
+                module, proceed = target.module, target.proceed
+                name = f"{target.name} at {_location()}"
+                return self._skeleton.run(name, proceed, module, args, kwargs)
         finally:
             self._allowed = None
-
-    def _run_fake(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """[Note: skeleton]."""
-        fakes = map_tree(self._fake, (args, kwargs))
-        try:
-            output = self._proceed(target, *fakes)
-        except (NotImplementedError, RuntimeError) as error:
-            msg = (
-                f"{target.name} cannot be run without data, which is needed to record a batch of "
-                f"a new shape once other ranks' parameters are freed: {error}; {_KNOWN_SHAPES}"
-            )
-            raise CaptureError(msg) from error
-        pairs = zip(leaves((args, kwargs)), leaves(fakes), strict=True)
-        if any(fake is not leaf and _version(fake) for leaf, fake in pairs):
-            msg = (
-                f"{target.name} at {_location()} writes in place to memory that was made with "
-                "data, which cannot be recorded for a batch of a new shape once other ranks' "
-                f"parameters are freed; {_KNOWN_SHAPES}"
-            )
-            raise CaptureError(msg)
-        return output
-
-    def _proceed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if target.module is None:
-            return target.proceed(*args, **kwargs)
-        state = {name: self._fake(tensor) for name, tensor in _state(target.module)}
-        return torch.func.functional_call(target.module, state, args, kwargs)
-
-    def _fake(self, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or isinstance(leaf, FakeTensor):
-            return leaf
-        with self._fake_mode:
-            empty = torch.empty_strided(
-                leaf.shape, leaf.stride(), dtype=leaf.dtype, device=self._device
-            )
-        return empty.requires_grad_(leaf.requires_grad)
+            self._python_generators.skip()
 
     def _look_inside(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -262,7 +218,7 @@ class Recorder:
                 continue
             if (name := self._attr_of.get(id(leaf))) is not None:
                 self._seen_inside.add(name)
-            elif id(leaf) in self._value_of and id(leaf) not in (self._allowed or ()):
+            elif self.values.find(leaf) is not None and id(leaf) not in (self._allowed or ()):
                 msg = (
                     f"a tensor made outside a block reaches {function_name(function)}() inside it "
                     f"through a Python object, at {_location()}; pass it as an argument"
@@ -275,10 +231,16 @@ class Recorder:
         """Return what stands for ``leaf`` in a recording."""
         if not isinstance(leaf, Tensor):
             return leaf
-        if (value := self._value_of.get(id(leaf))) is not None:
+        if (value := self.values.find(leaf)) is not None:
             return Ref(value)
         if (name := self._attr_of.get(id(leaf))) is not None:
             return Attr(name)
+        if (made := self._made_inside.get(id(leaf))) is not None and made() is leaf:
+            msg = (
+                f"a tensor made inside a block is used outside it, at {_location()}, and is not "
+                "among what the block returns; return it, instead of leaving it in an attribute"
+            )
+            raise CaptureError(msg)
         if leaf.requires_grad:
             msg = (
                 f"forward uses a tensor that needs gradients and is neither a parameter nor made "
@@ -288,30 +250,18 @@ class Recorder:
         self._kept.append(leaf)
         return leaf
 
-    def _new_value(self, tensor: Tensor, producer: int) -> int:
-        key = _storage_key(tensor)
-        storage = self._storages.setdefault(key, len(self._storages))
-        value = len(self.values)
-        self.values.append(Draft(tensor, producer, storage, tensor.requires_grad))
-        self._value_of[id(tensor)] = value
-        known = self._tensors_in.setdefault(storage, [])
-        if not any(other is tensor for other in known):
-            known.append(tensor)
-        return value
+    def _note_made_inside(self, result: Any) -> None:
+        for leaf in [result] if isinstance(result, Tensor) else leaves(result):
+            if isinstance(leaf, Tensor):
+                self._made_inside[id(leaf)] = weakref.ref(leaf)
 
-    def _renew(
-        self, written: Any, results: list[Tensor], index: int
-    ) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
-        """[Note: writes in place]."""
-        keys = {_storage_key(tensor) for tensor in written}
-        storages = sorted(self._storages[key] for key in keys if key in self._storages)
-        pairs = []
-        for storage in storages:
-            for tensor in list(self._tensors_in.get(storage, ())):
-                if not any(result is tensor for result in results):
-                    old = self._value_of[id(tensor)]
-                    pairs.append((old, self._new_value(tensor, producer=index)))
-        return tuple(pairs), tuple(storages)
+    def check_python_generators(self) -> None:
+        """Refuse draws of Python's generators since the last call; to be asked at the end.
+
+        Raises:
+            CaptureError: if there were any.
+        """
+        self._python_generators.check("its end")
 
     def _is_nothing_new(
         self, target: Target, given: list[Tensor], output: Any, *, has_effect: bool
@@ -320,7 +270,7 @@ class Recorder:
         if target.kind is not CallKind.GLUE or has_effect or self.noticed_random:
             return False
         if isinstance(output, Tensor):
-            known = id(output) in self._value_of or id(output) in self._attr_of
+            known = self.values.find(output) is not None or id(output) in self._attr_of
             return known and any(output is tensor for tensor in given)
         no_tensors = not any(isinstance(leaf, Tensor) for leaf in leaves(output))
         return no_tensors and (not given or is_getter(target.proceed))
@@ -417,27 +367,6 @@ def _count(mask: Tensor) -> int:
 
 def _named(module: nn.Module, what: str) -> list[tuple[str, Tensor]]:
     return list(getattr(module, f"named_{what}")(remove_duplicate=False))
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _storage_key(tensor: Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse and nested tensors have none
-        return -id(tensor)
-
-
-def _is_skeleton(module: nn.Module | None, given: list[Tensor]) -> bool:
-    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in given):
-        return True
-    return module is not None and any(p.is_meta for p in module.parameters())
-
-
-def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
 
 
 def _holds_tensors(thing: Any, depth: int) -> bool:

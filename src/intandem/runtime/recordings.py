@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from intandem.recorder.blocks import find_blocks
 from intandem.recorder.capture import record
 from intandem.recorder.cut import StageGraph, cut, links_of, reads, same_cuts
 from intandem.recorder.graph import refs
+from intandem.recorder.python_state import plain_state
 from intandem.recorder.recording import autocast_state
 from intandem.recorder.trees import named_leaves
 from intandem.runtime.stage import Draw, Stage
@@ -88,6 +90,7 @@ class Recordings:
         own_stages: Collection[int],
     ) -> None:
         self._model = model
+        self._blocks = find_blocks(model)
         self._bind = bind
         self._weights = weights
         self._stage_names = tuple(stage_names)
@@ -129,6 +132,7 @@ class Recordings:
         return (
             tuple(module.training for module in self._model.modules()),
             tuple(parameter.requires_grad for parameter in self._model.parameters()),
+            tuple(plain_state(self._model, self._blocks).items()),
             torch.is_grad_enabled(),
             autocast_state(),
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from intandem.errors import CaptureError
 from intandem.recorder.cut import reads
 from intandem.recorder.graph import refs
 from intandem.recorder.templates import compile_template
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from intandem.recorder.cut import StageGraph
     from intandem.recorder.graph import Autocast
     from intandem.runtime.weights import Weights
+
+_NEED_GRADIENTS = frozenset(["register_hook", "retain_grad"])
+_COMPARED = (int, float, complex, bool, str, bytes, type(None))
 
 Environment = dict[int, Tensor]
 """Tensors of one micro-batch by value of the recording."""
@@ -89,6 +93,8 @@ class Stage:
         """
         with torch.set_grad_enabled(with_gradients):
             for replay in self._replays:
+                if replay.call.name in _NEED_GRADIENTS and not with_gradients:
+                    continue
                 args, kwargs = replay.arguments(environment)
                 if replay.is_plain:
                     result = replay.function()(*args, **kwargs)
@@ -164,14 +170,27 @@ def _run_in_context(
         return replay.function()(*args, **kwargs)
 
 
+def _refuse_other_result(call: Call, found: str, recorded: str) -> NoReturn:
+    msg = (
+        f"{call.name} returned {found} where it returned {recorded} when it was recorded, at "
+        f"{call.location}, and what follows may depend on it; return it as a tensor"
+    )
+    raise CaptureError(msg)
+
+
 def _keep(call: Call, result: Any, environment: Environment) -> None:
     if isinstance(result, Tensor):
         (value,) = call.outputs
         if value is not None:
             environment[value] = result
     elif call.outputs:
-        for value, leaf in zip(call.outputs, leaves(result), strict=True):
+        found = leaves(result)
+        if len(found) != len(call.outputs):
+            _refuse_other_result(call, f"{len(found)} leaves", f"{len(call.outputs)}")
+        for value, leaf, recorded in zip(call.outputs, found, call.returned, strict=True):
             if value is not None:
                 environment[value] = leaf
+            elif isinstance(leaf, _COMPARED) and leaf != recorded:
+                _refuse_other_result(call, repr(leaf), repr(recorded))
     for old, new in call.renewed:
         environment[new] = environment[old]
