@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from intandem.errors import RunError
+from intandem.errors import LossError, RunError
+from intandem.ir import StageLinks
 from intandem.pipeline.home import Home, place
 from intandem.pipeline.ownership import (
     buffer_owners,
@@ -21,7 +22,7 @@ from intandem.pipeline.ownership import (
 from intandem.pipeline.programs import Programs
 from intandem.pipeline.stages import StagePlan, balanced_starts, check_num_stages, named_starts
 from intandem.profiler.segments import measure_segments
-from intandem.recorder.capture import record
+from intandem.recorder.capture import left_as_it_was, record
 from intandem.recorder.cut import Segment, cut, segments
 from intandem.recorder.trees import named_leaves
 from intandem.runtime.losses import loss_term
@@ -31,6 +32,7 @@ from intandem.runtime.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from intandem.ir import Placement
     from intandem.pipeline.request import Request
@@ -96,7 +98,9 @@ def assemble(
     first = record(model, example, bind)
     graph, found = first.graph, segments(first.graph)
     check_num_stages(found, placement.num_stages)
-    loss = loss_term(first.output, example, request.loss)
+    refuse_trained_loss(request.loss)
+    with _kept_as_it_is(request.loss):
+        loss = loss_term(first.output, example, request.loss)
     weights = Weights(model, graph)
     subject = _Subject(request, graph, found, example)
     plan = _agree_on_plan(subject, home, placement.num_stages)
@@ -179,11 +183,32 @@ def _plan(subject: _Subject, num_stages: int, num_threads: int) -> StagePlan:
     named = dict(named_leaves(subject.example))
     tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
     weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
-    with _threads(num_threads), torch.enable_grad():
+    with _threads(num_threads), torch.enable_grad(), _kept_as_it_is(request.loss):
         costs = measure_segments(subject.graph, found, weights, tensors, loss)
     if isinstance(request.stages, str):
         return StagePlan(balanced_starts(found, costs, num_stages), costs)
     return StagePlan(named_starts(found, request.stages, num_stages), costs)
+
+
+def refuse_trained_loss(loss: object) -> None:
+    """Refuse a loss module with parameters: nobody would hold, clip or step them.
+
+    Raises:
+        LossError: naming them.
+    """
+    if isinstance(loss, nn.Module):
+        names = [name for name, p in loss.named_parameters() if p.requires_grad]
+        if names:
+            msg = (
+                f"the loss has parameters of its own ({', '.join(names[:4])}), which a pipeline "
+                "does not hold; make it part of the model, whose output can carry `loss`"
+            )
+            raise LossError(msg)
+
+
+def _kept_as_it_is(loss: object) -> AbstractContextManager[object]:
+    """Put a loss module's buffers back: building calls it, and it is not a step."""
+    return left_as_it_was(loss) if isinstance(loss, nn.Module) else nullcontext()
 
 
 def _identity(graph: Graph, model: nn.Module) -> bytes:
@@ -226,6 +251,9 @@ def _held_by(home: Home, holders_of: dict[str, tuple[int, ...]]) -> set[str]:
 
 
 def _edges(recorded: Recorded, placement: Placement) -> set[tuple[int, int]]:
-    pairs = (*recorded.links.activations, *recorded.links.gradients)
+    """Return every pair of ranks that may exchange messages, whatever is frozen or not later."""
+    links, chain = recorded.links, StageLinks.chain(placement.num_stages)
+    pairs = {*links.activations, *links.gradients, *chain.activations}
     ranks = {(placement.rank_of[source], placement.rank_of[target]) for source, target in pairs}
-    return {(source, target) for source, target in ranks if source != target}
+    both = ranks | {(target, source) for source, target in ranks}
+    return {(source, target) for source, target in both if source != target}

@@ -107,14 +107,20 @@ class Batches:
             )
 
 
-def agree_on_batch(batch: Any, exchange: Exchange) -> None:
+def agree_on_batch(batch: Any, exchange: Exchange, what: str) -> None:
     """Compare the batch with rank 0's, which sends what all others work on.
+
+    Args:
+        batch: of this process.
+        exchange: with the other processes.
+        what: the call it is for, such as ``step()``.
 
     Raises:
         BatchError: if it differs.
+        RunError: if rank 0 makes another call.
     """
     own = fingerprint(batch).encode()
-    first = exchange.first("batch", own)
+    first = exchange.first(what, own)
     if first != own:
         msg = (
             f"rank {exchange.rank} has another batch than rank 0: {own.decode()}, not "

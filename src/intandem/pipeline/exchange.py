@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
+from intandem.errors import RunError
 from intandem.runtime.transport.protocol import exchange
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Exchange:
     """Small facts between the processes of a pipeline; with one process, with nobody.
 
-    Every process must make the same calls in the same order.
+    Every process must make the same calls in the same order: each fact says what call it is of, and
+    a process that meets another's different call raises.
 
     Args:
         transport: of this process's rank; None where all ranks are here.
@@ -22,7 +23,7 @@ class Exchange:
 
     def __init__(self, transport: Transport | None) -> None:
         self._transport = transport
-        self._calls: Counter[str] = Counter()
+        self._turn = 0
 
     @property
     def rank(self) -> int:
@@ -30,21 +31,42 @@ class Exchange:
         return self._transport.rank if self._transport else 0
 
     def gather(self, what: str, value: bytes) -> list[bytes]:
-        """Return every process's value, in rank order."""
+        """Return every process's value, in rank order.
+
+        Args:
+            what: the call, as a person knows it: ``timeline()``.
+            value: of this process.
+
+        Raises:
+            RunError: if another process makes another call.
+        """
         if self._transport is None:
             return [value]
-        return list(exchange(self._transport, self._key(what), value))
+        self._turn += 1
+        facts = exchange(self._transport, f"turn/{self._turn}", _labelled(what, value))
+        return [self._value(what, rank, fact) for rank, fact in enumerate(facts)]
 
     def first(self, what: str, value: bytes) -> bytes:
-        """Return rank 0's value. Rank 0 itself does not wait."""
+        """Return rank 0's value. Rank 0 itself does not wait. See ``gather``."""
         if self._transport is None:
             return value
-        key = self._key(what)
+        self._turn += 1
+        place = f"turn/{self._turn}/0"
         if self.rank == 0:
-            self._transport.publish(key, value)
+            self._transport.publish(place, _labelled(what, value))
             return value
-        return self._transport.read(key)
+        return self._value(what, 0, self._transport.read(place))
 
-    def _key(self, what: str) -> str:
-        self._calls[what] += 1
-        return f"{what}/{self._calls[what]}"
+    def _value(self, what: str, rank: int, fact: bytes) -> bytes:
+        theirs, _, value = fact.partition(b"\n")
+        if theirs.decode() != what:
+            msg = (
+                f"rank {self.rank} calls {what} while rank {rank} calls {theirs.decode()}; every "
+                "rank must make the same calls in the same order"
+            )
+            raise RunError(msg)
+        return value
+
+
+def _labelled(what: str, value: bytes) -> bytes:
+    return what.encode() + b"\n" + value

@@ -26,6 +26,7 @@ from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
 from intandem.recorder.recording import autocast_state
 from intandem.runtime.losses import LossReport, LossTally, StepLoss, refuse_missing_loss
+from intandem.runtime.passes import end_of_pass
 from intandem.runtime.stage import in_autocast
 from intandem.runtime.transport.process_group import launched_num_ranks
 from intandem.runtime.work import MicrobatchWork, Mode, StepWork
@@ -183,6 +184,7 @@ class Pipeline:
         with evaluating(self._model):
             work = self._work(batch, Mode.PREDICT)
             results = self._execute(work)
+            self._end_of(work)
         outputs = next((r.outputs for r in results if r.outputs), None)
         return None if outputs is None else join_outputs([outputs[i] for i in sorted(outputs)])
 
@@ -213,13 +215,15 @@ class Pipeline:
         answered = {n: p for n, p in self.named_parameters() if holders[n][0] in own}
         order = [name for name, _ in self._model.named_parameters()]
         own_norms = json.dumps(gradient_norms(answered)).encode()
-        norm = total_norm(map(json.loads, self._exchange.gather("norm", own_norms)), order)
+        norm = total_norm(
+            map(json.loads, self._exchange.gather("clip_grad_norm_()", own_norms)), order
+        )
         clip_(list(self.parameters()), norm, max_norm)
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the whole model's state by the user's names, on every rank. Collective."""
-        return gather_state(self._model, self._assembly)
+        return gather_state(self._model, self._assembly, self._exchange)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy from ``state`` what this process holds.
@@ -302,7 +306,7 @@ class Pipeline:
 
     def _prepared(self, batch: Any, mode: Mode) -> StepWork:
         if self._assembly.home.membership is not None:
-            agree_on_batch(batch, self._exchange)
+            agree_on_batch(batch, self._exchange, f"{mode.value}()")
         parts = self._batches.split(batch, self._assembly.home.device)
         self._assembly.weights.refresh()
         found = [self._assembly.recordings.find(part) for part in parts.parts]
@@ -341,4 +345,8 @@ class Pipeline:
         report = next((result.report for result in results if result.report), None)
         if report is not None:
             return report
-        return LossReport.decode(self._assembly.ranks.transport.read(f"loss/{work.sequence}"))
+        return LossReport.decode(self._end_of(work))
+
+    def _end_of(self, work: StepWork) -> bytes:
+        """Wait until the last stage is done, so that no process runs ahead without limit."""
+        return self._assembly.ranks.transport.read(end_of_pass(work.sequence))

@@ -60,6 +60,15 @@ class Home:
         if self.watch is not None:
             self.watch.fail(error)
 
+    def check(self) -> None:
+        """Return while the run is healthy.
+
+        Raises:
+            PeerFailureError: once another process has failed.
+        """
+        if self.watch is not None:
+            self.watch.check()
+
     @property
     def num_ranks(self) -> int:
         """Ranks of the pipeline."""

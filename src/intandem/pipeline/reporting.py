@@ -56,7 +56,7 @@ def gather_timeline(spans: Sequence[Span], exchange: Exchange, num_ranks: int) -
         num_ranks: of the pipeline.
     """
     own = [(s.rank, str(s.action), s.start_s, s.end_s) for s in spans]
-    facts = exchange.gather("spans", json.dumps(own).encode())
+    facts = exchange.gather("timeline()", json.dumps(own).encode())
     found = [
         Span(rank, Action.parse(action), start_s, end_s)
         for fact in facts

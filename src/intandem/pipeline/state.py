@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from intandem.runtime.transport.protocol import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,10 +17,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from intandem.pipeline.assembly import Assembly
+    from intandem.pipeline.exchange import Exchange
+    from intandem.pipeline.home import Home
 
 
-def gather_state(model: nn.Module, assembly: Assembly) -> dict[str, Tensor]:
-    """Return copies of all parameters and buffers, by the user's names, on every rank."""
+def gather_state(model: nn.Module, assembly: Assembly, exchange: Exchange) -> dict[str, Tensor]:
+    """Return copies of all parameters and buffers, by the user's names, on every rank.
+
+    Raises:
+        RunError: if rank 0 makes another call.
+        PeerFailureError: if another rank fails meanwhile.
+    """
     own = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     if assembly.home.membership is None:
         return {name: tensor.clone() for name, tensor in own.items()}
@@ -26,6 +36,7 @@ def gather_state(model: nn.Module, assembly: Assembly) -> dict[str, Tensor]:
         name: assembly.holders_of[first_name[id(parameter)]][0]
         for name, parameter in model.named_parameters(remove_duplicate=False)
     }
+    exchange.gather("state_dict()", b"")
     device = assembly.home.device
     gathered: dict[str, Tensor] = {}
     for name, tensor in own.items():
@@ -34,8 +45,20 @@ def gather_state(model: nn.Module, assembly: Assembly) -> dict[str, Tensor]:
             gathered[name] = tensor.to(device, copy=True).contiguous()
         else:
             gathered[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        dist.broadcast(gathered[name], src=owner)
+        _broadcast(gathered[name], owner, assembly.home)
     return gathered
+
+
+def _broadcast(tensor: Tensor, owner: int, home: Home) -> None:
+    """Broadcast without outliving the run: the wait cannot be interrupted, so a thread waits."""
+    work = dist.broadcast(tensor, src=owner, async_op=True)
+    if work is None:
+        return
+    thread = threading.Thread(target=work.wait, name="intandem state", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        home.check()
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -80,6 +80,7 @@ class Executor:
                     commands = interpreter.handle(event)
             self._perform(commands, run, work)
             run.finish()
+            self._watch.at(places[-1].at(work.step))
         except PeerFailureError:
             raise
         except Exception as error:
@@ -157,5 +158,5 @@ class _Row:
     def of(cls, program: Program, rank: int) -> _Row:
         row = program.instructions[rank]
         places = [_place(slot, instruction) for slot, instruction in enumerate(row)]
-        end = _Place(len(row), None, None, "the end of the step")
+        end = _Place(len(row), None, None, "none (between steps)")
         return cls(program, Interpreter(row), (*places, end))

@@ -114,11 +114,14 @@ class Pass:
             self.result.spans.append(span)
 
     def finish(self) -> None:
-        """Tell every rank the loss, where it is known."""
-        if self._owner[self._last_stage] != self._rank or self._work.mode is Mode.PREDICT:
+        """Tell every rank the loss where it is known, and that the pass is over."""
+        if self._owner[self._last_stage] != self._rank:
             return
-        self.result.report = self._work.tally.report()
-        self._transport.publish(f"loss/{self._work.sequence}", self.result.report.encode())
+        encoded = b""
+        if self._work.mode is not Mode.PREDICT:
+            self.result.report = self._work.tally.report()
+            encoded = self.result.report.encode()
+        self._transport.publish(end_of_pass(self._work.sequence), encoded)
 
     def _forward(self, action: Action) -> None:
         stage = self._stage(action.stage, action.microbatch)
@@ -217,6 +220,11 @@ class Pass:
 
     def _draw(self, microbatch: int) -> Draw:
         return Draw(self._work.seed, self._work.step, microbatch)
+
+
+def end_of_pass(sequence: int) -> str:
+    """Return the name of the fact that says a pass is over, and what its loss is."""
+    return f"pass/{sequence}"
 
 
 def _slot_of(message: Message) -> tuple[int, int, int]:

@@ -70,6 +70,7 @@ class LocalRanks:
         self._transports = local_transports(self._watches)
         self._results: queue.SimpleQueue[RankResult | BaseException] = queue.SimpleQueue()
         self._failure: BaseException | None = None
+        self._closed = False
         self._jobs: list[queue.SimpleQueue[StepWork | None]] = []
         self._threads: list[threading.Thread] = []
         for rank, (transport, watch) in enumerate(
@@ -99,6 +100,9 @@ class LocalRanks:
 
     def execute(self, work: StepWork) -> list[RankResult]:
         """Run one pass; see ``Ranks.execute``."""
+        if self._closed:
+            msg = "this pipeline is closed; build a new one"
+            raise RunError(msg)
         if self._failure is not None:
             msg = f"this pipeline ended with a failure: {self._failure}; build a new one"
             raise RunError(msg) from self._failure
@@ -121,6 +125,7 @@ class LocalRanks:
 
     def close(self) -> None:
         """End the threads."""
+        self._closed = True
         for jobs in self._jobs:
             jobs.put(None)
         for thread in self._threads:
@@ -145,6 +150,7 @@ class ProcessRank:
     ) -> None:
         self._transport = transport
         self._watch = watch
+        self._closed = False
         self._executor = Executor(transport.rank, transport, watch, weights, tied)
 
     @property
@@ -159,10 +165,14 @@ class ProcessRank:
 
     def execute(self, work: StepWork) -> list[RankResult]:
         """Run one pass on the caller's thread; see ``Ranks.execute``."""
+        if self._closed:
+            msg = "this pipeline is closed; build a new one"
+            raise RunError(msg)
         return [self._executor.execute(work)]
 
     def close(self) -> None:
         """Leave the run in good order."""
+        self._closed = True
         self._transport.close()
         self._watch.close()
 

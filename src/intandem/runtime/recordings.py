@@ -14,7 +14,7 @@ from intandem.recorder.cut import StageGraph, cut, links_of, reads, same_cuts
 from intandem.recorder.graph import refs
 from intandem.recorder.python_state import plain_state
 from intandem.recorder.recording import autocast_state
-from intandem.recorder.trees import named_leaves
+from intandem.recorder.trees import leaves, named_leaves
 from intandem.runtime.stage import Draw, Stage
 from intandem.runtime.transport.protocol import TensorSpec
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from intandem.recorder import Arguments, Graph
     from intandem.runtime.transport.protocol import Contract
     from intandem.runtime.weights import Weights
+
+
+_MAX_KEYS = 64
+"""Shapes and modes that recordings are kept for; the oldest goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,16 @@ class Recorded:
         """Return what a message from stage ``source`` to ``target`` looks like."""
         return self.contracts.get((source, target, is_forward), ())
 
-    def tensors_of(self, batch: Any) -> tuple[Tensor, ...]:
-        """Return the batch values of the recording, in order."""
+    def tensors_of(self, batch: Any) -> dict[int, Tensor]:
+        """Return the batch values of the recording, by number; ``forward`` reads no others."""
         named = dict(named_leaves(batch))
-        return tuple(named[name] for name in self.graph.inputs)
+        return {v: named[name] for v, name in enumerate(self.graph.inputs) if name in named}
 
     def holds_for(self, batch: Any) -> bool:
         """Tell whether every guard has the outcome it had when recorded."""
         if self.guard_stage is None:
             return True
-        environment = dict(enumerate(self.tensors_of(batch)))
+        environment = self.tensors_of(batch)
         self.guard_stage.run(environment, Draw(0, 0, 0), with_gradients=False)
         return all(
             self.guard_stage.call_again(guard, environment) == guard.outcome
@@ -108,7 +112,7 @@ class Recordings:
         Raises:
             CaptureError: if a new recording is needed and cannot be made or cut alike.
         """
-        key = (*self._key_of_model(), key_of_batch(batch))
+        key = (*self._key_of_model(), key_of_batch(batch, self._bind(batch)))
         for recorded in self._known.get(key, ()):
             if recorded.holds_for(batch):
                 return recorded
@@ -117,6 +121,8 @@ class Recordings:
         recorded = self.add(record(self._model, batch, self._bind, updated).graph)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
         self._known.setdefault(key, []).append(recorded)
+        if len(self._known) > _MAX_KEYS:
+            del self._known[next(iter(self._known))]
         return recorded
 
     def add(self, graph: Graph) -> Recorded:
@@ -138,10 +144,18 @@ class Recordings:
         )
 
 
-def key_of_batch(batch: Any) -> Hashable:
-    """Return what a recording depends on in a batch, besides guards."""
+def key_of_batch(batch: Any, arguments: Arguments) -> Hashable:
+    """Return what a recording depends on in a batch, besides guards.
+
+    Args:
+        batch: a micro-batch.
+        arguments: what ``forward`` is given of it; the rest is for the loss.
+    """
+    given = {id(leaf) for leaf in leaves((arguments.args, arguments.kwargs))}
     found: list[Hashable] = []
     for name, leaf in sorted(named_leaves(batch), key=lambda pair: pair[0]):
+        if id(leaf) not in given:
+            continue
         if isinstance(leaf, Tensor):
             found.append((name, leaf.shape, leaf.dtype, leaf.device))
         else:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from intandem.errors import RunError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -56,6 +58,8 @@ class Weights:
         self._shared = {name: uses for name, uses in uses_of(graph).items() if len(uses) > 1}
         self._aliases: dict[tuple[str, Use], nn.Parameter] = {}
         self._clones: dict[Use, tuple[nn.Module, nn.Module]] = {}
+        self._blocks: dict[str, nn.Module] = {}
+        self._names = self._parameter_names()
 
     def aliases(self, name: str) -> tuple[Alias, ...]:
         """Return the leaves of the uses of ``name`` after the first, in graph order."""
@@ -64,7 +68,7 @@ class Weights:
 
     def block(self, call: Call) -> Callable[[], Callable[..., Any]]:
         """Return what finds the module that a block's call runs."""
-        module = self._model.get_submodule(call.name)
+        module = self._blocks[call.name] = self._model.get_submodule(call.name)
         use = (call.anchor, call.call)
         others = [name for name in call.parameters if self._is_later_use(name, use)]
         if others:
@@ -137,7 +141,13 @@ class Weights:
         ]
 
     def refresh(self) -> None:
-        """Let aliases and clones follow what the user did to their originals between steps."""
+        """Let aliases and clones follow what the user did to their originals between steps.
+
+        Raises:
+            RunError: if the user did what they cannot follow.
+        """
+        self._refuse_other_modules()
+        self._refuse_hooks_on_parts()
         for (name, _), alias in self._aliases.items():
             original = self.parameter(name)
             if alias.data_ptr() != original.data_ptr() or alias.dtype != original.dtype:
@@ -146,6 +156,31 @@ class Weights:
         for original_module, clone in self._clones.values():
             for source, target in zip(original_module.modules(), clone.modules(), strict=True):
                 target.training = source.training
+
+    def _parameter_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self._model.named_parameters())
+
+    def _refuse_other_modules(self) -> None:
+        replaced = [n for n, m in self._blocks.items() if self._model.get_submodule(n) is not m]
+        if replaced or self._names != self._parameter_names():
+            what = f"module {replaced[0]} was" if replaced else "parameters were"
+            msg = (
+                f"{what} replaced, added or removed after the pipeline was built; change the model "
+                "first (adapters, heads), then build the pipeline"
+            )
+            raise RunError(msg)
+
+    def _refuse_hooks_on_parts(self) -> None:
+        for name in self._shared:
+            parameter = self.parameter(name)
+            after = getattr(parameter, "_post_accumulate_grad_hooks", None)
+            if parameter._backward_hooks or after:
+                msg = (
+                    f"{name} has a gradient hook and is used by {len(self._shared[name])} calls, "
+                    "whose gradients are added up after the step, so the hook would see one part "
+                    "only; remove it, and change .grad after step() instead"
+                )
+                raise RunError(msg)
 
     def _is_later_use(self, name: str, use: Use) -> bool:
         return use in self._shared.get(name, ())[1:]
@@ -173,7 +208,9 @@ def _clone(
         if key == "_parameters":
             state[key] = {k: _replacement(p, replaced) for k, p in value.items()}
         elif key == "_modules":
-            state[key] = {k: m and _clone(m, replaced, done) for k, m in value.items()}
+            state[key] = {
+                k: None if m is None else _clone(m, replaced, done) for k, m in value.items()
+            }
         elif isinstance(value, list) and any(id(item) in replaced for item in value):
             state[key] = [_replacement(item, replaced) for item in value]
     return clone

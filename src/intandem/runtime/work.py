@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Mode(Enum):
-    """What a pass through the pipeline is for."""
+    """What a pass through the pipeline is for: the call of ``Pipeline``."""
 
-    TRAIN = "train"
+    TRAIN = "step"
     EVALUATE = "evaluate"
     PREDICT = "predict"
 
@@ -31,12 +31,12 @@ class MicrobatchWork:
 
     Attributes:
         batch: as the loss function is given it.
-        tensors: the recording's batch values, in order.
+        tensors: the recording's batch values, by number.
         recorded: the recording and its stages.
     """
 
     batch: Any
-    tensors: tuple[Tensor, ...]
+    tensors: Mapping[int, Tensor]
     recorded: Recorded
 
 

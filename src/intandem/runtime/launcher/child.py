@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Set
 
 _PR_SET_PDEATHSIG = 1
 
@@ -36,7 +36,7 @@ class Child:
 
     @classmethod
     def start(
-        cls, rank: int, command: Sequence[str], env: Mapping[str, str], *, piped: bool
+        cls, rank: int, command: Sequence[str], env: Mapping[str, str], *, piped: Set[int]
     ) -> Child:
         """Start ``command`` as ``rank``; it dies with the calling thread.
 
@@ -44,15 +44,15 @@ class Child:
             rank: rank 0 keeps this process's standard input, the others get none.
             command: program and arguments.
             env: whole environment.
-            piped: output comes back through pipes instead of going straight out.
+            piped: of 1 and 2 (standard output and error), those that come back through pipes
+                instead of going straight out.
         """
-        stream = subprocess.PIPE if piped else None
         process = subprocess.Popen(
             list(command),
             env=dict(env),
             stdin=None if rank == 0 else subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
+            stdout=subprocess.PIPE if 1 in piped else None,
+            stderr=subprocess.PIPE if 2 in piped else None,
             start_new_session=True,
             preexec_fn=_die_with_parent(),
         )

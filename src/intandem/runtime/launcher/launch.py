@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -30,10 +31,10 @@ GRACE_S = 3.0
 
 
 class Show(StrEnum):
-    """What becomes of the output of ranks other than 0. Rank 0's goes straight out, always."""
+    """What becomes of the output of ranks other than 0. Rank 0's stays as it is, always."""
 
     PREFIX = "prefix"
-    """Whole lines, each after ``[rank 1]``."""
+    """Whole lines, each after ``[rank 1]``; rank 0's too are whole, except on a terminal."""
     PLAIN = "plain"
     """Straight out, unmarked."""
 
@@ -117,8 +118,7 @@ def launch_command(
     try:
         for rank in range(ranks):
             env = rank_environment(rank, ranks, host.port)
-            piped = rank > 0 and show is Show.PREFIX
-            child = Child.start(rank, command, env, piped=piped)
+            child = Child.start(rank, command, env, piped=_piped(rank, ranks, show))
             children.append(child)
             output.add(child)
         host.start()
@@ -129,6 +129,17 @@ def launch_command(
         output.close()
         host.close()
     return Outcome(supervisor.exit_code, supervisor.verdict)
+
+
+def _piped(rank: int, num_ranks: int, show: Show) -> set[int]:
+    """Which of standard output and error are passed on line by line.
+
+    A terminal is rank 0's own, so that what it draws there (a progress bar) works; elsewhere its
+    lines would be cut by those of other ranks.
+    """
+    if show is Show.PLAIN or num_ranks == 1:
+        return set()
+    return {number for number in (1, 2) if rank > 0 or not os.isatty(number)}
 
 
 def _pass_on(interrupt: Callable[[int], None]) -> Callable[[], None]:

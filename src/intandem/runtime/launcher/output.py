@@ -23,13 +23,13 @@ class _Stream:
     Attributes:
         source: where its output arrives.
         target: file descriptor it goes to.
-        prefix: put before each line.
+        prefix: put before each line; None to leave lines as they are.
         rest: the line that has not ended yet.
     """
 
     source: IO[bytes]
     target: int
-    prefix: bytes
+    prefix: bytes | None
     rest: bytearray = field(default_factory=bytearray)
 
 
@@ -37,15 +37,16 @@ class Output:
     """The pipes of all ranks. Whole lines only, so that ranks do not mix within a line.
 
     Of a line that was drawn over itself with carriage returns (a progress bar), the last state
-    is passed on.
+    is passed on. Rank 0's bytes are passed on unchanged, and each state of such a line is.
     """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._unended: list[tuple[int, bytes]] = []
 
     def add(self, child: Child) -> None:
-        """Pass on what ``child`` prints, each line marked with its rank."""
-        prefix = f"[rank {child.rank}] ".encode()
+        """Pass on what ``child`` prints, each line marked with its rank unless that is 0."""
+        prefix = f"[rank {child.rank}] ".encode() if child.rank else None
         for source, target in ((child.process.stdout, 1), (child.process.stderr, 2)):
             if source is not None:
                 os.set_blocking(source.fileno(), False)
@@ -70,6 +71,8 @@ class Output:
         for key in list(self._selector.get_map().values()):
             self._finish(key.data)
         self._selector.close()
+        for target, data in self._unended:
+            _write(target, data)
 
     def _read(self, stream: _Stream) -> None:
         data = os.read(stream.source.fileno(), _READ_BYTES)
@@ -77,17 +80,30 @@ class Output:
             self._finish(stream)
             return
         stream.rest += data
-        *lines, rest = bytes(stream.rest).split(b"\n")
-        if len(rest) > _MAX_LINE_BYTES:
-            lines, rest = [*lines, rest], b""
-        stream.rest = bytearray(rest)
-        _write(stream.target, b"".join(_marked(stream.prefix, line) for line in lines))
+        text = bytes(stream.rest)
+        end = text.rfind(b"\n") + 1
+        if stream.prefix is None:
+            end = max(end, text.rfind(b"\r") + 1)
+        if len(text) - end > _MAX_LINE_BYTES:
+            end = len(text)
+        stream.rest = bytearray(text[end:])
+        _write(stream.target, _shown(stream.prefix, text[:end]))
 
     def _finish(self, stream: _Stream) -> None:
         self._selector.unregister(stream.source)
         stream.source.close()
-        if stream.rest:
-            _write(stream.target, _marked(stream.prefix, bytes(stream.rest)))
+        rest = bytes(stream.rest)
+        if stream.prefix is None:  # what others still print is not to go on in this line
+            self._unended.append((stream.target, rest))
+        else:
+            _write(stream.target, _shown(stream.prefix, rest))
+
+
+def _shown(prefix: bytes | None, text: bytes) -> bytes:
+    if prefix is None:
+        return text
+    lines = text.removesuffix(b"\n").split(b"\n") if text else []
+    return b"".join(_marked(prefix, line) for line in lines)
 
 
 def _marked(prefix: bytes, line: bytes) -> bytes:
