@@ -230,7 +230,7 @@ def connect(
 
     Args:
         membership: this process's place.
-        edges: every pair of ranks that will exchange messages, such as ``edges_of(program)``.
+        edges: every pair of ranks that will exchange messages.
         watch: knows when the run has failed elsewhere.
         device: where this rank wants the tensors it receives.
         timeout_s: how long neighbours may take to connect, in seconds.

@@ -13,13 +13,11 @@ import torch
 import torch.distributed as dist
 
 from intandem.errors import RunError
-from intandem.ir import Send
 from intandem.runtime.transport.protocol import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from intandem.ir import Program
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.watch import Watch
 
@@ -36,13 +34,6 @@ class Edge:
 
     def __str__(self) -> str:
         return f"{self.source}->{self.target}"
-
-
-def edges_of(program: Program) -> tuple[Edge, ...]:
-    """Every edge that ``program`` sends over, sorted."""
-    rows = enumerate(program.instructions)
-    used = {Edge(rank, i.peer) for rank, row in rows for i in row if isinstance(i, Send)}
-    return tuple(sorted(used))
 
 
 class _Backend(Protocol):

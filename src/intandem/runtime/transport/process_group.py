@@ -32,14 +32,12 @@ class Membership:
         store: where its processes find each other and leave facts. Every joining has keys of its
             own in it, so that several pipelines of one process do not meet.
         backend: ``gloo`` or ``nccl``.
-        owns_group: whether torch.distributed was initialised here, and is to be ended here.
     """
 
     rank: int
     num_ranks: int
     store: dist.Store
     backend: str
-    owns_group: bool
 
 
 def join_process_group(
@@ -48,7 +46,8 @@ def join_process_group(
     """Join the other processes of this run, every one of them a rank of one pipeline.
 
     Initialises torch.distributed from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT unless that
-    was done already. Gloo keeps to the loopback interface if MASTER_ADDR does.
+    was done already; it lasts as long as the process, for all of its pipelines. Gloo keeps to the
+    loopback interface if MASTER_ADDR does.
 
     Args:
         device: where this process computes; ``cuda`` means NCCL, anything else Gloo.
@@ -59,20 +58,13 @@ def join_process_group(
         RunError: if they do not.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
-    owns_group = not dist.is_initialized()
-    if owns_group:
+    if not dist.is_initialized():
         _initialise(backend, store, timedelta(seconds=timeout_s))
     rank = dist.get_rank()
     shared = dist.PrefixStore(f"intandem/{_attempt()}", store or default_store())
     joining = shared.add(f"joined/{rank}", 1)
     own = dist.PrefixStore(str(joining), shared)
-    return Membership(rank, dist.get_world_size(), own, backend, owns_group)
-
-
-def leave_process_group(membership: Membership) -> None:
-    """End torch.distributed if joining began it."""
-    if membership.owns_group and dist.is_initialized():
-        dist.destroy_process_group()
+    return Membership(rank, dist.get_world_size(), own, backend)
 
 
 def _initialise(backend: str, store: dist.Store | None, timeout: timedelta) -> None:
