@@ -3,20 +3,22 @@
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from intandem.cli import cmd_demo
-from intandem.cli.demo import progress
+from intandem.cli.demo import progress, run
 from intandem.cli.demo.model import Sizes, build_gpt, load_example, loss_fn, plain_step
 from intandem.cli.demo.outcome import Outcome
 from intandem.cli.demo.progress import State, reporting
 from intandem.cli.demo.text import Text, batch_of, load_text
-from intandem.cli.demo.training import Budget, Log
+from intandem.cli.demo.training import Budget, Data, Log
+from intandem.cli.main import main
 from intandem.errors import RunError
 from intandem.ir import Action, Span, Timeline
+from intandem.views.html import _headlines
 from intandem.views.report import Report
 
 TINY = Sizes(width=16, num_blocks=2, num_heads=2, seq=8, rows=6)
@@ -202,9 +204,45 @@ def test_gradient_verdict(error, equal):
         (["--steps", "0"], "nothing to train in 0"),
         (["--seconds", "-1"], "nothing to train in -1"),
         (["--report", "/nowhere/at/all.html"], "there is no folder /nowhere/at"),
+        (["--microbatches", "0"], "--microbatches must be 1 or more, got 0"),
+        (["--ranks", "0"], "--ranks must be 1 or more, got 0"),
+        (["--schedule", "1f2b"], "unknown schedule '1f2b'; known: naive, gpipe, 1f1b"),
+        (["--schedule", "nowhere.csv"], "--schedule nowhere.csv: there is no such file"),
     ],
 )
-def test_refused_before_training(argv, message):
-    """What can be seen from the arguments is said at once."""
-    with pytest.raises(ValueError, match=message):
-        cmd_demo.main(argv)
+def test_refused_before_training(argv, message, capsys, monkeypatch):
+    """What can be seen from the arguments is said at once, with status 2."""
+    monkeypatch.setattr(run, "run", lambda arguments: pytest.fail("it began"))
+    assert main(["demo", *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_step_is_drawn_and_printed():
+    """The terminal's makespan and bubble are those of the step that the report draws."""
+
+    def report(seconds, idle_s):
+        spans = (
+            Span(0, Action.parse("0F0"), 0.0, seconds),
+            Span(1, Action.parse("1F0"), 0.0, seconds - idle_s),
+        )
+        timeline = Timeline(spans, 2)
+        return Report("", "1f1b", 1, planned=Timeline(spans[:1], 1), measured=timeline)
+
+    log = Log(
+        training=[(0, 2.5)],
+        heldout=[(0, 2.5)],
+        step_s=[1.0],
+        bubble_ratios=[0.9],
+        snapshots=[report(3.0, 0.1), report(1.0, 0.1), report(2.0, 0.8)],
+    )
+    drawn = log.typical()
+    data = Data(Text(Path(), 1, torch.zeros(1), torch.zeros(1)), TINY, 0)
+
+    outcome = run._completed(OUTCOME, log, data, drawn)
+
+    assert drawn is log.snapshots[2]
+    assert outcome.bubble_ratio == drawn.measured.bubble_ratio == pytest.approx(0.2)
+    assert outcome.makespan_s == drawn.measured.makespan_s == 2.0
+    said = "20.0 % measured, 0.0 % planned: the step drawn in the report, makespan 2.00 s"
+    assert said in outcome.as_text()
+    assert {"2.00 s", "20.0 %"} <= {value for _, value, _ in _headlines(drawn)}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import tyro
+
+from intandem.errors import ScheduleError
+from intandem.schedules import schedule_names
+from intandem.schedules.registry import unknown_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,3 +27,30 @@ def parse_arguments(kind: type[T], argv: Sequence[str], *, command: str, about: 
         return tyro.cli(kind, args=list(argv), prog=f"intandem {command}", description=about)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse counts that are less than 1.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            msg = f"--{name} must be 1 or more, got {count}"
+            raise ValueError(msg)
+
+
+def check_schedule_name(schedule: str | None) -> None:
+    """Refuse what is neither a schedule's name nor a compute-order ``.csv``.
+
+    Raises:
+        ScheduleError: naming the schedules that there are.
+    """
+    if schedule is None or schedule in {"auto", *schedule_names()}:
+        return
+    if not schedule.endswith(".csv"):
+        raise ScheduleError(unknown_schedule(schedule))
+    if not Path(schedule).is_file():
+        msg = f"--schedule {schedule}: there is no such file"
+        raise ScheduleError(msg)

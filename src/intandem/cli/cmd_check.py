@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from intandem.cli.arguments import parse_arguments
+from intandem.cli.arguments import check_counts, check_schedule_name, parse_arguments
 
 if TYPE_CHECKING:
     from intandem.cli.jobs import Found
@@ -25,6 +26,7 @@ Exit status: 0 if all are equal, 1 if not, 2 if the model cannot be run.
 examples:
   intandem check train.py --ranks 4
   intandem check mypackage.models:job --ranks 2 --schedule gpipe
+  intandem check train.py --script-args="--lr 3e-4 --steps 1"
   intandem check models.py:job --dtype own --format json      (job() returns an intandem.Job)
 """
 
@@ -53,7 +55,7 @@ class Arguments:
     seed: int = 0
     """Keys random draws."""
     script_args: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ARG")] = ()
-    """Arguments for the script."""
+    """Arguments for the script, after = and in quotes where they begin with a dash."""
     format: Literal["text", "json"] = "text"
     """For people, or one JSON object."""
 
@@ -63,16 +65,30 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(Arguments, argv, command="check", about=ABOUT)
     if isinstance(arguments, int):
         return arguments
-    from intandem.cli.jobs import find_job
+    from intandem.cli.jobs import errors_of, find_job
 
-    found = find_job(arguments.target, arguments.script_args)
+    _refuse_early(arguments)
+    script_args = [word for text in arguments.script_args for word in shlex.split(text)]
+    found = find_job(arguments.target, script_args)
     print(f"checking {arguments.target} on {arguments.ranks} ranks ...", file=sys.stderr)
-    equality = _check(arguments, found)
+    with errors_of(arguments.target):
+        equality = _check(arguments, found)
     if arguments.format == "json":
         print(json.dumps(_as_object(equality, arguments)))
     else:
         print("\n".join(_lines(equality, arguments)))
     return 0 if equality.equal else 1
+
+
+def _refuse_early(arguments: Arguments) -> None:
+    """Find out before the script runs what would otherwise show after it.
+
+    Raises:
+        ValueError: if a count is less than 1.
+        ScheduleError: if there is no such schedule.
+    """
+    check_counts(ranks=arguments.ranks, microbatches=arguments.microbatches)
+    check_schedule_name(arguments.schedule)
 
 
 def _check(arguments: Arguments, found: Found) -> Equality:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from intandem.cli.arguments import check_counts, check_schedule_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,8 +53,12 @@ def _refuse_early(arguments: Arguments) -> None:
     """Find out before training what would otherwise show after it.
 
     Raises:
-        ValueError: if there is nothing to train, or the report cannot be written.
+        ValueError: if a count is less than 1, there is nothing to train, or the report cannot be
+            written.
+        ScheduleError: if there is no such schedule.
     """
+    check_counts(ranks=arguments.ranks, microbatches=arguments.microbatches)
+    check_schedule_name(arguments.schedule)
     budget = arguments.seconds if arguments.steps is None else arguments.steps
     if budget <= 0:
         msg = f"nothing to train in {budget:g}; --steps or --seconds must be more than 0"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import runpy
 import sys
+import sysconfig
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
@@ -18,6 +21,9 @@ from intandem.pipeline import Pipeline
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
+
+
+_NO_STEP = "{} ended without a step of a Pipeline; there is nothing to check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +48,16 @@ def find_job(target: str, script_arguments: Sequence[str] = ()) -> Found:
 
     Raises:
         ValueError: if there is no such module, function or script.
-        PipelineError: if a script trains nothing.
+        PipelineError: if a script trains nothing, or what was run of the user's raised.
     """
     place, colon, name = target.rpartition(":")
     if colon:
-        return Found(_call(_module(place), name))
+        if place.endswith(".py"):
+            _check_defined(place, name)
+        with errors_of(place):
+            module = _module(place)
+        with errors_of(target):
+            return Found(_call(module, name))
     if not Path(target).is_file():
         msg = f"{target!r} is neither a script nor MODULE:FUNCTION (file.py:function will do)"
         raise ValueError(msg)
@@ -84,6 +95,69 @@ def _module(place: str) -> ModuleType:
         raise ValueError(msg) from error
 
 
+def _check_defined(place: str, name: str) -> None:
+    """Look for ``name`` in a file without running it, which may be training.
+
+    Raises:
+        ValueError: if nothing in the file can define it.
+    """
+    if not Path(place).is_file():
+        msg = f"there is no file {place!r}"
+        raise ValueError(msg)
+    try:
+        tree = ast.parse(Path(place).read_bytes(), filename=place)
+    except SyntaxError as error:
+        msg = f"{place} is not Python: {error}"
+        raise ValueError(msg) from error
+    nodes = list(ast.walk(tree))
+    if any(isinstance(n, ast.alias) and n.name == "*" for n in nodes):
+        return
+    functions = [n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    imported = [(n.asname or n.name) for n in nodes if isinstance(n, ast.alias)]
+    assigned = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    if name not in {*functions, *imported, *assigned}:
+        known = ", ".join(f for f in functions if f[0] != "_") or "none"
+        msg = f"{place} has no function {name!r}; it has {known}"
+        raise ValueError(msg)
+
+
+@contextmanager
+def errors_of(what: str) -> Iterator[None]:
+    """Turn what the user's code raises into a line that says where.
+
+    Raises:
+        PipelineError: in place of it.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if not stop.code:
+            raise PipelineError(_NO_STEP.format(what)) from stop
+        msg = (
+            f"{what} exited with {stop.code!r} before it had shown what it trains; if it wants "
+            'arguments, give them with --script-args="..."'
+        )
+        raise PipelineError(msg) from stop
+    except PipelineError:
+        raise
+    except Exception as error:
+        if not (place := _user_line(error)):
+            raise
+        msg = f"{what} raised {type(error).__name__}: {error} at {place}"
+        raise PipelineError(msg) from error
+
+
+def _user_line(error: BaseException) -> str | None:
+    """File and line of the innermost frame that is neither ours nor a library's."""
+    installed = (sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+    libraries = (str(Path(__file__).parents[1]), *installed, "<frozen")
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [f for f in frames if not f.filename.startswith(libraries)]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    return f"{users[-1].filename}:{users[-1].lineno}" if users else None
+
+
 class _Taken(BaseException):
     """Ends a script once its first step is known."""
 
@@ -96,23 +170,23 @@ def _first_step(script: Path, script_arguments: Sequence[str]) -> Found:
     before = sys.argv
     sys.argv = [str(script), *script_arguments]
     try:
-        with _pipelines_noted(), _importable_from(script.resolve().parent):
+        folder = script.resolve().parent
+        with _pipelines_noted(), _importable_from(folder), errors_of(str(script)):
             runpy.run_path(str(script), run_name="__main__")
     except _Taken as taken:
         return taken.found
     finally:
         sys.argv = before
-    msg = f"{script} ended without a step of a Pipeline; there is nothing to check"
-    raise PipelineError(msg)
+    raise PipelineError(_NO_STEP.format(script))
 
 
 @contextmanager
 def _pipelines_noted() -> Iterator[None]:
     """Let the first ``Pipeline.step`` end the script; pipelines are not really built."""
-    originals = {name: vars(Pipeline)[name] for name in ("__init__", "step", "named_parameters")}
 
     def init(self: Any, model: Any, *, example: Any, loss: Any = None, **arguments: Any) -> None:
         self.noted = (model, example, loss, arguments)
+        self.num_ranks = arguments.get("ranks") or 1
 
     def step(self: Any, batch: Any) -> NoReturn:
         model, _, loss, arguments = self.noted
@@ -121,7 +195,16 @@ def _pipelines_noted() -> Iterator[None]:
     def named_parameters(self: Any) -> Any:
         return self.noted[0].named_parameters()
 
-    replacements = {"__init__": init, "step": step, "named_parameters": named_parameters}
+    def close(self: Any) -> None:
+        del self
+
+    replacements = {
+        "__init__": init,
+        "step": step,
+        "named_parameters": named_parameters,
+        "close": close,
+    }
+    originals = {name: vars(Pipeline)[name] for name in replacements}
     for name, function in replacements.items():
         setattr(Pipeline, name, function)
     try:

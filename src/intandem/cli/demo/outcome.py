@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from intandem.views.units import share
+from intandem.views.units import duration, share
 
 GRADIENT_TOLERANCE = 1e-12
 """Relative; float64 gradients of other schedules and cuts differ by rounding alone."""
@@ -31,7 +31,8 @@ class Outcome:
         step_s: median seconds of a step, optimizer included.
         tokens_per_s: trained on, by that median; a token is a byte.
         speed_ratio: against one process on one core, steps taken in turn; median.
-        bubble_ratio: measured; median over steps.
+        makespan_s: of the step of median makespan, which is the one that the report draws.
+        bubble_ratio: measured, of the same step.
         planned_bubble_ratio: of the simulated step.
     """
 
@@ -49,6 +50,7 @@ class Outcome:
     step_s: float = 0.0
     tokens_per_s: float = 0.0
     speed_ratio: float | None = None
+    makespan_s: float | None = None
     bubble_ratio: float | None = None
     planned_bubble_ratio: float | None = None
 
@@ -76,6 +78,9 @@ class Outcome:
             "unknown" if ratio is None else share(ratio)
             for ratio in (self.bubble_ratio, self.planned_bubble_ratio)
         )
+        drawn = "the step drawn in the report"
+        if self.makespan_s is not None:
+            drawn += f", makespan {duration(self.makespan_s)}"
         steps = f"{self.num_steps} steps in {self.training_s:.0f} s"
         rows = (
             ("trained", f"{steps}, {self.tokens_per_s:,.0f} tokens/s"),
@@ -85,7 +90,7 @@ class Outcome:
                 f"{self.byte_entropy:.3f} nats per byte: what byte counts alone reach",
             ),
             ("speed", f"{_number(self.speed_ratio, 2)} times one process on one core, same run"),
-            ("bubble", f"{bubble} measured, {planned} planned"),
+            ("bubble", f"{bubble} measured, {planned} planned: {drawn}"),
             ("report", self.report),
         )
         return "\n".join(f"{name:<14} {value}" for name, value in rows)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from intandem.cli.cmd_demo import Arguments
-    from intandem.ir import Timeline
     from intandem.views.report import Report
 
 NUM_FINAL_BATCHES = 24
@@ -100,11 +99,11 @@ def _train(
         final = heldout_loss(pipe, data, num_batches=NUM_FINAL_BATCHES)
         report = log.typical() or pipe.report_value()
     log.heldout.append((len(log.training) - 1, final))
-    outcome = _completed(outcome, log, data, report.planned)
+    outcome = _completed(outcome, log, data, report)
     return outcome, _with_training(report, log, data, outcome)
 
 
-def _completed(outcome: Outcome, log: Log, data: Data, planned: Timeline | None) -> Outcome:
+def _completed(outcome: Outcome, log: Log, data: Data, drawn: Report) -> Outcome:
     return replace(
         outcome,
         num_steps=len(log.training),
@@ -114,8 +113,9 @@ def _completed(outcome: Outcome, log: Log, data: Data, planned: Timeline | None)
         step_s=median(log.step_s),
         tokens_per_s=data.sizes.tokens / median(log.step_s),
         speed_ratio=median(log.speed_ratios) if log.speed_ratios else None,
-        bubble_ratio=median(log.bubble_ratios),
-        planned_bubble_ratio=planned.bubble_ratio if planned else None,
+        makespan_s=drawn.measured.makespan_s if drawn.measured else None,
+        bubble_ratio=drawn.measured.bubble_ratio if drawn.measured else None,
+        planned_bubble_ratio=drawn.planned.bubble_ratio if drawn.planned else None,
     )
 
 
