@@ -86,6 +86,13 @@ def record(
         return value is not None and graph.values[value].derived
 
     attributes.settle(is_derived)
+    if recorder.checkpointed:
+        _log.warning(
+            "forward calls %s under torch.utils.checkpoint(use_reentrant=False) between blocks, "
+            "which a pipeline does not repeat: the numbers are the same, the memory is not; use "
+            'Pipeline(..., recompute="all"), or checkpoint inside the blocks',
+            recorder.checkpointed[0],
+        )
     return Run(graph, output)
 
 

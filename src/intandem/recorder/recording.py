@@ -60,6 +60,7 @@ class Recorder:
         self.calls: list[Call] = []
         self.guards: list[Guard] = []
         self.values = Values()
+        self.checkpointed: list[str] = []
         self.noticed_random = False
         self._noticed_recomputation = False
         self._kept: list[Any] = []
@@ -186,6 +187,8 @@ class Recorder:
     def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen_inside = set()
         self._noticed_recomputation = target.name == CheckpointFunction.__name__
+        if target.kind is CallKind.BLOCK and _saved_tensors_are_hooked():
+            self.checkpointed.append(target.name)
         self.noticed_random = target.kind is CallKind.GLUE and is_random(
             target.proceed, args, kwargs
         )
@@ -211,8 +214,8 @@ class Recorder:
     ) -> None:
         if is_random(function, args, kwargs):
             self.noticed_random = True
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            self._noticed_recomputation = True  # how checkpoint(use_reentrant=False) shows
+        if _saved_tensors_are_hooked():
+            self._noticed_recomputation = True
         for leaf in leaves((args, kwargs)):
             if not isinstance(leaf, Tensor):
                 continue
@@ -347,6 +350,11 @@ def autocast_state() -> tuple[Autocast, ...]:
         for kind in kinds
         if torch.is_autocast_enabled(kind)
     )
+
+
+def _saved_tensors_are_hooked() -> bool:
+    """How ``torch.utils.checkpoint(..., use_reentrant=False)`` shows."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
