@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import sys
 import weakref
 from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,6 +26,7 @@ from intandem.recorder.functions import (
 )
 from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.interception import intercepted
+from intandem.recorder.locations import user_location
 from intandem.recorder.python_state import PythonGenerators
 from intandem.recorder.skeleton import Skeleton, lacks_data
 from intandem.recorder.trees import leaves, map_tree
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from torch.autograd import Function
 
-_INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -118,7 +116,9 @@ class Recorder:
         if is_metadata(function):
             return function(*args, **kwargs)
         if is_forbidden(function):
-            msg = f"forward calls {function_name(function)}() between blocks, at {_location()}; "
+            msg = (
+                f"forward calls {function_name(function)}() between blocks, at {user_location()}; "
+            )
             raise CaptureError(msg + "move it into a module of its own, or out of forward")
         name = function_name(function)
         return self._call(Target(CallKind.GLUE, name, function, None, function), args, kwargs)
@@ -177,7 +177,7 @@ class Recorder:
                 site=self._site(target) if drew else None,
                 anchor=anchor,
                 call=self._calls_of[anchor],
-                location=_location(),
+                location=user_location(),
             )
         )
         self._calls_of[anchor] += 1
@@ -203,7 +203,7 @@ class Recorder:
                 if not lacks_data(target.module, given):
                     return target.proceed(*args, **kwargs)
                 module, proceed = target.module, target.proceed
-                name = f"{target.name} at {_location()}"
+                name = f"{target.name} at {user_location()}"
                 return self._skeleton.run(name, proceed, module, args, kwargs)
         finally:
             self._allowed = None
@@ -224,7 +224,7 @@ class Recorder:
             elif self.values.find(leaf) is not None and id(leaf) not in (self._allowed or ()):
                 msg = (
                     f"a tensor made outside a block reaches {function_name(function)}() inside it "
-                    f"through a Python object, at {_location()}; pass it as an argument"
+                    f"through a Python object, at {user_location()}; pass it as an argument"
                 )
                 raise CaptureError(msg)
 
@@ -240,14 +240,14 @@ class Recorder:
             return Attr(name)
         if (made := self._made_inside.get(id(leaf))) is not None and made() is leaf:
             msg = (
-                f"a tensor made inside a block is used outside it, at {_location()}, and is not "
+                f"a tensor made inside a block is used outside it, at {user_location()}, and is not "
                 "among what the block returns; return it, instead of leaving it in an attribute"
             )
             raise CaptureError(msg)
         if leaf.requires_grad:
             msg = (
                 f"forward uses a tensor that needs gradients and is neither a parameter nor made "
-                f"in this call, at {_location()}; register it as a parameter, or detach it"
+                f"in this call, at {user_location()}; register it as a parameter, or detach it"
             )
             raise CaptureError(msg)
         self._kept.append(leaf)
@@ -283,7 +283,7 @@ class Recorder:
     ) -> None:
         if not given:
             return
-        guard = Guard(target.function or target.proceed, *template, outcome, _location())
+        guard = Guard(target.function or target.proceed, *template, outcome, user_location())
         self.guards.append(guard)
 
     def _guard_shapes(
@@ -295,11 +295,11 @@ class Recorder:
             return
         if has_data_dependent_shape(function, args):
             shapes = functools.partial(_shapes_of, function)
-            self.guards.append(Guard(shapes, *template, _shapes(output), _location()))
+            self.guards.append(Guard(shapes, *template, _shapes(output), user_location()))
         elif selects_by_mask(function):
             masks = [m for m in leaves(args[1:]) if isinstance(m, Tensor) and m.dtype == torch.bool]
             for mask in masks:
-                guard = Guard(_count, (self.template(mask),), {}, _count(mask), _location())
+                guard = Guard(_count, (self.template(mask),), {}, _count(mask), user_location())
                 self.guards.append(guard)
 
     def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
@@ -329,7 +329,7 @@ class Recorder:
             if _holds_tensors(leaf, depth=3):
                 msg = (
                     f"{target.name} is given a {type(leaf).__name__} that holds tensors, at "
-                    f"{_location()}; such an object (a cache, say) cannot cross stages: switch it "
+                    f"{user_location()}; such an object (a cache, say) cannot cross stages: switch it "
                     "off, or pass its tensors as arguments"
                 )
                 raise CaptureError(msg)
@@ -389,16 +389,3 @@ def _holds_tensors(thing: Any, depth: int) -> bool:
     else:
         children = list(getattr(thing, "__dict__", {}).values())
     return any(_holds_tensors(child, depth - 1) for child in children)
-
-
-def _location() -> str:
-    """Return ``file:line`` of the innermost frame that is neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if not path.startswith((*_INTERNAL, "<")) and "contextlib" not in path:
-            return f"{path}:{frame.f_lineno}"
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return "an unknown line"
