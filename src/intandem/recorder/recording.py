@@ -240,8 +240,8 @@ class Recorder:
             return Attr(name)
         if (made := self._made_inside.get(id(leaf))) is not None and made() is leaf:
             msg = (
-                f"a tensor made inside a block is used outside it, at {user_location()}, and is not "
-                "among what the block returns; return it, instead of leaving it in an attribute"
+                f"a tensor made inside a block is used outside it, at {user_location()}, and is "
+                "not among what the block returns; return it, instead of leaving it in an attribute"
             )
             raise CaptureError(msg)
         if leaf.requires_grad:
@@ -329,8 +329,8 @@ class Recorder:
             if _holds_tensors(leaf, depth=3):
                 msg = (
                     f"{target.name} is given a {type(leaf).__name__} that holds tensors, at "
-                    f"{user_location()}; such an object (a cache, say) cannot cross stages: switch it "
-                    "off, or pass its tensors as arguments"
+                    f"{user_location()}; such an object (a cache, say) cannot cross stages: "
+                    "switch it off, or pass its tensors as arguments"
                 )
                 raise CaptureError(msg)
 
