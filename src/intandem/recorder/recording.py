@@ -29,15 +29,13 @@ from intandem.recorder.interception import intercepted
 from intandem.recorder.locations import user_location
 from intandem.recorder.python_state import PythonGenerators
 from intandem.recorder.skeleton import Skeleton, lacks_data
-from intandem.recorder.trees import leaves, map_tree
+from intandem.recorder.trees import PLAIN, holds_tensors, leaves, map_tree
 from intandem.recorder.values import Values, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch.autograd import Function
-
-_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 class Target(NamedTuple):
@@ -48,6 +46,17 @@ class Target(NamedTuple):
     function: Callable[..., Any] | None
     module: nn.Module | None
     proceed: Callable[..., Any]
+
+
+class _Seen(NamedTuple):
+    """What a call was given, and what it did besides returning something."""
+
+    template: tuple[Any, Any]
+    given: list[Tensor]
+    buffers: dict[str, Tensor]
+    written: list[Tensor]
+    autocast: tuple[Autocast, ...]
+    drew: bool
 
 
 class Recorder:
@@ -148,41 +157,46 @@ class Recorder:
             self._guard(target, template, given, output)
             return output
         self._guard_shapes(target, args, template, output)
-        index = len(self.calls)
-        outputs = tuple(
-            self.values.add(leaf, producer=index) if isinstance(leaf, Tensor) else None
-            for leaf in leaves(output)
-        )
-        renewed, storages = self.values.renew(written.values(), results, index)
-        parameters = self._parameters_of(target, given)
-        anchor = (
-            target.name if target.module is not None else f"{target.name}({', '.join(parameters)})"
-        )
-        self.calls.append(
-            Call(
-                kind=target.kind,
-                name=target.name,
-                target=target.function,
-                args=template[0],
-                kwargs=template[1],
-                outputs=outputs,
-                returned=tuple(None if isinstance(x, Tensor) else x for x in leaves(output)),
-                renewed=renewed,
-                written=storages,
-                parameters=parameters,
-                buffers=self._buffers_of(given, buffers),
-                updates=(),
-                grad_enabled=torch.is_grad_enabled(),
-                autocast=autocast,
-                site=self._site(target) if drew else None,
-                anchor=anchor,
-                call=self._calls_of[anchor],
-                location=user_location(),
-            )
-        )
-        self._calls_of[anchor] += 1
+        seen = _Seen(template, given, buffers, list(written.values()), autocast, drew)
+        self.calls.append(self._as_call(target, seen, output, results))
         self._kept.append((args, kwargs, output))
         return output
+
+    def _as_call(self, target: Target, seen: _Seen, output: Any, results: list[Tensor]) -> Call:
+        """Make values of what a call returned and wrote to, and write the call down."""
+        index = len(self.calls)
+        returned = leaves(output)
+        outputs = tuple(
+            self.values.add(leaf, producer=index) if isinstance(leaf, Tensor) else None
+            for leaf in returned
+        )
+        renewed, storages = self.values.renew(seen.written, results, index)
+        parameters = self._parameters_of(target, seen.given)
+        anchor = target.name
+        if target.module is None:
+            anchor += f"({', '.join(parameters)})"
+        call = self._calls_of[anchor]
+        self._calls_of[anchor] += 1
+        return Call(
+            kind=target.kind,
+            name=target.name,
+            target=target.function,
+            args=seen.template[0],
+            kwargs=seen.template[1],
+            outputs=outputs,
+            returned=tuple(None if isinstance(leaf, Tensor) else leaf for leaf in returned),
+            renewed=renewed,
+            written=storages,
+            parameters=parameters,
+            buffers=self._buffers_of(seen.given, seen.buffers),
+            updates=(),
+            grad_enabled=torch.is_grad_enabled(),
+            autocast=seen.autocast,
+            site=self._site(target, call) if seen.drew else None,
+            anchor=anchor,
+            call=call,
+            location=user_location(),
+        )
 
     def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen_inside = set()
@@ -313,10 +327,10 @@ class Recorder:
         names = {self._attr_of[id(t)] for t in tensors if id(t) in self._attr_of}
         return tuple(sorted(names - self.parameters))
 
-    def _site(self, target: Target) -> Site:
+    def _site(self, target: Target, call: int) -> Site:
         recomputed = self._noticed_recomputation
         if target.module is not None:
-            return Site(target.name, self._calls_of[target.name], recomputed)
+            return Site(target.name, call, recomputed)
         self._random_glue += 1
         return Site("glue", self._random_glue - 1, recomputed)
 
@@ -324,9 +338,9 @@ class Recorder:
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         for leaf in leaves((args, kwargs)):
-            if isinstance(leaf, (Tensor, nn.Module, *_PLAIN)) or callable(leaf):
+            if isinstance(leaf, (Tensor, nn.Module, *PLAIN)) or callable(leaf):
                 continue
-            if _holds_tensors(leaf, depth=3):
+            if holds_tensors(leaf, depth=3):
                 msg = (
                     f"{target.name} is given a {type(leaf).__name__} that holds tensors, at "
                     f"{user_location()}; such an object (a cache, say) cannot cross stages: "
@@ -375,17 +389,3 @@ def _count(mask: Tensor) -> int:
 
 def _named(module: nn.Module, what: str) -> list[tuple[str, Tensor]]:
     return list(getattr(module, f"named_{what}")(remove_duplicate=False))
-
-
-def _holds_tensors(thing: Any, depth: int) -> bool:
-    if isinstance(thing, Tensor):
-        return True
-    if depth == 0 or isinstance(thing, _PLAIN):
-        return False
-    if isinstance(thing, dict):
-        children = list(thing.values())
-    elif isinstance(thing, list | tuple | set):
-        children = list(thing)
-    else:
-        children = list(getattr(thing, "__dict__", {}).values())
-    return any(_holds_tensors(child, depth - 1) for child in children)

@@ -10,10 +10,16 @@ import copy
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from torch.utils import _pytree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+"""Types of leaves that hold no tensors."""
 
 
 class Leaf:
@@ -72,3 +78,18 @@ def _map_dataclass(function: Callable[[Any], Any], tree: Any) -> Any:
         value = map_tree(function, getattr(tree, field.name))
         object.__setattr__(clone, field.name, value)
     return clone
+
+
+def holds_tensors(thing: Any, depth: int) -> bool:
+    """Tell whether ``thing``, or an object in it down to ``depth``, is a tensor."""
+    if isinstance(thing, Tensor):
+        return True
+    if depth == 0 or isinstance(thing, PLAIN):
+        return False
+    if isinstance(thing, dict):
+        children = list(thing.values())
+    elif isinstance(thing, list | tuple | set):
+        children = list(thing)
+    else:
+        children = list(getattr(thing, "__dict__", {}).values())
+    return any(holds_tensors(child, depth - 1) for child in children)
