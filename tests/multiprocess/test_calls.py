@@ -48,6 +48,17 @@ def unfreeze(folder):
     return rank, None if "0.weight" not in own else own["0.weight"].grad is not None
 
 
+def held():
+    """Which parameters have memory here once the pipeline is built."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)]), torch.randn(6, 4)
+    pipe = it.Pipeline(model, example=x, loss=square, microbatches=3, stages=["1"])
+    own = [name for name, _ in pipe.named_parameters()]
+    here = [name for name, parameter in model.named_parameters() if not parameter.is_meta]
+    pipe.close()
+    return own, here
+
+
 @pytest.mark.parametrize("what", ["state_dict", "report"])
 def test_a_call_of_one_rank_alone_is_named(what, tmp_path):
     """Both ranks raise; the message names both calls."""
@@ -63,3 +74,12 @@ def test_unfreezing_across_a_cut(tmp_path):
     outcomes = run_ranks(unfreeze, 2, tmp_path, str(tmp_path), timeout_s=60)
 
     assert [o.value for o in outcomes] == [[0, True], [1, None]]
+
+
+def test_parameters_of_other_ranks_are_freed(tmp_path):
+    """A process holds what its own stage uses, and nothing else."""
+    first, second = run_ranks(held, 2, tmp_path, timeout_s=60)
+
+    assert first.value == [["0.weight", "0.bias"]] * 2
+    names = [f"{index}.{kind}" for index in (1, 2, 3) for kind in ("weight", "bias")]
+    assert second.value == [names] * 2
