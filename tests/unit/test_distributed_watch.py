@@ -12,6 +12,7 @@ from intandem.errors import ActionError, PeerFailureError, RunError
 from intandem.runtime.alive import Life, life_of, this_process
 from intandem.runtime.board import Board
 from intandem.runtime.distributed_watch import DistributedWatch
+from intandem.runtime.sentinel import Sentinel
 from intandem.runtime.suspicion import Limits
 from intandem.runtime.trail import Trail, Trails
 from intandem.runtime.verdict import (
@@ -305,3 +306,13 @@ def test_beats_and_verdicts_survive_the_store(store):
 def test_verdict_text(verdict, text):
     """One line where there is no traceback."""
     assert verdict_text(verdict) == text
+
+
+def test_a_launcher_that_speaks_up_after_a_rank_has_come_is_believed():
+    """Its store answers before it says that it watches; deaths are its to name all the same."""
+    store = dist.HashStore()
+    sentinel = Sentinel(store, 0, 2, QUICK, lambda text: None)
+    before = sentinel.is_supervised
+    Board(store).supervise()
+
+    assert (before, sentinel.is_supervised) == (False, True)

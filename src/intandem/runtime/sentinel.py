@@ -45,7 +45,6 @@ class Sentinel:
         verdict: who ended the run, or None.
         delivered: the rank's thread of work knows the verdict.
         terminated: the process was told to end.
-        is_supervised: a launcher of ours reports every death.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Sentinel:
         self.terminated = False
         self._rank, self._num_ranks, self._limits, self._end = rank, num_ranks, limits, end
         self._board = Board(store)
-        self.is_supervised = self._board.is_supervised()
+        self._is_supervised = False
         self._trail = Trail()
         self._trails = Trails()
         self._self = this_process(self._trail.fd)
@@ -84,6 +83,18 @@ class Sentinel:
         self._checked: tuple[Position | None, int] = (None, 0)
         self._say(Presence.RUNNING)
         self._thread = threading.Thread(target=self._run, name="intandem-watch", daemon=True)
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a launcher of ours reports every death.
+
+        Asked anew until it is so: the launcher says it once its store is there, and a rank may
+        come in between.
+        """
+        if not self._is_supervised:
+            with suppress(RuntimeError):  # a lost store is found out elsewhere
+                self._is_supervised = self._board.is_supervised()
+        return self._is_supervised
 
     def start(self) -> None:
         """Begin to beat."""
