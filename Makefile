@@ -12,6 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --constraint constraints.txt torch
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	$(RUN)/pip install --quiet --constraint constraints.txt --no-deps timm  # asks for torchvision, which needs CUDA
 	touch $@
 
 demo: $(STAMP)
