@@ -4,6 +4,8 @@ import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
+
 import intandem as it
 from intandem.equality import Splitting, compare, numbers_of, one_process
 from intandem.errors import PipelineError
@@ -139,7 +141,7 @@ def different_bits(found, expected):
 def _same(a, b):
     if a is None or b is None or isinstance(a, float):
         return a is b or a == b
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 if __name__ == "__main__":
@@ -154,4 +156,5 @@ if __name__ == "__main__":
             row = examine(each)
             took = time.perf_counter() - start
             state = row.refusal or f"{row.num_stages} stages, {row.errors}, bits {row.same_bits}"
-            print(f"{each.family:16} {each.name:24} {took:5.1f} s  {state}"[:400], flush=True)
+            sys.stdout.write(f"{each.family:16} {each.name:24} {took:5.1f} s  {state}"[:400] + "\n")
+            sys.stdout.flush()
