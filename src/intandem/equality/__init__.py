@@ -1,0 +1,22 @@
+"""One process against a pipeline: outputs, loss, gradients, buffers, parameters.
+
+The witness is the user's own module with plain PyTorch; see ``witness``.
+"""
+
+from intandem.equality.checking import check
+from intandem.equality.comparison import TOLERANCE, Equality, Numbers, compare, numbers_of
+from intandem.equality.job import Job, as_float64
+from intandem.equality.witness import Splitting, one_process
+
+__all__ = [
+    "TOLERANCE",
+    "Equality",
+    "Job",
+    "Numbers",
+    "Splitting",
+    "as_float64",
+    "check",
+    "compare",
+    "numbers_of",
+    "one_process",
+]

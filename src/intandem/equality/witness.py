@@ -1,0 +1,108 @@
+"""One process's numbers: the user's own module with plain PyTorch.
+
+The witness runs forward and ``backward`` per micro-batch. It shares with the pipeline how a batch
+is split and bound to arguments and what a loss is; how micro-batches are weighed, run and added up
+is written apart, with ``testing.keyed_randomness``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from intandem.equality.comparison import Numbers, numbers_of
+from intandem.recorder import bind_by_signature
+from intandem.recorder.capture import without_cache
+from intandem.runtime.huggingface import COUNT_NAME, count_labels, takes_token_count
+from intandem.runtime.losses import LossTerm, loss_term
+from intandem.runtime.microbatch import split_batch
+from intandem.testing import keyed_randomness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+    from intandem.recorder import Arguments
+    from intandem.runtime.microbatch import Microbatches, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Splitting:
+    """How a batch becomes micro-batches and arguments; fields as for ``Pipeline``."""
+
+    microbatches: int
+    split: Split | None = None
+    count: Callable[[Any], float] | None = None
+    inputs: Callable[[Any], Arguments] | None = None
+
+
+def one_process(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[Any, Any], Any] | None,
+    splitting: Splitting,
+    *,
+    seed: int = 0,
+    step: int = 0,
+) -> Numbers:
+    """Run one step of ``model`` with plain PyTorch, micro-batch by micro-batch.
+
+    Gradients are added to ``.grad``.
+    """
+    parts = split_batch(batch, splitting.microbatches, splitting.split)
+    bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
+    counts_labels = loss is None and takes_token_count(model, batch)
+    num_labels = sum(count_labels(model, part) for part in parts.parts) if counts_labels else 0
+    terms: list[LossTerm] = []
+    rests: list[Tensor] = []
+    for index, part in enumerate(parts.parts):
+
+        def run(given: Any, index: int = index) -> LossTerm:
+            arguments = bind(given)
+            with (
+                keyed_randomness(model, seed=seed, step=step, microbatch=index),
+                without_cache(model),
+            ):
+                output = model(*arguments.args, **arguments.kwargs)
+                return loss_term(output, given, loss)
+
+        if not counts_labels:
+            terms.append(run(part))
+            continue
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        one, two = (run({**part, COUNT_NAME: k * max(num_labels, 1)}) for k in (1, 2))
+        model.load_state_dict(buffers, strict=False)
+        # loss = sum / count + rest: halves and wholes are exact in floating point
+        is_sum, is_rest = bool(one.root == 2 * two.root), bool(one.root == two.root)
+        zero = torch.zeros_like(one.root)
+        terms.append(LossTerm(zero if is_rest else 2 * (one.root - two.root), None))
+        rests.append(zero if is_sum else 2 * two.root - one.root)
+        if is_sum:
+            terms[-1] = one
+    weights = _weights(parts, [term.count for term in terms], splitting.count)
+    losses = [term.root * weight for term, weight in zip(terms, weights, strict=True) if weight]
+    if counts_labels:
+        pairs = zip(terms, rests, weights, strict=True)
+        losses = [term.root + rest * weight for term, rest, weight in pairs]
+    for value in losses:
+        value.backward()  # type: ignore[no-untyped-call]
+    return numbers_of(model, sum(float(value.detach()) for value in losses))
+
+
+def _weights(
+    parts: Microbatches,
+    counts: list[float | None],
+    count: Callable[[Any], float] | None,
+) -> list[float]:
+    """What each micro-batch's loss is multiplied by, so that the sum is the batch's loss."""
+    if counts[0] is not None:
+        total = sum(number or 0.0 for number in counts)
+        return [1.0 / total if total else 0.0] * len(counts)
+    numbers: Sequence[float] = parts.rows
+    if count is not None:
+        numbers = [float(count(part)) for part in parts.parts]
+    return [number / sum(numbers) for number in numbers]
