@@ -19,7 +19,7 @@ from intandem.recorder.interception import intercepted
 from intandem.runtime.randomness import draw_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
     from torch.autograd import Function
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def keyed_randomness(
-    model: nn.Module, *, seed: int = 0, step: int = 0, microbatch: int = 0
+    model: nn.Module,
+    *,
+    seed: int = 0,
+    step: int = 0,
+    microbatch: int = 0,
+    blocks: Sequence[str | type[nn.Module]] = (),
 ) -> Iterator[None]:
     """Give one plain forward of ``model`` the random draws it gets in a pipeline.
 
@@ -38,8 +43,9 @@ def keyed_randomness(
         seed: of the run (``Options.seed``).
         step: number of the training step, counted from 0.
         microbatch: index of the micro-batch in its batch.
+        blocks: modules kept whole besides those found, as given to the ``Pipeline``.
     """
-    seeder = _Seeder(model, (seed, step, microbatch))
+    seeder = _Seeder(model, (seed, step, microbatch), blocks)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices), intercepted(seeder.blocks, seeder):
         yield
@@ -48,8 +54,13 @@ def keyed_randomness(
 class _Seeder:
     """Seeds before every block, and before every random function outside blocks."""
 
-    def __init__(self, model: nn.Module, key: tuple[int, int, int]) -> None:
-        self.blocks = find_blocks(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        key: tuple[int, int, int],
+        blocks: Sequence[str | type[nn.Module]],
+    ) -> None:
+        self.blocks = find_blocks(model, blocks)
         self._model = model
         self._key = key
         self._calls: Counter[str] = Counter()

@@ -138,3 +138,49 @@ def test_refused_before_the_script_runs(check, arguments, said):
     status, _, shown = check(STARTS, *arguments)
     assert status == 2
     assert shown.startswith(f"intandem: {said}")
+
+
+WAYS_OUT = """
+import torch
+from torch import nn
+import intandem as it
+
+
+class Decides(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.inner(x) if float(self.inner(x).detach().sum()) > -1e9 else x
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = Decides(), Decides()
+
+    def forward(self, x):
+        return self.two(self.one(x))
+
+
+def loss(output, batch):
+    return output.square().mean()
+
+
+x = torch.ones(4, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "it.Pipeline(Model(), example=x, loss=loss, blocks=[Decides])",
+        "it.Pipeline([Decides(), Decides()], example=x, loss=loss)",
+    ],
+)
+def test_a_script_with_a_way_out(check, made):
+    """Blocks and stages by hand are the script's."""
+    status, out, _ = check(f"{WAYS_OUT}\n{made}.step(x)\n")
+    assert status == 0, out
+    assert out.splitlines()[-1].startswith("EQUAL")

@@ -96,7 +96,15 @@ def _check(arguments: Arguments, found: Found) -> Equality:
 
     given: dict[str, Any] = {
         name: found.arguments[name]
-        for name in ("schedule", "microbatches", "recompute", "split", "count", "inputs")
+        for name in (
+            "schedule",
+            "microbatches",
+            "recompute",
+            "split",
+            "count",
+            "inputs",
+            "blocks",
+        )
         if found.arguments.get(name) is not None
     }
     for name in ("schedule", "microbatches", "recompute"):

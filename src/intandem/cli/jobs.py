@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from intandem.equality import Job
 from intandem.errors import PipelineError
 from intandem.pipeline import Pipeline
+from intandem.recorder.stage_chain import as_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -185,7 +186,7 @@ def _pipelines_noted() -> Iterator[None]:
     """Let the first ``Pipeline.step`` end the script; pipelines are not really built."""
 
     def init(self: Any, model: Any, *, example: Any, loss: Any = None, **arguments: Any) -> None:
-        self.noted = (model, example, loss, arguments)
+        self.noted = (as_module(model), example, loss, arguments)
         self.num_ranks = arguments.get("ranks") or 1
 
     def step(self: Any, batch: Any) -> NoReturn:

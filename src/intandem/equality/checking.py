@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from intandem.equality.comparison import TOLERANCE, Equality, compare, numbers_of
 from intandem.equality.witness import Splitting, one_process
 from intandem.pipeline import Options, Pipeline
+from intandem.recorder.stage_chain import as_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def check(  # noqa: PLR0913  (the public surface)
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     batch: Any,
     loss: Callable[[Any, Any], Any] | None = None,
     *,
@@ -31,6 +32,8 @@ def check(  # noqa: PLR0913  (the public surface)
     split: Split | None = None,
     count: Callable[[Any], float] | None = None,
     inputs: Callable[[Any], Arguments] | None = None,
+    split_points: Sequence[str] | None = None,
+    blocks: Sequence[str | type[nn.Module]] = (),
     seed: int = 0,
     tolerance: float = TOLERANCE,
 ) -> Equality:
@@ -47,11 +50,14 @@ def check(  # noqa: PLR0913  (the public surface)
         split: as for ``Pipeline``.
         count: as for ``Pipeline``.
         inputs: as for ``Pipeline``.
+        split_points: as for ``Pipeline``.
+        blocks: as for ``Pipeline``.
         seed: keys random draws.
         tolerance: up to which numbers count as equal.
     """
-    plain, ours = copy.deepcopy(model), copy.deepcopy(model)
-    splitting = Splitting(microbatches, split, count, inputs)
+    whole = as_module(model)
+    plain, ours = copy.deepcopy(whole), copy.deepcopy(whole)
+    splitting = Splitting(microbatches, split, count, inputs, tuple(blocks))
     expected = one_process(plain, batch, loss, splitting, seed=seed)
     with Pipeline(
         ours,
@@ -64,6 +70,8 @@ def check(  # noqa: PLR0913  (the public surface)
         split=split,
         count=count,
         inputs=inputs,
+        split_points=split_points,
+        blocks=blocks,
         options=Options(seed=seed),
     ) as pipe:
         value = float(pipe.step(batch))

@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Splitting:
-    """How a batch becomes micro-batches and arguments; fields as for ``Pipeline``."""
+    """How a batch becomes micro-batches and calls of blocks; fields as for ``Pipeline``."""
 
     microbatches: int
     split: Split | None = None
     count: Callable[[Any], float] | None = None
     inputs: Callable[[Any], Arguments] | None = None
+    blocks: Sequence[str | type[nn.Module]] = ()
 
 
 def one_process(
@@ -64,7 +65,9 @@ def one_process(
         def run(given: Any, index: int = index) -> LossTerm:
             arguments = bind(given)
             with (
-                keyed_randomness(model, seed=seed, step=step, microbatch=index),
+                keyed_randomness(
+                    model, seed=seed, step=step, microbatch=index, blocks=splitting.blocks
+                ),
                 without_cache(model),
             ):
                 output = model(*arguments.args, **arguments.kwargs)

@@ -20,7 +20,13 @@ from intandem.pipeline.ownership import (
     tied_parameters,
 )
 from intandem.pipeline.programs import Programs
-from intandem.pipeline.stages import StagePlan, balanced_starts, check_num_stages, named_starts
+from intandem.pipeline.stages import (
+    StagePlan,
+    balanced_starts,
+    check_num_stages,
+    check_stages_by_hand,
+    named_starts,
+)
 from intandem.profiler.segments import measure_segments
 from intandem.recorder.capture import left_as_it_was, record
 from intandem.recorder.cut import Segment, cut, segments
@@ -95,8 +101,9 @@ def assemble(
     """
     model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
-    first = record(model, example, bind)
+    first = record(model, example, bind, blocks=request.blocks)
     graph, found = first.graph, segments(first.graph)
+    check_stages_by_hand(model, found, placement.num_stages)
     check_num_stages(found, placement.num_stages)
     refuse_trained_loss(request.loss)
     with _kept_as_it_is(request.loss):
@@ -114,6 +121,7 @@ def assemble(
         weights,
         [(found[index].name, found[index].call) for index in plan.starts[1:]],
         [s for s, rank in enumerate(placement.rank_of) if rank in home.own_ranks],
+        request.blocks,
     )
     with torch.enable_grad():
         recorded = recordings.find(example)
@@ -185,9 +193,9 @@ def _plan(subject: _Subject, num_stages: int, num_threads: int) -> StagePlan:
     weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
     with _threads(num_threads), torch.enable_grad(), _kept_as_it_is(request.loss):
         costs = measure_segments(subject.graph, found, weights, tensors, loss)
-    if isinstance(request.stages, str):
+    if request.first_modules is None:
         return StagePlan(balanced_starts(found, costs, num_stages), costs)
-    return StagePlan(named_starts(found, request.stages, num_stages), costs)
+    return StagePlan(named_starts(found, request.first_modules, num_stages), costs)
 
 
 def refuse_trained_loss(loss: object) -> None:

@@ -25,6 +25,7 @@ from intandem.pipeline.request import Options, Request, read_schedule, resolve_n
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
 from intandem.recorder.recording import autocast_state
+from intandem.recorder.stage_chain import as_module
 from intandem.runtime.losses import LossReport, LossTally, StepLoss, refuse_missing_loss
 from intandem.runtime.passes import end_of_pass
 from intandem.runtime.stage import in_autocast
@@ -56,7 +57,8 @@ class Pipeline:
 
     Args:
         model: any ``nn.Module``, unchanged. Under a launcher, every process builds it alike, and
-            parameters of other ranks' stages are freed.
+            parameters of other ranks' stages are freed. Or a list of modules, one per stage, each
+            given what the one before returned.
         example: a batch like those to come: a tensor, or a dictionary, tuple or list of them.
         loss: ``loss_fn(output, batch)`` returning a scalar (a mean over rows) or a ``LossSum``;
             left out when the model's output carries ``loss``.
@@ -64,8 +66,11 @@ class Pipeline:
             launcher. By default 1.
         schedule: name, ``Schedule``, path of a compute-order ``.csv``, or ``"auto"``.
         microbatches: parts that a batch is split into; by default 4 per rank.
-        stages: ``"auto"``: measured and balanced; or the module that each stage after the first
-            begins with.
+        split_points: the module that each stage after the first begins with, by name; by default
+            stages are measured and balanced.
+        stages: ``"auto"``, or the same as ``split_points``.
+        blocks: modules to keep whole besides those found: names (of containers: their children)
+            and classes.
         recompute: ``"all"``: run forwards again in backward, to keep only stages' inputs;
             ``"none"`` or ``"auto"``: keep what autograd keeps.
         split: for leaves of the batch, the dim that holds the rows, or None to give them whole to
@@ -85,38 +90,41 @@ class Pipeline:
 
     def __init__(  # noqa: PLR0913  (the public surface)
         self,
-        model: nn.Module,
+        model: nn.Module | Sequence[nn.Module],
         *,
         example: Any,
         loss: Callable[[Any, Any], Any] | None = None,
         ranks: int | None = None,
         schedule: str | Schedule = "auto",
         microbatches: int | None = None,
+        split_points: Sequence[str] | None = None,
         stages: str | Sequence[str] = "auto",
+        blocks: Sequence[str | type[nn.Module]] = (),
         recompute: str | bool = "auto",
         split: Mapping[str, int | None] | None = None,
         count: Callable[[Any], float] | None = None,
         inputs: Callable[[Any], Arguments] | None = None,
         options: Options | None = None,
     ) -> None:
+        whole = as_module(model)
         request = Request(
-            model, loss, ranks, read_schedule(schedule), microbatches, stages, recompute, split,
-            count, inputs, Options() if options is None else options,
+            whole, loss, ranks, read_schedule(schedule), microbatches, stages, split_points, blocks,
+            recompute, split, count, inputs, Options() if options is None else options,
         )  # fmt: skip
         request.check()
         launched = launched_num_ranks()
-        self.num_ranks = resolve_num_ranks(ranks, launched)
+        self.num_ranks = resolve_num_ranks(ranks, launched, whole)
         home = find_home(request.options, self.num_ranks, launched=launched is not None)
         if launched is None:
-            place(model, home.device)
+            place(whole, home.device)
         self._request = request
-        self._model = model
+        self._model = whole
         self._batches = Batches(request, self.num_ranks, example)
-        bind = inputs or bind_by_signature(model, loss_is_separate=loss is not None)
+        bind = inputs or bind_by_signature(whole, loss_is_separate=loss is not None)
         device = home.device if launched is None else None
         try:
             if loss is None and inputs is None:
-                refuse_missing_loss(model, self._batches.split(example, device).parts[0])
+                refuse_missing_loss(whole, self._batches.split(example, device).parts[0])
             self._batches.find_counting(example, device, bind)
             parts = self._batches.split(example, device).parts
             self._assembly = assemble(request, parts, home, bind)

@@ -13,6 +13,8 @@ from torch import nn
 
 from intandem.errors import CaptureError, RunError, ScheduleError
 from intandem.ir import Schedule, parse_compute_csv
+from intandem.recorder.blocks import find_blocks
+from intandem.recorder.stage_chain import StageChain
 from intandem.rules import verify
 from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import unknown_schedule
@@ -54,6 +56,8 @@ class Request:
     schedule: str | Schedule
     microbatches: int | None
     stages: str | Sequence[str]
+    split_points: Sequence[str] | None
+    blocks: Sequence[str | type[nn.Module]]
     recompute: str | bool
     split: Mapping[str, int | None] | None
     count: Callable[[Any], float] | None
@@ -65,7 +69,8 @@ class Request:
 
         Raises:
             TypeError: if an argument is of another type than it should be.
-            ValueError: if a count is less than 1, or a word is not known.
+            ValueError: if a count is less than 1, a word is not known, or two arguments say the
+                same thing.
             ScheduleError: if there is no such schedule.
             RunError: if there is no such device, or the model is wrapped or compiled.
             CaptureError: if parameters or buffers of the model have no data.
@@ -75,12 +80,16 @@ class Request:
         _check_device(self.options.device)
         _refuse_wrapped(self.model)
         _refuse_meta(self.model)
+        find_blocks(self.model, self.blocks)
 
     def _check_types(self) -> None:
         _check_type("model", self.model, nn.Module, "an nn.Module")
         _check_type("options", self.options, Options, "intandem.Options")
         _check_type("schedule", self.schedule, (str, Schedule), "a name or a Schedule")
         _check_type("stages", self.stages, (str, Sequence), "'auto' or a list of module names")
+        if self.split_points is not None:
+            _check_names("split_points", self.split_points)
+        _check_names("blocks", self.blocks, type)
         for name in ("ranks", "microbatches"):
             _check_count(name, getattr(self, name))
         _check_count("options.threads_per_rank", self.options.threads_per_rank)
@@ -106,6 +115,23 @@ class Request:
             raise ValueError(msg)
         if isinstance(self.schedule, str) and self.schedule not in {"auto", *schedule_names()}:
             raise ScheduleError(unknown_schedule(self.schedule))
+        if self.split_points is not None and self.stages != "auto":
+            msg = "stages and split_points are the same thing; give split_points only"
+            raise ValueError(msg)
+        by_hand = isinstance(self.model, StageChain)
+        if by_hand and (self.first_modules is not None or self.blocks):
+            msg = (
+                "model is a list of stages, which are cut where they end and kept whole; leave "
+                "split_points, stages and blocks out"
+            )
+            raise ValueError(msg)
+
+    @property
+    def first_modules(self) -> tuple[str, ...] | None:
+        """The modules that stages after the first begin with; None to find the best."""
+        if self.split_points is not None:
+            return tuple(self.split_points)
+        return None if isinstance(self.stages, str) else tuple(self.stages)
 
     @property
     def recomputes(self) -> bool:
@@ -176,6 +202,17 @@ def _check_type(name: str, given: object, kind: type | tuple[type, ...], expecte
         raise TypeError(msg)
 
 
+def _check_names(name: str, given: object, *others: type) -> None:
+    expected = "a list of module names" + (" and classes" if others else "")
+    _check_type(name, given, (list, tuple), expected)
+    for item in given if isinstance(given, list | tuple) else ():
+        if others and isinstance(item, type) and issubclass(item, nn.Module):
+            continue
+        if not isinstance(item, str):
+            msg = f"{name} has {item!r} in it; expected {expected}"
+            raise TypeError(msg)
+
+
 def _check_count(name: str, given: object) -> None:
     if given is not None and type(given) is not int:
         msg = f"{name}={given!r} is a {type(given).__name__}; expected an int"
@@ -237,18 +274,19 @@ def _refuse_meta(model: nn.Module) -> None:
             raise CaptureError(msg)
 
 
-def resolve_num_ranks(asked: int | None, launched: int | None) -> int:
+def resolve_num_ranks(asked: int | None, launched: int | None, model: nn.Module) -> int:
     """Return the ranks of the pipeline.
 
     Args:
         asked: by the user, or None.
         launched: processes that a launcher started, or None without one.
+        model: a list of stages asks for a rank each, unless ``asked`` says otherwise.
 
     Raises:
         RunError: if the user asks for other than what was launched.
     """
     if launched is None:
-        return asked or 1
+        return asked or (model.num_stages if isinstance(model, StageChain) else 1)
     if asked is not None and asked != launched:
         msg = (
             f"ranks={asked}, but the launcher started {launched} processes (WORLD_SIZE); leave "

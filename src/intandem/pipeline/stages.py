@@ -11,9 +11,12 @@ from intandem.costs import CostModel
 from intandem.errors import CaptureError
 from intandem.partition import partition_blocks
 from intandem.profiler.segments import SegmentCost
+from intandem.recorder.stage_chain import StageChain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import nn
 
     from intandem.recorder.cut import Segment
 
@@ -75,27 +78,74 @@ def balanced_starts(
     return partition_blocks(seconds, num_stages, crossing_bytes=crossing).starts
 
 
+def check_stages_by_hand(model: nn.Module, segments: Sequence[Segment], num_stages: int) -> None:
+    """Refuse stages written by hand that the schedule's stages cannot be.
+
+    Raises:
+        CaptureError: naming the numbers, or the stage at fault.
+    """
+    if not isinstance(model, StageChain):
+        return
+    if model.num_stages != num_stages:
+        msg = (
+            f"model is a list of {model.num_stages} stages, and the schedule has {num_stages}; use "
+            f"ranks={model.num_stages}, or give as many stages"
+        )
+        raise CaptureError(msg)
+    starts = {segment.name for segment in segments}
+    if missing := [str(n) for n in range(num_stages) if str(n) not in starts]:
+        msg = (
+            f"stage {missing[0]} of the list cannot be a stage of its own: it has no parameters, "
+            "or shares buffers that change with the one before; join it to that one"
+        )
+        raise CaptureError(msg)
+
+
 def named_starts(
     segments: Sequence[Segment], names: Sequence[str], num_stages: int
 ) -> tuple[int, ...]:
     """Return the cut whose stages after the first begin with the named modules.
+
+    A name stands for the first call with parameters of that module or of one inside it.
 
     Raises:
         CaptureError: if a name is not one a stage can begin with, or their number is wrong.
     """
     if len(names) != num_stages - 1:
         msg = (
-            f"stages names {len(names)} modules, for {len(names) + 1} stages, and the schedule has "
-            f"{num_stages}; name the first module of every stage but the first"
+            f"split_points names {len(names)} modules, for {len(names) + 1} stages, and the "
+            f"schedule has {num_stages}; name the first module of every stage but the first"
         )
         raise CaptureError(msg)
     starts = [0]
     for name in names:
-        found = [i for i, s in enumerate(segments) if (f"{s.name}.").startswith(f"{name}.")]
+        found = [i for i, segment in enumerate(segments) if _begins_in(segment, name)]
         if not found or found[0] <= starts[-1]:
-            known = [segment.name for segment in segments]
-            near = get_close_matches(name, known, n=3) or known[:8]
-            msg = f"no stage can begin with {name!r} there; near it: {', '.join(near)}"
-            raise CaptureError(msg)
+            raise CaptureError(_no_start(segments, name, found, starts[-1]))
         starts.append(found[0])
     return tuple(starts)
+
+
+def _begins_in(segment: Segment, name: str) -> bool:
+    """Tell whether a segment's first call with parameters is in a module.
+
+    Glue is named for its parameters: ``add(embeddings.cls_token)`` is in ``embeddings``.
+    """
+    _, is_glue, parameters = segment.name.partition("(")
+    places = parameters.rstrip(")").split(", ") if is_glue else [segment.name]
+    return any(f"{place}.".startswith(f"{name}.") for place in places)
+
+
+def _no_start(segments: Sequence[Segment], name: str, found: Sequence[int], last: int) -> str:
+    known = [segment.name for segment in segments[1:]]
+    near = get_close_matches(name, known, n=3) or known[:8]
+    whole = next((s.name for s in segments if name.startswith(f"{s.name}.")), None)
+    if found and not last and not found[0]:
+        why = "the first stage begins with it"
+    elif found:
+        why = f"it is not called after {segments[last].name}; name them in the order of the calls"
+    elif whole is not None:
+        why = f"it lies inside {whole}, which is kept whole"
+    else:
+        why = "it is not called, has no parameters, or cannot be cut off from what is before it"
+    return f"no stage can begin with {name!r} there: {why}; near it: {', '.join(near)}"

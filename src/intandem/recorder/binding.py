@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from intandem.errors import BatchError
+from intandem.recorder.stage_chain import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +40,8 @@ def bind_by_signature(model: nn.Module, *, loss_is_separate: bool) -> Callable[[
         model: its ``forward`` is inspected.
         loss_is_separate: whether a loss function is given.
     """
-    parameters = [
-        p for p in inspect.signature(model.forward).parameters.values() if p.name != "self"
-    ]
+    forward = entry_of(model).forward
+    parameters = [p for p in inspect.signature(forward).parameters.values() if p.name != "self"]
     takes_any_key = any(p.kind is p.VAR_KEYWORD for p in parameters)
     by_name = {p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}}
     positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]

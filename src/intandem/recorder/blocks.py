@@ -3,30 +3,45 @@
 A block is a child of a ``ModuleList``, ``Sequential`` or ``ModuleDict``, or a module outside
 them that has no children but has parameters, persistent buffers or hooks. A module with none of
 these (``nn.Dropout``, a rotary table, a loss) is transparent: what it calls is glue, so that a
-result that depends on the batch alone is known to.
+result that depends on the batch alone is known to. A user may name more modules to keep whole.
 """
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from intandem.recorder.stage_chain import StageChain
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
-def find_blocks(model: nn.Module) -> dict[nn.Module, str]:
+def find_blocks(
+    model: nn.Module, named: Sequence[str | type[nn.Module]] = ()
+) -> dict[nn.Module, str]:
     """Return the blocks of ``model`` and their names, in the order of registration.
 
     A module that lies inside a block counts as well: when ``forward`` calls it without going
     through its parent, it is a block of its own.
+
+    Args:
+        model: the user's module.
+        named: what to keep whole besides what is found: names of modules, names of containers whose
+            children are meant, and classes of modules.
+
+    Raises:
+        ValueError: if ``model`` has no such module, or it is ``model`` itself.
     """
     found: dict[nn.Module, str] = {}
-    for module, name in _outer_blocks(model, "", in_container=isinstance(model, _CONTAINERS)):
+    whole = _named_modules(model, named)
+    is_list = isinstance(model, (*_CONTAINERS, StageChain))
+    for module, name in _outer_blocks(model, "", whole, in_container=is_list):
         found.setdefault(module, name)
     for module, name in list(found.items()):
         for inner, child in module.named_modules(prefix=name):
@@ -35,17 +50,59 @@ def find_blocks(model: nn.Module) -> dict[nn.Module, str]:
     return found
 
 
+def _named_modules(
+    model: nn.Module, named: Sequence[str | type[nn.Module]]
+) -> frozenset[nn.Module]:
+    """Return the modules that ``named`` means; see ``find_blocks``."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    whole: set[nn.Module] = set()
+    for name in named:
+        if isinstance(name, str):
+            if name not in modules:
+                near = get_close_matches(name, modules, n=3) or [n for n in modules if n][:8]
+                msg = f"blocks: the model has no module {name!r}; near it: {', '.join(near)}"
+                raise ValueError(msg)
+            whole |= set(_meant(modules[name]))
+            continue
+        found = [module for module in modules.values() if isinstance(module, name)]
+        if not found:
+            classes = {type(module).__name__: None for module in modules.values()}
+            near = get_close_matches(name.__name__, classes, n=3) or list(classes)[:8]
+            msg = f"blocks: the model has no {name.__name__}; near it: {', '.join(near)}"
+            raise ValueError(msg)
+        whole |= set(found)
+    if model in whole:
+        msg = (
+            f"blocks names the model itself ({type(model).__name__}), which could not be cut "
+            "then; name modules in it"
+        )
+        raise ValueError(msg)
+    return frozenset(whole)
+
+
+def _meant(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield what a name stands for: the module, or the children of a container."""
+    if type(module) not in _CONTAINERS:
+        yield module
+        return
+    for child in module.children():
+        yield from _meant(child)
+
+
 def _outer_blocks(
-    module: nn.Module, prefix: str, *, in_container: bool
+    module: nn.Module, prefix: str, whole: frozenset[nn.Module], *, in_container: bool
 ) -> Iterator[tuple[nn.Module, str]]:
+    stages_are_whole = isinstance(module, StageChain)
     for key, child in module.named_children():
         name = f"{prefix}.{key}" if prefix else key
-        if _is_container(child):
-            yield from _outer_blocks(child, name, in_container=True)
+        if stages_are_whole or child in whole:
+            yield child, name
+        elif _is_container(child):
+            yield from _outer_blocks(child, name, whole, in_container=True)
         elif in_container or _is_whole(child):
             yield child, name
         else:
-            yield from _outer_blocks(child, name, in_container=False)
+            yield from _outer_blocks(child, name, whole, in_container=False)
 
 
 def _is_container(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from intandem.recorder.recording import Recorder, listening
 from intandem.recorder.trees import map_tree, named_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from intandem.recorder.values import Draft
 
@@ -26,7 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 def capture(
-    model: nn.Module, batch: Any, *, bind: Callable[[Any], Arguments] | None = None
+    model: nn.Module,
+    batch: Any,
+    *,
+    bind: Callable[[Any], Arguments] | None = None,
+    blocks: Sequence[str | type[nn.Module]] = (),
 ) -> Graph:
     """Run ``model`` once on ``batch`` and return its recorded calls.
 
@@ -38,11 +42,14 @@ def capture(
         batch: what one call of the model is given: a tensor, or a dictionary, tuple or list.
         bind: how a batch becomes arguments; by default a dictionary is keyword arguments, a tuple
             positional ones.
+        blocks: modules to keep whole besides those found, as for ``Pipeline``.
 
     Raises:
         CaptureError: if the model cannot be recorded; says where and what to do.
+        ValueError: if there is no module that ``blocks`` names.
     """
-    return record(model, batch, bind or bind_by_signature(model, loss_is_separate=False)).graph
+    bind = bind or bind_by_signature(model, loss_is_separate=False)
+    return record(model, batch, bind, blocks=blocks).graph
 
 
 class Run(NamedTuple):
@@ -57,6 +64,7 @@ def record(
     batch: Any,
     bind: Callable[[Any], Arguments],
     updated: Collection[str] = (),
+    blocks: Sequence[str | type[nn.Module]] = (),
 ) -> Run:
     """Do what ``capture`` says, and return the output as well.
 
@@ -65,10 +73,11 @@ def record(
         batch: as for ``capture``.
         bind: as for ``capture``.
         updated: buffers known to be updated, even where this run has no data to show it.
+        blocks: as for ``capture``.
     """
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
-    recorder = Recorder(model, [leaf for _, leaf in named])
+    recorder = Recorder(model, [leaf for _, leaf in named], blocks)
     arguments = bind(own)
     with left_as_it_was(model) as saved:
         registered = _registered(model)

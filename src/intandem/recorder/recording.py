@@ -62,8 +62,13 @@ class _Seen(NamedTuple):
 class Recorder:
     """Listens to one run of ``forward`` and keeps its calls, values and guards."""
 
-    def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
-        self.blocks = find_blocks(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor],
+        blocks: Sequence[str | type[nn.Module]] = (),
+    ) -> None:
+        self.blocks = find_blocks(model, blocks)
         self.calls: list[Call] = []
         self.guards: list[Guard] = []
         self.values = Values()

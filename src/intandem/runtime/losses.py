@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from intandem.errors import LossError, NonFiniteLossError, PipelineError
+from intandem.recorder.stage_chain import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ def refuse_missing_loss(model: nn.Module, microbatch: Any) -> None:
     """
     if not isinstance(microbatch, tuple | list):
         return
-    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    kinds = [p.kind for p in inspect.signature(entry_of(model).forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return
     positional = {

@@ -83,6 +83,7 @@ class Recordings:
         weights: finds what calls use.
         stage_names: (name, call) of the first segment of every stage after the first.
         own_stages: stages that this process runs.
+        blocks: modules to keep whole besides those found.
     """
 
     def __init__(
@@ -92,9 +93,11 @@ class Recordings:
         weights: Weights,
         stage_names: Sequence[tuple[str, int]],
         own_stages: Collection[int],
+        blocks: Sequence[str | type[nn.Module]] = (),
     ) -> None:
         self._model = model
-        self._blocks = find_blocks(model)
+        self._named_blocks = tuple(blocks)
+        self._blocks = find_blocks(model, blocks)
         self._bind = bind
         self._weights = weights
         self._stage_names = tuple(stage_names)
@@ -118,7 +121,9 @@ class Recordings:
                 return recorded
         training = tuple(module.training for module in self._model.modules())
         updated = self._updated.setdefault(training, set())
-        recorded = self.add(record(self._model, batch, self._bind, updated).graph)
+        recorded = self.add(
+            record(self._model, batch, self._bind, updated, self._named_blocks).graph
+        )
         updated.update(name for call in recorded.graph.calls for name in call.updates)
         self._known.setdefault(key, []).append(recorded)
         if len(self._known) > _MAX_KEYS:
