@@ -7,6 +7,7 @@ import json
 import logging
 import time
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from intandem.ir import Program, Schedule, Span, Timeline
     from intandem.recorder import Arguments
+    from intandem.runtime.observer import Observer
     from intandem.runtime.work import RankResult
     from intandem.views.report import Report
 
@@ -136,6 +138,7 @@ class Pipeline:
         self._num_passes = 0
         self._last: _LastStep | None = None
         self._history = History()
+        self._observer: Observer | None = None
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
 
     # Passes.
@@ -280,6 +283,15 @@ class Pipeline:
         """How often the model was recorded: once per shape, mode and path taken."""
         return self._assembly.recordings.num_recordings
 
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Show ``observer`` what every call on this process's ranks returns, while open."""
+        before, self._observer = self._observer, observer
+        try:
+            yield
+        finally:
+            self._observer = before
+
     def close(self) -> None:
         """End this pipeline's threads and connections. The model stays as it is."""
         self._finalizer()
@@ -338,6 +350,7 @@ class Pipeline:
             ),
             loss=self._request.loss,
             autocast=autocast_state(),
+            observer=self._observer,
         )
 
     def _set_gradients_aside(self) -> list[Tensor | None] | None:

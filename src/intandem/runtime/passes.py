@@ -13,11 +13,15 @@ from intandem.ir import Action, ActionKind, Compute, Message, Recompute, Span
 from intandem.recorder.graph import Site
 from intandem.runtime import backward
 from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
+from intandem.runtime.observer import Where
 from intandem.runtime.stage import Draw, in_autocast
 from intandem.runtime.transport.protocol import Label
 from intandem.runtime.work import Mode, RankResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from intandem.recorder import Call
     from intandem.runtime.backward import Kept
     from intandem.runtime.stage import Environment, Stage
     from intandem.runtime.transport.protocol import Contract, Payload, Transport
@@ -154,8 +158,15 @@ class Pass:
     def _run(
         self, stage: Stage, given: dict[int, Tensor], action: Action, *, with_gradients: bool
     ) -> tuple[Environment, Kept]:
+        recomputed = with_gradients and action.stage in self._recomputed
+        where = Where(action.stage, action.microbatch, recomputed)
         environment, kept = backward.enter(stage, given, with_gradients=with_gradients)
-        stage.run(environment, self._draw(action.microbatch), with_gradients=with_gradients)
+        stage.run(
+            environment,
+            self._draw(action.microbatch),
+            with_gradients=with_gradients,
+            observe=self._observe(stage, where),
+        )
         if with_gradients:
             backward.leave(stage, environment, kept)
         return environment, kept
@@ -164,6 +175,8 @@ class Pass:
         self, stage: Stage, environment: Environment, microbatch: int, kept: Kept
     ) -> None:
         output = stage.output(environment)
+        if self._work.observer is not None:
+            self._work.observer.on_output(microbatch, output)
         if self._work.mode is Mode.PREDICT:
             self.result.outputs[microbatch] = output
             return
@@ -204,6 +217,11 @@ class Pass:
             self._hand_over(Message(action, target), payload)
 
     # Facts.
+
+    def _observe(self, stage: Stage, where: Where) -> Callable[[Call, Any], None] | None:
+        if (observer := self._work.observer) is None:
+            return None
+        return lambda call, result: observer.on_call(stage, call, result, where)
 
     def _given(self, stage: Stage, action: Action) -> dict[int, Tensor]:
         tensors = self._work.microbatches[action.microbatch].tensors

@@ -83,13 +83,21 @@ class Stage:
         self.draws_in_backward = any(site is not None and site.recomputed for site in sites)
         self.updates = tuple(sorted({n for i in cut.calls for n in graph.calls[i].updates}))
 
-    def run(self, environment: Environment, draw: Draw, *, with_gradients: bool) -> None:
+    def run(
+        self,
+        environment: Environment,
+        draw: Draw,
+        *,
+        with_gradients: bool,
+        observe: Callable[[Call, Any], None] | None = None,
+    ) -> None:
         """Replay the calls; ``environment`` gains what they make and loses what is used up.
 
         Args:
             environment: the batch's and the received tensors of the stage, by value.
             draw: keys random draws.
             with_gradients: False computes without an autograd graph.
+            observe: shown every call and what it returned.
         """
         with torch.set_grad_enabled(with_gradients):
             for replay in self._replays:
@@ -101,6 +109,8 @@ class Stage:
                 else:
                     result = _run_in_context(replay, draw, args, kwargs)
                 _keep(replay.call, result, environment)
+                if observe is not None:
+                    observe(replay.call, result)
                 for value in replay.done_with:
                     del environment[value]
 

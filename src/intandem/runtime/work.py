@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from intandem.ir import Program, Span
     from intandem.recorder.graph import Autocast
     from intandem.runtime.losses import LossReport, LossTally
+    from intandem.runtime.observer import Observer
     from intandem.runtime.recordings import Recorded
 
 
@@ -54,6 +55,7 @@ class StepWork:
         tally: weighs losses; used by the rank of the last stage only.
         loss: the user's loss function.
         autocast: mixed-precision states of the caller, under which the loss is computed too.
+        observer: shown what is computed.
     """
 
     sequence: int
@@ -65,6 +67,7 @@ class StepWork:
     tally: LossTally
     loss: Callable[[Any, Any], Any] | None
     autocast: tuple[Autocast, ...] = ()
+    observer: Observer | None = None
 
 
 @dataclass(slots=True)
