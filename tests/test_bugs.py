@@ -82,3 +82,34 @@ def test_writes_that_cannot_be_seen_without_data_are_refused():
     without_data(model, model.blocks[1:])
     with pytest.raises(CaptureError, match=r"models\.py:\d+ writes in place to memory that was"):
         it.capture(model, batch[0])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_padded_transformer_encoder_can_be_evaluated():
+    """Evaluation does not pack padded rows into nested tensors between stages."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = Padded(nn.TransformerEncoder(layer, 3)).double()
+    x, hidden = torch.randn(4, 5, 8).double(), torch.zeros(4, 5, dtype=torch.bool)
+    hidden[1::2, 3:] = True
+    batch = {"x": x, "hidden": hidden}
+    with it.Pipeline(model, example=batch, loss=kept_mean, ranks=2, microbatches=2) as pipe:
+        found = pipe.evaluate(batch)
+    with torch.no_grad():
+        expected = kept_mean(model.eval()(**batch), batch)
+    assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+class Padded(nn.Module):
+    """An encoder of torch's own, with a padding mask."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.into = nn.Linear(8, 8)
+        self.encoder = encoder
+
+    def forward(self, x, hidden):
+        return self.encoder(self.into(x), src_key_padding_mask=hidden)
+
+
+def kept_mean(output, batch):
+    return (output.mean(-1) * ~batch["hidden"]).sum(1).mean()

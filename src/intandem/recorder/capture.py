@@ -82,7 +82,7 @@ def record(
     with left_as_it_was(model) as saved:
         registered = _registered(model)
         attributes = AttributesWatched(model, recorder.blocks)
-        with listening(recorder):
+        with listening(recorder), without_nested_tensors():
             output = _forward(model, arguments)
             recorder.check_python_generators()
         _refuse_replaced(registered, _registered(model), recorder)
@@ -256,6 +256,22 @@ def without_cache(model: nn.Module) -> Iterator[None]:
     finally:
         for configuration in cached:
             configuration.use_cache = True
+
+
+@contextmanager
+def without_nested_tensors() -> Iterator[None]:
+    """Keep ``nn.TransformerEncoder`` from packing padded rows between blocks while this is open.
+
+    In evaluation it may, after it has looked at an activation together with the mask, turn a padded
+    batch into a nested tensor, which no message can carry; the plain way gives the same numbers
+    where there is no padding.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _configurations(model: nn.Module) -> list[Any]:
