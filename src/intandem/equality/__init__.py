@@ -3,9 +3,16 @@
 The witness is the user's own module with plain PyTorch; see ``witness``.
 """
 
-from intandem.equality.checking import check
-from intandem.equality.comparison import TOLERANCE, Equality, Numbers, compare, numbers_of
-from intandem.equality.job import Job, as_float64
+from intandem.equality.checking import check, check_job
+from intandem.equality.comparison import (
+    TOLERANCE,
+    Equality,
+    Numbers,
+    compare,
+    numbers_of,
+    tolerance_of,
+)
+from intandem.equality.job import Job, Setting, as_float64
 from intandem.equality.witness import Splitting, one_process
 
 __all__ = [
@@ -13,10 +20,13 @@ __all__ = [
     "Equality",
     "Job",
     "Numbers",
+    "Setting",
     "Splitting",
     "as_float64",
     "check",
+    "check_job",
     "compare",
     "numbers_of",
     "one_process",
+    "tolerance_of",
 ]

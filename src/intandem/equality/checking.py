@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import copy
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from intandem.equality.comparison import TOLERANCE, Equality, compare, numbers_of
+import torch
+
+from intandem.equality.comparison import TOLERANCE, Equality, compare
+from intandem.equality.job import Job, Setting
+from intandem.equality.tandem import in_tandem, twin
+from intandem.equality.updates import described, slack_of, updated
 from intandem.equality.witness import Splitting, one_process
-from intandem.pipeline import Options, Pipeline
 from intandem.recorder.stage_chain import as_module
+from intandem.runtime.ranks import default_threads_per_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
+    from intandem.equality.updates import OptimizerFactory
     from intandem.ir import Schedule
     from intandem.recorder import Arguments
     from intandem.runtime.microbatch import Split
@@ -34,10 +41,13 @@ def check(  # noqa: PLR0913  (the public surface)
     inputs: Callable[[Any], Arguments] | None = None,
     split_points: Sequence[str] | None = None,
     blocks: Sequence[str | type[nn.Module]] = (),
+    optimizer: OptimizerFactory | None = None,
     seed: int = 0,
     tolerance: float = TOLERANCE,
 ) -> Equality:
     """Run one step plain and one in tandem, on copies of ``model``, and compare.
+
+    Outputs, loss, every gradient, every buffer, and the parameters after the optimizer.
 
     Args:
         model: left as it is. Use float64 (``model.double()``) to tell a mistake from rounding.
@@ -52,27 +62,46 @@ def check(  # noqa: PLR0913  (the public surface)
         inputs: as for ``Pipeline``.
         split_points: as for ``Pipeline``.
         blocks: as for ``Pipeline``.
+        optimizer: makes the optimizer of the parameters it is given; by default plain SGD.
         seed: keys random draws.
         tolerance: up to which numbers count as equal.
     """
-    whole = as_module(model)
-    plain, ours = copy.deepcopy(whole), copy.deepcopy(whole)
-    splitting = Splitting(microbatches, split, count, inputs, tuple(blocks))
-    expected = one_process(plain, batch, loss, splitting, seed=seed)
-    with Pipeline(
-        ours,
-        example=batch,
-        loss=loss,
-        ranks=ranks,
-        schedule=schedule,
-        microbatches=microbatches,
-        recompute=recompute,
-        split=split,
-        count=count,
-        inputs=inputs,
-        split_points=split_points,
-        blocks=blocks,
-        options=Options(seed=seed),
-    ) as pipe:
-        value = float(pipe.step(batch))
-    return compare(numbers_of(ours, value), expected, tolerance=tolerance)
+    return check_job(
+        Job(as_module(model), batch, loss, optimizer),
+        Setting(
+            ranks=ranks,
+            splitting=Splitting(microbatches, split, count, inputs, tuple(blocks)),
+            schedule=schedule,
+            recompute=recompute,
+            seed=seed,
+            tolerance=tolerance,
+            more={"split_points": split_points},
+        ),
+    )
+
+
+def check_job(job: Job, setting: Setting) -> Equality:
+    """Do what ``check`` says for a job and a setting."""
+    plain, ours = twin(job.model), twin(job.model)
+    with threads_of(setting.ranks):
+        expected = one_process(plain, job.batch, job.loss, setting.splitting, seed=setting.seed)
+        found, sight = in_tandem(job, setting, ours)
+        after = updated(plain, job.optimizer)
+        slack = slack_of(
+            twin(job.model), expected.gradients, after, job.optimizer, setting.tolerance
+        )
+        expected = replace(expected, parameters=after, slack=slack)
+        found = replace(found, parameters=updated(ours, job.optimizer))
+    equality = compare(found, expected, tolerance=setting.tolerance)
+    return replace(equality, optimizer=described(job.optimizer, plain), lowered=sight.lowered)
+
+
+@contextmanager
+def threads_of(ranks: int) -> Iterator[None]:
+    """Let torch use as many threads as each of ``ranks`` has, so that sums are in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(default_threads_per_rank(ranks))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,34 +1,65 @@
-"""What is to be trained, as a value."""
+"""What is to be trained, and in how many parts, as values."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from intandem.equality.comparison import TOLERANCE
 from intandem.recorder.trees import map_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
+
+    from intandem.equality.updates import OptimizerFactory
+    from intandem.equality.witness import Splitting
+    from intandem.ir import Schedule
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to train: a model, an example batch, and how its loss is computed.
+    """What to train: a model, an example batch, how its loss is computed, what updates it.
 
     Attributes:
         model: any module.
         batch: one batch.
         loss: ``loss_fn(output, batch)``, or None when the model's output carries ``loss``.
+        optimizer: makes the optimizer of the parameters it is given, in the model's order; by
+            default plain SGD, which keeps errors as they are.
     """
 
     model: nn.Module
     batch: Any
     loss: Callable[[Any, Any], Any] | None = None
+    optimizer: OptimizerFactory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a job is run in tandem, and up to which error it counts as equal.
+
+    Attributes:
+        ranks: of the pipeline.
+        splitting: of the batch.
+        schedule: as for ``Pipeline``.
+        recompute: as for ``Pipeline``.
+        seed: keys random draws.
+        tolerance: up to which numbers count as equal.
+        more: further arguments of ``Pipeline``.
+    """
+
+    ranks: int
+    splitting: Splitting
+    schedule: str | Schedule = "auto"
+    recompute: str | bool = "auto"
+    seed: int = 0
+    tolerance: float = TOLERANCE
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def as_float64(job: Job) -> Job:
@@ -38,4 +69,5 @@ def as_float64(job: Job) -> Job:
         is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
         return leaf.double() if is_float else leaf
 
-    return Job(copy.deepcopy(job.model).double(), map_tree(double, job.batch), job.loss)
+    model = copy.deepcopy(job.model).double()
+    return replace(job, model=model, batch=map_tree(double, job.batch))

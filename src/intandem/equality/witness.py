@@ -7,13 +7,15 @@ is written apart, with ``testing.keyed_randomness``.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from intandem.equality.comparison import Numbers, numbers_of
+from intandem.equality.outputs import joined, snapshot
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import without_cache
 from intandem.runtime.huggingface import COUNT_NAME, count_labels, takes_token_count
@@ -41,7 +43,15 @@ class Splitting:
     blocks: Sequence[str | type[nn.Module]] = ()
 
 
-def one_process(
+class Watcher(Protocol):
+    """Is told of what the plain model does."""
+
+    def watching(self, model: nn.Module, microbatch: int) -> AbstractContextManager[object]:
+        """Return the context in which the model and its loss run on a micro-batch."""
+        ...
+
+
+def one_process(  # noqa: PLR0913  (the public surface)
     model: nn.Module,
     batch: Any,
     loss: Callable[[Any, Any], Any] | None,
@@ -49,11 +59,13 @@ def one_process(
     *,
     seed: int = 0,
     step: int = 0,
+    watcher: Watcher | None = None,
 ) -> Numbers:
     """Run one step of ``model`` with plain PyTorch, micro-batch by micro-batch.
 
     Gradients are added to ``.grad``.
     """
+    outputs: dict[int, Any] = {}
     parts = split_batch(batch, splitting.microbatches, splitting.split)
     bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
     counts_labels = loss is None and takes_token_count(model, batch)
@@ -69,8 +81,10 @@ def one_process(
                     model, seed=seed, step=step, microbatch=index, blocks=splitting.blocks
                 ),
                 without_cache(model),
+                nullcontext() if watcher is None else watcher.watching(model, index),
             ):
                 output = model(*arguments.args, **arguments.kwargs)
+                outputs[index] = snapshot(output)
                 return loss_term(output, given, loss)
 
         if not counts_labels:
@@ -93,7 +107,8 @@ def one_process(
         losses = [term.root + rest * weight for term, rest, weight in pairs]
     for value in losses:
         value.backward()  # type: ignore[no-untyped-call]
-    return numbers_of(model, sum(float(value.detach()) for value in losses))
+    total = sum(float(value.detach()) for value in losses)
+    return numbers_of(model, total, joined(outputs, carries_loss=loss is None))
 
 
 def _weights(

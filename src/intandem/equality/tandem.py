@@ -1,0 +1,93 @@
+"""One step in tandem, and what is seen of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from intandem.equality.comparison import Numbers, numbers_of
+from intandem.equality.outputs import joined, snapshot
+from intandem.pipeline import Options, Pipeline
+from intandem.recorder.trees import leaves
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from intandem.equality.job import Job, Setting
+    from intandem.recorder import Call
+    from intandem.runtime.observer import Observer, Where
+    from intandem.runtime.stage import Stage
+
+
+class Sight:
+    """Keeps the outputs of a step, and where forward computes in a lower precision.
+
+    Args:
+        precision: bytes per element of the model's own numbers.
+        then: shown everything as well.
+    """
+
+    def __init__(self, precision: int, then: Observer | None = None) -> None:
+        self.outputs: dict[int, Any] = {}
+        self.lowered = ""
+        self._precision = precision
+        self._then = then
+
+    def on_call(self, stage: Stage, call: Call, result: Any, where: Where) -> None:
+        """Look at the precision of what a call returned."""
+        if not self.lowered:
+            for leaf in leaves(result):
+                if _is_lower(leaf, self._precision):
+                    self.lowered = f"{call.name} at {call.location} gives {_short(leaf)}"
+        if self._then is not None:
+            self._then.on_call(stage, call, result, where)
+
+    def on_output(self, microbatch: int, output: Any) -> None:
+        """Keep a copy."""
+        self.outputs[microbatch] = snapshot(output)
+        if self._then is not None:
+            self._then.on_output(microbatch, output)
+
+
+def in_tandem(
+    job: Job, setting: Setting, model: nn.Module, observer: Observer | None = None
+) -> tuple[Numbers, Sight]:
+    """Run one step of ``job`` in a pipeline; ``model``, a copy of the job's, gets gradients."""
+    splitting = setting.splitting
+    sight = Sight(max((p.element_size() for p in model.parameters()), default=8), observer)
+    pipeline = Pipeline(
+        model,
+        example=job.batch,
+        loss=job.loss,
+        ranks=setting.ranks,
+        schedule=setting.schedule,
+        microbatches=splitting.microbatches,
+        recompute=setting.recompute,
+        split=splitting.split,
+        count=splitting.count,
+        inputs=splitting.inputs,
+        blocks=splitting.blocks,
+        options=Options(seed=setting.seed),
+        **setting.more,
+    )
+    with pipeline, pipeline.observed(sight):
+        loss = float(pipeline.step(job.batch))
+    return numbers_of(model, loss, joined(sight.outputs, carries_loss=job.loss is None)), sight
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` without gradients."""
+    made = copy.deepcopy(model)
+    for parameter in made.parameters():
+        parameter.grad = None
+    return made
+
+
+def _is_lower(leaf: Any, precision: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.itemsize < precision
+
+
+def _short(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
