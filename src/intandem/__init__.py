@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from intandem.recorder import capture
     from intandem.rules import verify
     from intandem.runtime.launcher import launch
-    from intandem.runtime.losses import LossSum
+    from intandem.runtime.losses import LossSum, WholeBatchLoss
     from intandem.schedules import build_schedule
     from intandem.simulator import simulate
 
@@ -34,6 +34,7 @@ _HOME = {
     "Program": "ir",
     "Schedule": "ir",
     "Timeline": "ir",
+    "WholeBatchLoss": "runtime.losses",
     "build_schedule": "schedules",
     "capture": "recorder",
     "check": "equality",
@@ -56,6 +57,7 @@ __all__ = [
     "Program",
     "Schedule",
     "Timeline",
+    "WholeBatchLoss",
     "build_schedule",
     "capture",
     "check",

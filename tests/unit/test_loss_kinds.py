@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 import intandem as it
 from intandem.errors import ActionError, LossError
-from intandem.runtime.losses import LossReport, LossTally, LossTerm, StepLoss, loss_term
+from intandem.runtime.loss_report import LossReport, StepLoss
+from intandem.runtime.losses import LossTerm, loss_term
+from intandem.runtime.tally import LossTally
 
 X, Y = torch.randn(4, 6), torch.randn(4, 6)
 

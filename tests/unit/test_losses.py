@@ -9,14 +9,9 @@ from hypothesis import strategies as st
 
 import intandem as it
 from intandem.errors import LossError, NonFiniteLossError
-from intandem.runtime.losses import (
-    LossReport,
-    LossTally,
-    LossTerm,
-    StepLoss,
-    gradient_seed,
-    loss_term,
-)
+from intandem.runtime.loss_report import LossReport, StepLoss
+from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
+from intandem.runtime.tally import LossTally
 
 
 def scalar(value):

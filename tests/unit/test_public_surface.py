@@ -7,7 +7,7 @@ import intandem as it
 
 PINNED = """
 Action ActionKind CostModel Job LossSum Options Pipeline PipelineError Placement Program Schedule
-Timeline build_schedule capture check launch simulate verify
+Timeline WholeBatchLoss build_schedule capture check launch simulate verify
 """.split()
 
 

@@ -31,10 +31,12 @@ from intandem.profiler.segments import measure_segments
 from intandem.recorder.capture import left_as_it_was, record
 from intandem.recorder.cut import Segment, cut, segments
 from intandem.recorder.trees import named_leaves
-from intandem.runtime.losses import loss_term
+from intandem.runtime.loss_guard import Origin
+from intandem.runtime.losses import WholeBatchLoss, loss_term
 from intandem.runtime.recordings import Recorded, Recordings
 from intandem.runtime.tied import TiedGradients
 from intandem.runtime.weights import Weights
+from intandem.runtime.whole_batch import Joining, find_ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +66,7 @@ class Assembly:
         holders_of: ranks that hold each parameter; the first answers for it.
         updater_of: rank that updates each buffer; others are equal everywhere.
         loss_is_sum: whether the loss function returns a ``LossSum``.
+        joining: how outputs are joined where the loss is the whole batch's; else None.
     """
 
     home: Home
@@ -78,6 +81,7 @@ class Assembly:
     holders_of: dict[str, tuple[int, ...]]
     updater_of: dict[str, int]
     loss_is_sum: bool
+    joining: Joining | None
 
 
 def assemble(
@@ -106,10 +110,10 @@ def assemble(
     check_stages_by_hand(model, found, placement.num_stages)
     check_num_stages(found, placement.num_stages)
     refuse_trained_loss(request.loss)
-    with _kept_as_it_is(request.loss):
-        loss = loss_term(first.output, example, request.loss)
     weights = Weights(model, graph)
-    subject = _Subject(request, graph, found, example)
+    joining = _joining(request, first.output, example, bind)
+    subject = _Subject(request, graph, found, example, joining)
+    loss = _example_loss(subject, first.output, weights)
     plan = _agree_on_plan(subject, home, placement.num_stages)
     cuts = cut(graph, [found[index].start for index in plan.starts])
     holders_of = owners_of(graph, cuts, placement)
@@ -143,6 +147,7 @@ def assemble(
         holders_of=holders_of,
         updater_of=buffer_owners(graph, cuts, placement),
         loss_is_sum=loss.count is not None,
+        joining=joining,
     )
 
 
@@ -163,6 +168,35 @@ class _Subject:
     graph: Graph
     segments: tuple[Segment, ...]
     example: Any
+    joining: Joining | None
+
+    def loss(self, output: Any) -> LossTerm:
+        """Return the loss of the example; of a whole batch, of the example twice."""
+        batch = self.example
+        if self.joining is not None:
+            output, batch = self.joining.output([output] * 2), self.joining.batch([batch] * 2)
+        with _kept_as_it_is(self.request.loss):
+            return loss_term(output, batch, self.request.loss)
+
+
+def _joining(
+    request: Request, output: Any, example: Any, bind: Callable[[Any], Arguments]
+) -> Joining | None:
+    """See where rows are in the output, by recording the model on the example twice over."""
+    if not isinstance(request.loss, WholeBatchLoss):
+        return None
+    twice = Joining(request.split, {}).batch([example] * 2)
+    second = record(request.model, twice, bind, blocks=request.blocks)
+    return Joining(request.split, find_ways(output, second.output))
+
+
+def _example_loss(subject: _Subject, output: Any, weights: Weights) -> LossTerm:
+    """Return the loss of the first recording, once it is known to come from the output alone."""
+    origin = Origin(output)
+    loss = subject.loss(output)
+    if subject.request.loss is not None:
+        origin.check(loss.root, weights.name_of)
+    return loss
 
 
 def _agree_on_plan(subject: _Subject, home: Home, num_stages: int) -> StagePlan:
@@ -184,15 +218,11 @@ def _agree_on_plan(subject: _Subject, home: Home, num_stages: int) -> StagePlan:
 
 def _plan(subject: _Subject, num_stages: int, num_threads: int) -> StagePlan:
     request, found = subject.request, subject.segments
-
-    def loss(output: Any) -> LossTerm:
-        return loss_term(output, subject.example, request.loss)
-
     named = dict(named_leaves(subject.example))
     tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
     weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
-    with _threads(num_threads), torch.enable_grad(), _kept_as_it_is(request.loss):
-        costs = measure_segments(subject.graph, found, weights, tensors, loss)
+    with _threads(num_threads), torch.enable_grad():
+        costs = measure_segments(subject.graph, found, weights, tensors, subject.loss)
     if request.first_modules is None:
         return StagePlan(balanced_starts(found, costs, num_stages), costs)
     return StagePlan(named_starts(found, request.first_modules, num_stages), costs)
@@ -204,6 +234,7 @@ def refuse_trained_loss(loss: object) -> None:
     Raises:
         LossError: naming them.
     """
+    loss = _function_of(loss)
     if isinstance(loss, nn.Module):
         names = [name for name, p in loss.named_parameters() if p.requires_grad]
         if names:
@@ -214,8 +245,13 @@ def refuse_trained_loss(loss: object) -> None:
             raise LossError(msg)
 
 
+def _function_of(loss: object) -> object:
+    return loss.function if isinstance(loss, WholeBatchLoss) else loss
+
+
 def _kept_as_it_is(loss: object) -> AbstractContextManager[object]:
     """Put a loss module's buffers back: building calls it, and it is not a step."""
+    loss = _function_of(loss)
     return left_as_it_was(loss) if isinstance(loss, nn.Module) else nullcontext()
 
 

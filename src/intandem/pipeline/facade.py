@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import logging
 import time
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from intandem.errors import PipelineError, RunError
-from intandem.parallel.gradients import add_scaled_, clip_, gradient_norms, total_norm
-from intandem.pipeline.assembly import assemble, evaluating
-from intandem.pipeline.batches import Batches, agree_on_batch, join_outputs
+from intandem.errors import RunError
+from intandem.parallel.gradients import clip_, gradient_norms, total_norm
+from intandem.pipeline.assembly import assemble
+from intandem.pipeline.batches import Batches
 from intandem.pipeline.exchange import Exchange
 from intandem.pipeline.home import find_home, place
-from intandem.pipeline.programs import union_of
+from intandem.pipeline.passing import Passes
 from intandem.pipeline.reporting import History, build_report, gather_timeline
 from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
-from intandem.recorder.recording import autocast_state
 from intandem.recorder.stage_chain import as_module
-from intandem.runtime.losses import LossReport, LossTally, StepLoss, refuse_missing_loss
-from intandem.runtime.passes import end_of_pass
-from intandem.runtime.stage import in_autocast
+from intandem.runtime.loss_report import EvaluationLoss, StepLoss
+from intandem.runtime.losses import refuse_missing_loss
 from intandem.runtime.transport.process_group import launched_num_ranks
-from intandem.runtime.work import MicrobatchWork, Mode, StepWork
 from intandem.views.html import report_html
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from intandem.ir import Program, Schedule, Span, Timeline
+    from torch import Tensor, nn
+
+    from intandem.ir import Program, Schedule, Timeline
+    from intandem.pipeline.passing import Trained
     from intandem.recorder import Arguments
     from intandem.runtime.observer import Observer
-    from intandem.runtime.work import RankResult
     from intandem.views.report import Report
-
-_log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _LastStep:
-    """What is kept of a step: what was executed, and when, on this process's ranks."""
-
-    program: Program
-    spans: tuple[Span, ...]
 
 
 class Pipeline:
@@ -62,8 +46,9 @@ class Pipeline:
             parameters of other ranks' stages are freed. Or a list of modules, one per stage, each
             given what the one before returned.
         example: a batch like those to come: a tensor, or a dictionary, tuple or list of them.
-        loss: ``loss_fn(output, batch)`` returning a scalar (a mean over rows) or a ``LossSum``;
-            left out when the model's output carries ``loss``.
+        loss: ``loss_fn(output, batch)`` returning a scalar (a mean over rows), a ``LossSum``, or a
+            mapping of ``"loss"`` and metrics of these kinds; or a ``WholeBatchLoss`` of such a
+            function; left out when the model's output carries ``loss``.
         ranks: local ranks, threads of this process that share one device; left out under a
             launcher. By default 1.
         schedule: name, ``Schedule``, path of a compute-order ``.csv``, or ``"auto"``.
@@ -134,11 +119,9 @@ class Pipeline:
             home.fail(error)
             raise
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
-        self._num_steps = 0
-        self._num_passes = 0
-        self._last: _LastStep | None = None
+        self._passes = Passes(request, self._batches, self._assembly, self._exchange)
+        self._last: Trained | None = None
         self._history = History()
-        self._observer: Observer | None = None
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
 
     # Passes.
@@ -159,32 +142,19 @@ class Pipeline:
             PeerFailureError: if another rank failed.
         """
         began_s = time.perf_counter()
-        with torch.enable_grad():
-            work = self._work(batch, Mode.TRAIN)
-        self._num_steps += 1
-        earlier = self._set_gradients_aside()
-        results = self._execute(work)
-        report = self._report_of(work, results)
-        if earlier is not None:
-            add_scaled_(self.parameters(), earlier, report.correction)
-        spans = tuple(span for result in results for span in result.spans)
-        self._last = _LastStep(work.program, spans)
-        last_stage = self._assembly.placement.num_stages - 1
+        self._last = self._passes.train(batch, list(self.parameters()), self._scale)
+        report = self._last.report
         self._history.add(report.value, time.perf_counter() - began_s)
-        report.check_finite(stage=last_stage, step=work.step)
+        report.check_finite(stage=self._passes.last_stage, step=self._last.step)
         return StepLoss(report)
 
-    def evaluate(self, batch: Any) -> float:
+    def evaluate(self, batch: Any) -> EvaluationLoss:
         """Return the mean loss of ``batch``: forward only, in evaluation mode, no gradients.
 
         Raises:
             NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
         """
-        with evaluating(self._model):
-            work = self._work(batch, Mode.EVALUATE)
-            report = self._report_of(work, self._execute(work))
-        report.check_finite(stage=self._assembly.placement.num_stages - 1, step=work.step)
-        return report.value
+        return EvaluationLoss(self._passes.evaluate(batch))
 
     def predict(self, batch: Any) -> Any:
         """Return the model's outputs in order of the rows, where the last stage is; else None.
@@ -192,12 +162,7 @@ class Pipeline:
         Forward only, in evaluation mode. Tensors of the micro-batches' outputs are joined on
         dim 0; other leaves are the first micro-batch's.
         """
-        with evaluating(self._model):
-            work = self._work(batch, Mode.PREDICT)
-            results = self._execute(work)
-            self._end_of(work)
-        outputs = next((r.outputs for r in results if r.outputs), None)
-        return None if outputs is None else join_outputs([outputs[i] for i in sorted(outputs)])
+        return self._passes.predict(batch)
 
     # Parameters.
 
@@ -286,11 +251,11 @@ class Pipeline:
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:
         """Show ``observer`` what every call on this process's ranks returns, while open."""
-        before, self._observer = self._observer, observer
+        before, self._passes.observer = self._passes.observer, observer
         try:
             yield
         finally:
-            self._observer = before
+            self._passes.observer = before
 
     def close(self) -> None:
         """End this pipeline's threads and connections. The model stays as it is."""
@@ -302,72 +267,11 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _last_step(self) -> _LastStep:
+    def _scale(self) -> float:
+        return 1.0
+
+    def _last_step(self) -> Trained:
         if self._last is None:
             msg = "no step has run yet, so there is nothing to show"
             raise RunError(msg)
         return self._last
-
-    # Parts of a pass.
-
-    def _execute(self, work: StepWork) -> list[RankResult]:
-        """Run a pass; calls enter the mixed precision they were recorded under, and no other."""
-        off = [dataclasses.replace(state, enabled=False) for state in work.autocast]
-        with in_autocast(off):
-            return self._assembly.ranks.execute(work)
-
-    def _work(self, batch: Any, mode: Mode) -> StepWork:
-        """Make a pass ready. Where that fails on one process, no other is left waiting."""
-        try:
-            return self._prepared(batch, mode)
-        except PipelineError as error:
-            self._assembly.home.fail(error)
-            raise
-
-    def _prepared(self, batch: Any, mode: Mode) -> StepWork:
-        if self._assembly.home.membership is not None:
-            agree_on_batch(batch, self._exchange, f"{mode.value}()")
-        parts = self._batches.split(batch, self._assembly.home.device)
-        self._assembly.weights.refresh()
-        found = [self._assembly.recordings.find(part) for part in parts.parts]
-        links = union_of(recorded.links for recorded in found)
-        program = self._assembly.programs.find(len(found), links, training=mode is Mode.TRAIN)
-        microbatches = tuple(
-            MicrobatchWork(part, recorded.tensors_of(part), recorded)
-            for part, recorded in zip(parts.parts, found, strict=True)
-        )
-        self._num_passes += 1
-        return StepWork(
-            sequence=self._num_passes,
-            step=self._num_steps,
-            seed=self._request.options.seed,
-            mode=mode,
-            program=program,
-            microbatches=microbatches,
-            tally=LossTally(
-                self._batches.weights(parts),
-                is_sum=self._assembly.loss_is_sum if mode is Mode.TRAIN else None,
-            ),
-            loss=self._request.loss,
-            autocast=autocast_state(),
-            observer=self._observer,
-        )
-
-    def _set_gradients_aside(self) -> list[Tensor | None] | None:
-        """Keep this step's gradients apart if they are still to be scaled by a LossSum's count."""
-        if not self._assembly.loss_is_sum:
-            return None
-        earlier = [parameter.grad for parameter in self.parameters()]
-        for parameter in self.parameters():
-            parameter.grad = None
-        return earlier
-
-    def _report_of(self, work: StepWork, results: list[RankResult]) -> LossReport:
-        report = next((result.report for result in results if result.report), None)
-        if report is not None:
-            return report
-        return LossReport.decode(self._end_of(work))
-
-    def _end_of(self, work: StepWork) -> bytes:
-        """Wait until the last stage is done, so that no process runs ahead without limit."""
-        return self._assembly.ranks.transport.read(end_of_pass(work.sequence))

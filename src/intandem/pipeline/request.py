@@ -15,7 +15,8 @@ from intandem.errors import CaptureError, RunError, ScheduleError
 from intandem.ir import Schedule, parse_compute_csv
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.stage_chain import StageChain
-from intandem.rules import verify
+from intandem.rules import early_backward, verify
+from intandem.runtime.losses import WholeBatchLoss
 from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import unknown_schedule
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from intandem.recorder import Arguments
 
 AUTO_SCHEDULE = "1f1b"
+WHOLE_BATCH_SCHEDULE = "gpipe"
 MICROBATCHES_PER_RANK = 4
 
 
@@ -115,6 +117,12 @@ class Request:
             raise ValueError(msg)
         if isinstance(self.schedule, str) and self.schedule not in {"auto", *schedule_names()}:
             raise ScheduleError(unknown_schedule(self.schedule))
+        self._check_no_doubles()
+
+    def _check_no_doubles(self) -> None:
+        if self.count is not None and isinstance(self.loss, WholeBatchLoss):
+            msg = "count has no use with a WholeBatchLoss, which weighs no micro-batches; drop it"
+            raise ValueError(msg)
         if self.split_points is not None and self.stages != "auto":
             msg = "stages and split_points are the same thing; give split_points only"
             raise ValueError(msg)
@@ -152,10 +160,25 @@ class Request:
         A schedule given as a value serves fewer micro-batches too, where a batch has fewer rows.
 
         Raises:
-            ScheduleError: if a schedule was given as a value and is for other numbers.
+            ScheduleError: if a schedule was given as a value and is for other numbers, or begins
+                backwards before the loss of the whole batch can be known.
         """
+        schedule = self._schedule_of(num_ranks, num_microbatches)
+        if isinstance(self.loss, WholeBatchLoss) and (found := early_backward(schedule)):
+            msg = (
+                f"a WholeBatchLoss needs the outputs of every micro-batch before any backward, and "
+                f"schedule {schedule.name!r} runs {found[0]} before {found[1]}; use "
+                f"schedule={WHOLE_BATCH_SCHEDULE!r}, or leave schedule out"
+            )
+            raise ScheduleError(msg)
+        return schedule
+
+    def _schedule_of(self, num_ranks: int, num_microbatches: int) -> Schedule:
         if isinstance(self.schedule, str):
-            name = AUTO_SCHEDULE if self.schedule == "auto" else self.schedule
+            name = self.schedule
+            if name == "auto":
+                is_whole = isinstance(self.loss, WholeBatchLoss)
+                name = WHOLE_BATCH_SCHEDULE if is_whole else AUTO_SCHEDULE
             return build_schedule(name, num_ranks=num_ranks, num_microbatches=num_microbatches)
         ranks, most = self.schedule.num_ranks, self.schedule.num_microbatches
         asked = most if self.microbatches is None else self.microbatches

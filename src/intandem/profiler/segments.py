@@ -105,8 +105,8 @@ def _forward(
     stage.run(environment, Draw(0, 0, 0), with_gradients=True)
     backward.leave(stage, environment, kept)
     if stage.cut.returns_output:
-        kept.loss = loss(stage.output(environment)).root
-        kept.loss_gradient = torch.ones_like(kept.loss)
+        root = loss(stage.output(environment)).root
+        kept.ends.append((root, torch.ones_like(root)))
     made.update((value, tensor.detach()) for value, tensor in kept.exits.items())
     return kept
 

@@ -83,7 +83,7 @@ def record(
         registered = _registered(model)
         attributes = AttributesWatched(model, recorder.blocks)
         with listening(recorder), without_nested_tensors():
-            output = _forward(model, arguments)
+            output = map_tree(_used, _forward(model, arguments))
             recorder.check_python_generators()
         _refuse_replaced(registered, _registered(model), recorder)
         changed = {name for name, before in saved.items() if _differs(model, name, before)}
@@ -103,6 +103,11 @@ def record(
             recorder.checkpointed[0],
         )
     return Run(graph, output)
+
+
+def _used(leaf: Any) -> Any:
+    """Make a parameter that is returned as it is a use of it, which some stage then holds."""
+    return leaf.view_as(leaf) if isinstance(leaf, nn.Parameter) else leaf
 
 
 def _forward(model: nn.Module, arguments: Arguments) -> Any:

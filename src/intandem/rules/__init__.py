@@ -1,7 +1,16 @@
+from intandem.rules.barrier import early_backward
 from intandem.rules.memory_rules import check_memory
 from intandem.rules.message_rules import check_links
 from intandem.rules.program_rules import check_program
 from intandem.rules.schedule_rules import check_schedule
 from intandem.rules.verification import check, verify
 
-__all__ = ["check", "check_links", "check_memory", "check_program", "check_schedule", "verify"]
+__all__ = [
+    "check",
+    "check_links",
+    "check_memory",
+    "check_program",
+    "check_schedule",
+    "early_backward",
+    "verify",
+]

@@ -24,8 +24,8 @@ class Kept:
     Attributes:
         entries: leaves that stand for received values, by value.
         exits: values that other stages read, by value.
-        loss: scalar to differentiate, on the last stage.
-        loss_gradient: the gradient it is given.
+        ends: (tensor, gradient that it is given) where backward begins: of the loss, or of the
+            output; on the last stage.
         roots: what W differentiates again, once I has run.
         root_gradients: their gradients.
         draws: whether the backward draws random numbers again.
@@ -33,8 +33,7 @@ class Kept:
 
     entries: dict[int, Tensor] = field(default_factory=dict)
     exits: dict[int, Tensor] = field(default_factory=dict)
-    loss: Tensor | None = None
-    loss_gradient: Tensor | None = None
+    ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     roots: list[Tensor] = field(default_factory=list)
     root_gradients: list[Tensor] = field(default_factory=list)
     draws: bool = False
@@ -104,6 +103,7 @@ def _collect_roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
         if gradient is not None and root.requires_grad:
             kept.roots.append(root)
             kept.root_gradients.append(gradient)
-    if kept.loss is not None and kept.loss_gradient is not None and kept.loss.requires_grad:
-        kept.roots.append(kept.loss)
-        kept.root_gradients.append(kept.loss_gradient)
+    for end, gradient in kept.ends:
+        if end.requires_grad:
+            kept.roots.append(end)
+            kept.root_gradients.append(gradient)

@@ -1,31 +1,26 @@
-"""What a loss is, how micro-batches' losses become the batch's, and who learns its value.
+"""What a loss is: what the user's function, or the model's output, may give.
 
-A scalar is a mean over rows: micro-batch i weighs rows_i / rows. A ``LossSum`` weighs by its
-count over all micro-batches, which is known only after the last forward; until then gradients are
-scaled with what the first micro-batch suggests, and ``LossReport.correction`` puts that right.
+A scalar is a mean over rows, a ``LossSum`` is to be divided by its count over all micro-batches
+(``runtime.tally``). A ``WholeBatchLoss`` sees all micro-batches at once (``runtime.whole_batch``).
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from intandem.errors import LossError, NonFiniteLossError, PipelineError
+from intandem.errors import LossError, PipelineError
 from intandem.recorder.stage_chain import entry_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch import nn
-
-LossFunction = "Callable[[Any, Any], Tensor | LossSum]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +36,47 @@ class LossSum:
     count: int | float | Tensor
 
 
+@dataclass(frozen=True)
+class WholeBatchLoss:
+    """A loss that rows of different micro-batches have in common, such as a contrastive one.
+
+    It is computed once per step, when every micro-batch has been forwarded, so the gradient is the
+    whole batch's. Outputs are joined on dim 0; those whose shape does not depend on the number of
+    rows (a learned temperature) must be the same in every micro-batch.
+
+    Args:
+        function: ``loss_fn(output, batch)`` of the whole batch, as for ``Pipeline``.
+
+    Raises:
+        TypeError: if it is no function.
+    """
+
+    function: Callable[[Any, Any], Any]
+
+    def __post_init__(self) -> None:
+        function: object = self.function
+        if not callable(function):
+            msg = f"WholeBatchLoss of a {type(function).__name__}; expected a function"
+            raise TypeError(msg)
+
+    def __call__(self, output: Any, batch: Any) -> Any:
+        """Return the loss of a whole batch."""
+        return self.function(output, batch)
+
+
 @dataclass(frozen=True, slots=True)
 class LossTerm:
-    """One micro-batch's loss: what to differentiate, and what it counts for.
+    """One micro-batch's loss, or one of its metrics, and what it counts for.
 
     Attributes:
-        root: scalar tensor.
+        root: scalar tensor; of a loss, what to differentiate.
         count: of its LossSum, or None for a mean over rows.
+        metrics: what the loss function returned besides, detached, by name.
     """
 
     root: Tensor
     count: float | None
+    metrics: Mapping[str, LossTerm] = field(default_factory=dict)
 
 
 def loss_term(output: Any, microbatch: Any, loss: Callable[[Any, Any], Any] | None) -> LossTerm:
@@ -65,12 +90,46 @@ def loss_term(output: Any, microbatch: Any, loss: Callable[[Any, Any], Any] | No
     Raises:
         LossError: if there is none, it is not a scalar, or the user's function raises.
     """
-    found = _carried(output) if loss is None else _called(loss, output, microbatch)
+    if loss is None:
+        return _term(_carried(output), "the loss")
+    found = _called(loss, output, microbatch)
+    if not isinstance(found, Mapping):
+        return _term(found, "the loss")
+    if "loss" not in found:
+        msg = (
+            f"loss(output, batch) returned a mapping with {_listed(found)} and no 'loss'; call "
+            "what is to be differentiated 'loss', and the rest are metrics"
+        )
+        raise LossError(msg)
+    metrics = {name: _metric(name, value) for name, value in found.items() if name != "loss"}
+    term = _term(found["loss"], "the loss")
+    return LossTerm(term.root, term.count, metrics)
+
+
+def _term(found: Any, what: str) -> LossTerm:
     if isinstance(found, LossSum):
-        _check_scalar(found.sum, "LossSum.sum")
+        _check_scalar(found.sum, "LossSum.sum" if what == "the loss" else f"{what}'s LossSum.sum")
         return LossTerm(found.sum, float(found.count))
-    _check_scalar(found, "the loss")
+    _check_scalar(found, what)
     return LossTerm(found, None)
+
+
+def _metric(name: object, found: Any) -> LossTerm:
+    if not isinstance(name, str):
+        msg = f"a metric is called {name!r}, a {type(name).__name__}; expected a str"
+        raise LossError(msg)
+    is_sum = isinstance(found, LossSum)
+    number = found.sum if is_sum else found
+    if not isinstance(number, Tensor) and isinstance(number, int | float):
+        number = torch.tensor(number, dtype=torch.float64)
+    if isinstance(number, Tensor):
+        number = number.detach().clone()
+        number = number if number.is_floating_point() else number.double()
+    return _term(LossSum(number, found.count) if is_sum else number, f"metric {name!r}")
+
+
+def _listed(names: Mapping[Any, Any]) -> str:
+    return ", ".join(map(repr, names)) or "nothing"
 
 
 def _called(loss: Callable[[Any, Any], Any], output: Any, microbatch: Any) -> Any:
@@ -161,146 +220,6 @@ def _check_scalar(found: Any, what: str) -> None:
             "floating-point number, such as its mean()"
         )
         raise LossError(msg)
-
-
-class LossTally:
-    """Weighs the micro-batches of one step, on the last stage.
-
-    Args:
-        weights: what each micro-batch's scalar loss is multiplied by; a ``LossSum`` goes by its
-            count instead.
-        is_sum: whether every loss is a ``LossSum`` (true) or none is; None to do as the first.
-    """
-
-    def __init__(self, weights: Sequence[float], *, is_sum: bool | None = None) -> None:
-        self._weights = tuple(weights)
-        self._is_sum = is_sum
-        self._terms: dict[int, LossTerm] = {}
-        self._provisional: float | None = None
-
-    def add(self, microbatch: int, term: LossTerm) -> float:
-        """Take in one micro-batch's loss and return the gradient that its root is given.
-
-        Raises:
-            LossError: if it is a ``LossSum`` and others, or the example's, are not, or the reverse.
-        """
-        is_sum = term.count is not None
-        if self._is_sum is None:
-            self._is_sum = is_sum
-        if is_sum != self._is_sum:
-            found, before = ("LossSum", "scalar") if is_sum else ("scalar", "LossSum")
-            msg = (
-                f"the loss of micro-batch {microbatch} is a {found}, and that of the example or "
-                f"of a micro-batch before is a {before}; return the same kind for every batch"
-            )
-            raise LossError(msg)
-        self._terms[microbatch] = LossTerm(term.root.detach(), term.count)
-        return self.weight(microbatch)
-
-    def weight(self, microbatch: int) -> float:
-        """Return the gradient that the loss of a micro-batch taken in before is given."""
-        count = self._terms[microbatch].count
-        if count is None:
-            return self._weights[microbatch]
-        if self._provisional is None:
-            self._provisional = 1.0 / (max(count, 1.0) * len(self._weights))
-        return self._provisional
-
-    def report(self) -> LossReport:
-        """Return what every rank needs to know once the last micro-batch is in."""
-        terms = [self._terms[index] for index in range(len(self._weights))]
-        if terms[0].count is None:
-            # A micro-batch of no weight has no loss: a mean over nothing is not a number.
-            pairs = list(zip(self._weights, terms, strict=True))
-            losses = [float(term.root) if weight else 0.0 for weight, term in pairs]
-            total = math.fsum(w * v for w, v in zip(self._weights, losses, strict=True))
-            return LossReport(total, tuple(losses), 1.0)
-        sums = tuple(float(term.root) for term in terms)
-        count = math.fsum(term.count or 0.0 for term in terms)
-        if count == 0 or self._provisional is None:
-            return LossReport(0.0, sums, 0.0)
-        factor = 1.0 / (self._provisional * count)
-        correction = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-15) else factor
-        return LossReport(math.fsum(sums) / count, sums, correction)
-
-
-@dataclass(frozen=True, slots=True)
-class LossReport:
-    """The loss of a step.
-
-    Attributes:
-        value: of the whole batch.
-        microbatches: of each micro-batch, as its loss function gave it.
-        correction: factor that the step's gradients are still to be multiplied by.
-    """
-
-    value: float
-    microbatches: tuple[float, ...]
-    correction: float
-
-    def encode(self) -> bytes:
-        """Return the form that ``decode`` reads; floats survive exactly."""
-        return json.dumps([self.value, self.microbatches, self.correction]).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> LossReport:
-        """Read what ``encode`` wrote."""
-        value, microbatches, correction = json.loads(data)
-        return cls(value, tuple(microbatches), correction)
-
-    def check_finite(self, *, stage: int, step: int) -> None:
-        """Raise if the loss cannot be used.
-
-        Raises:
-            NonFiniteLossError: naming the first micro-batch whose loss is NaN or infinite.
-        """
-        for microbatch, loss in enumerate(self.microbatches):
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(loss, stage=stage, microbatch=microbatch, step=step)
-
-
-class StepLoss(float):
-    """The loss of one step: a number that every rank can read. Gradients are complete already.
-
-    Args:
-        report: of the step.
-    """
-
-    _report: LossReport
-
-    def __new__(cls, report: LossReport) -> StepLoss:
-        """Make a float that keeps its report."""
-        loss = super().__new__(cls, report.value)
-        loss._report = report
-        return loss
-
-    def item(self) -> float:
-        """Return the loss of the whole batch."""
-        return self._report.value
-
-    @property
-    def microbatches(self) -> tuple[float, ...]:
-        """Loss of each micro-batch, as the loss function gave it."""
-        return self._report.microbatches
-
-    def backward(self, *args: object, **kwargs: object) -> NoReturn:
-        """Raise: ``step`` has run the backward of every micro-batch.
-
-        Raises:
-            LossError: always.
-        """
-        del args, kwargs
-        msg = "step() has already run backward: gradients are in .grad; drop the backward() call"
-        raise LossError(msg)
-
-    def __str__(self) -> str:
-        return float.__repr__(self)
-
-    def __repr__(self) -> str:
-        return f"StepLoss({float.__repr__(self)})"
-
-    def __reduce__(self) -> tuple[type[StepLoss], tuple[LossReport]]:
-        return StepLoss, (self._report,)
 
 
 def gradient_seed(term: LossTerm, weight: float) -> Tensor:

@@ -197,13 +197,14 @@ def _tensors(batch: Any, split: Split | None) -> list[tuple[str, Tensor, int | N
     found = []
     for name, leaf in named_leaves(batch):
         if isinstance(leaf, Tensor):
-            found.append((name, leaf, _dim(name, leaf, split or {})))
+            found.append((name, leaf, dim_of_rows(name, leaf, split)))
     return found
 
 
-def _dim(name: str, leaf: Tensor, split: Split) -> int | None:
+def dim_of_rows(name: str, leaf: Tensor, split: Split | None) -> int | None:
+    """Return the dim of a batch's leaf that holds its rows; None if it is given whole."""
     for key in _keys(name):
-        if key in split:
+        if split and key in split:
             return split[key]
     return 0 if leaf.dim() > 0 else None
 

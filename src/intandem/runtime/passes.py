@@ -12,10 +12,12 @@ from torch import Tensor
 from intandem.ir import Action, ActionKind, Compute, Message, Recompute, Span
 from intandem.recorder.graph import Site
 from intandem.runtime import backward
+from intandem.runtime.loss_guard import Origin
 from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
 from intandem.runtime.observer import Where
 from intandem.runtime.stage import Draw, in_autocast
 from intandem.runtime.transport.protocol import Label
+from intandem.runtime.whole_batch import WholeBatch
 from intandem.runtime.work import Mode, RankResult
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class Pass:
         self._to_send: dict[Message, Payload] = {}
         self._kept: dict[tuple[int, int], Kept] = {}
         self._deferred: dict[tuple[int, int], _Deferred] = {}
+        self._whole = self._whole_batch()
+        self._outputs: dict[int, Any] = {}
         self._recomputed = {
             i.action.stage for i in work.program.instructions[rank] if isinstance(i, Recompute)
         }
@@ -151,8 +155,7 @@ class Pass:
         with self._weights.buffers_as(deferred.buffers):
             environment, kept = self._run(stage, deferred.given, action, with_gradients=True)
             if action.stage == self._last_stage:
-                term = self._loss(stage.output(environment), action.microbatch, keep=True)
-                self._keep_loss(kept, term, self._work.tally.weight(action.microbatch))
+                self._find_ends_again(stage.output(environment), action.microbatch, kept)
         self._kept[action.stage, action.microbatch] = kept
 
     def _run(
@@ -181,20 +184,59 @@ class Pass:
             self.result.outputs[microbatch] = output
             return
         keep = self._training and self._last_stage not in self._recomputed
+        if self._whole is not None:
+            if keep:
+                self._outputs[microbatch] = output
+            self._join(self._whole, microbatch, output)
+            return
         term = self._loss(output, microbatch, keep=keep)
         weight = self._work.tally.add(microbatch, term)
         self._keep_loss(kept, term, weight)
 
+    def _find_ends_again(self, output: Any, microbatch: int, kept: Kept) -> None:
+        if self._whole is not None:
+            self._outputs[microbatch] = output
+            return
+        term = self._loss(output, microbatch, keep=True)
+        self._keep_loss(kept, term, self._work.tally.weight(microbatch))
+
     def _keep_loss(self, kept: Kept, term: LossTerm, weight: float) -> None:
         if weight != 0 or term.count is not None:
-            kept.loss = term.root
-            kept.loss_gradient = gradient_seed(term, weight)
+            kept.ends.append((term.root, gradient_seed(term, weight * self._work.scale)))
 
     def _loss(self, output: Any, microbatch: int, *, keep: bool) -> LossTerm:
         batch = self._work.microbatches[microbatch].batch
+        return self._term(output, batch, microbatch, keep=keep)
+
+    def _term(self, output: Any, batch: Any, microbatch: int, *, keep: bool) -> LossTerm:
+        origin = Origin(output) if keep and microbatch == 0 and self._work.loss else None
         random = self._draw(microbatch).random(Site("loss", 0))
         with torch.set_grad_enabled(keep), random, in_autocast(self._work.autocast):
-            return loss_term(output, batch, self._work.loss)
+            term = loss_term(output, batch, self._work.loss)
+        if origin is not None:
+            origin.check(term.root, self._weights.name_of)
+        return term
+
+    # A loss of the whole batch.
+
+    def _whole_batch(self) -> WholeBatch | None:
+        work = self._work
+        if work.joining is None or work.mode is Mode.PREDICT:
+            return None
+        return WholeBatch(work.joining, len(work.microbatches), training=self._training)
+
+    def _join(self, whole: WholeBatch, microbatch: int, output: Any) -> None:
+        """Take in an output; with the last one, compute the loss and the outputs' gradients."""
+        whole.add(microbatch, output)
+        if self._work.joining is None or not whole.is_complete:
+            return
+        batch = self._work.joining.batch([part.batch for part in self._work.microbatches])
+        with torch.set_grad_enabled(self._training):
+            joined = whole.output()
+        term = self._term(joined, batch, 0, keep=self._training)
+        weight = self._work.tally.add(0, term)
+        if self._training and term.root.requires_grad:
+            torch.autograd.backward(term.root, gradient_seed(term, weight * self._work.scale))
 
     def _backward(self, action: Action) -> None:
         stage = self._stage(action.stage, action.microbatch)
@@ -202,6 +244,9 @@ class Pass:
         if action.kind is ActionKind.W:
             backward.backward_weights(self._kept.pop(key), stage.parameters())
             return
+        if self._whole is not None and action.stage == self._last_stage:
+            output = self._outputs.pop(action.microbatch)
+            self._kept[key].ends += self._whole.ends(action.microbatch, output)
         gradients: dict[int, Tensor | None] = {}
         for source, values in stage.cut.gradients_received.items():
             arrived = self._at_hand.pop((source, *key))

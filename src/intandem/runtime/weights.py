@@ -92,6 +92,13 @@ class Weights:
         """Return the user's parameter called ``name``."""
         return self._model.get_parameter(name)
 
+    def name_of(self, leaf: Tensor) -> str | None:
+        """Return the user's name of a parameter, or of the one that a use's leaf stands for."""
+        for (name, _), alias in self._aliases.items():
+            if alias is leaf:
+                return name
+        return next((n for n, p in self._model.named_parameters() if p is leaf), None)
+
     def copy_buffers(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return copies of the named buffers."""
         return {name: self._model.get_buffer(name).detach().clone() for name in names}

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from intandem.ir import Program, Span
     from intandem.recorder.graph import Autocast
-    from intandem.runtime.losses import LossReport, LossTally
+    from intandem.runtime.loss_report import LossReport
     from intandem.runtime.observer import Observer
     from intandem.runtime.recordings import Recorded
+    from intandem.runtime.tally import LossTally
+    from intandem.runtime.whole_batch import Joining
 
 
 class Mode(Enum):
@@ -56,6 +58,8 @@ class StepWork:
         loss: the user's loss function.
         autocast: mixed-precision states of the caller, under which the loss is computed too.
         observer: shown what is computed.
+        joining: how outputs are joined where the loss is the whole batch's; else None.
+        scale: what the loss is multiplied by before it is differentiated.
     """
 
     sequence: int
@@ -68,6 +72,8 @@ class StepWork:
     loss: Callable[[Any, Any], Any] | None
     autocast: tuple[Autocast, ...] = ()
     observer: Observer | None = None
+    joining: Joining | None = None
+    scale: float = 1.0
 
 
 @dataclass(slots=True)

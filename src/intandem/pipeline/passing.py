@@ -1,0 +1,181 @@
+"""One call of the pipeline: the batch split and recorded, the ranks run, the loss read."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from intandem.errors import PipelineError
+from intandem.parallel.gradients import add_scaled_
+from intandem.pipeline.assembly import evaluating
+from intandem.pipeline.batches import agree_on_batch, join_outputs
+from intandem.pipeline.programs import union_of
+from intandem.recorder.recording import autocast_state
+from intandem.runtime.loss_report import LossReport
+from intandem.runtime.passes import end_of_pass
+from intandem.runtime.stage import in_autocast
+from intandem.runtime.tally import LossTally
+from intandem.runtime.work import MicrobatchWork, Mode, StepWork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+    from intandem.ir import Program, Span
+    from intandem.pipeline.assembly import Assembly
+    from intandem.pipeline.batches import Batches
+    from intandem.pipeline.exchange import Exchange
+    from intandem.pipeline.request import Request
+    from intandem.runtime.observer import Observer
+    from intandem.runtime.work import RankResult
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training step leaves: its loss, what was executed, and when, on own ranks."""
+
+    step: int
+    report: LossReport
+    program: Program
+    spans: tuple[Span, ...]
+
+
+class Passes:
+    """Runs the passes of one pipeline, one after another.
+
+    Args:
+        request: what the user asked for.
+        batches: splits.
+        assembly: the pipeline's parts.
+        exchange: with the other processes.
+    """
+
+    def __init__(
+        self, request: Request, batches: Batches, assembly: Assembly, exchange: Exchange
+    ) -> None:
+        self._request = request
+        self._batches = batches
+        self._assembly = assembly
+        self._exchange = exchange
+        self.observer: Observer | None = None
+        self._num_passes = 0
+        self._num_steps = 0
+
+    def train(
+        self, batch: Any, parameters: Sequence[nn.Parameter], scale: Callable[[], float]
+    ) -> Trained:
+        """Run forward and backward of every micro-batch, adding to ``.grad``.
+
+        Args:
+            batch: whole.
+            parameters: of this process.
+            scale: returns what the loss is multiplied by before it is differentiated.
+
+        Returns:
+            What happened; the loss may be NaN or infinite.
+        """
+        with torch.enable_grad():
+            work = dataclasses.replace(self._work(batch, Mode.TRAIN), scale=scale())
+        self._num_steps += 1
+        earlier = self._set_gradients_aside(parameters)
+        results = self._execute(work)
+        report = self._report_of(work, results)
+        if earlier is not None:
+            add_scaled_(parameters, earlier, report.correction)
+        spans = tuple(span for result in results for span in result.spans)
+        return Trained(work.step, report, work.program, spans)
+
+    def evaluate(self, batch: Any) -> LossReport:
+        """Run forwards in evaluation mode for their loss.
+
+        Raises:
+            NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
+        """
+        with evaluating(self._request.model):
+            work = self._work(batch, Mode.EVALUATE)
+            report = self._report_of(work, self._execute(work))
+        report.check_finite(stage=self.last_stage, step=work.step)
+        return report
+
+    @property
+    def last_stage(self) -> int:
+        """The stage that computes the loss."""
+        return self._assembly.placement.num_stages - 1
+
+    def predict(self, batch: Any) -> Any:
+        """Run forwards in evaluation mode; return outputs where the last stage is, else None."""
+        with evaluating(self._request.model):
+            work = self._work(batch, Mode.PREDICT)
+            results = self._execute(work)
+            self._end_of(work)
+        outputs = next((r.outputs for r in results if r.outputs), None)
+        return None if outputs is None else join_outputs([outputs[i] for i in sorted(outputs)])
+
+    def _execute(self, work: StepWork) -> list[RankResult]:
+        """Run a pass; calls enter the mixed precision they were recorded under, and no other."""
+        off = [dataclasses.replace(state, enabled=False) for state in work.autocast]
+        with in_autocast(off):
+            return self._assembly.ranks.execute(work)
+
+    def _work(self, batch: Any, mode: Mode) -> StepWork:
+        """Make a pass ready. Where that fails on one process, no other is left waiting."""
+        try:
+            return self._prepared(batch, mode)
+        except PipelineError as error:
+            self._assembly.home.fail(error)
+            raise
+
+    def _prepared(self, batch: Any, mode: Mode) -> StepWork:
+        if self._assembly.home.membership is not None:
+            agree_on_batch(batch, self._exchange, f"{mode.value}()")
+        parts = self._batches.split(batch, self._assembly.home.device)
+        self._assembly.weights.refresh()
+        found = [self._assembly.recordings.find(part) for part in parts.parts]
+        links = union_of(recorded.links for recorded in found)
+        program = self._assembly.programs.find(len(found), links, training=mode is Mode.TRAIN)
+        microbatches = tuple(
+            MicrobatchWork(part, recorded.tensors_of(part), recorded)
+            for part, recorded in zip(parts.parts, found, strict=True)
+        )
+        joining = self._assembly.joining
+        self._num_passes += 1
+        return StepWork(
+            sequence=self._num_passes,
+            step=self._num_steps,
+            seed=self._request.options.seed,
+            mode=mode,
+            program=program,
+            microbatches=microbatches,
+            tally=LossTally(
+                [1.0] if joining else self._batches.weights(parts),
+                is_sum=self._assembly.loss_is_sum if mode is Mode.TRAIN else None,
+            ),
+            loss=self._request.loss,
+            autocast=autocast_state(),
+            observer=self.observer,
+            joining=joining,
+        )
+
+    def _set_gradients_aside(
+        self, parameters: Sequence[nn.Parameter]
+    ) -> list[Tensor | None] | None:
+        """Keep this step's gradients apart if they are still to be scaled by a LossSum's count."""
+        if not self._assembly.loss_is_sum:
+            return None
+        earlier = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        return earlier
+
+    def _report_of(self, work: StepWork, results: list[RankResult]) -> LossReport:
+        report = next((result.report for result in results if result.report), None)
+        if report is not None:
+            return report
+        return LossReport.decode(self._end_of(work))
+
+    def _end_of(self, work: StepWork) -> bytes:
+        """Wait until the last stage is done, so that no process runs ahead without limit."""
+        return self._assembly.ranks.transport.read(end_of_pass(work.sequence))

@@ -1,0 +1,119 @@
+"""How micro-batches' losses become the batch's.
+
+A scalar is a mean over rows: micro-batch i weighs rows_i / rows. A ``LossSum`` weighs by its
+count over all micro-batches, which is known only after the last forward; until then gradients are
+scaled with what the first micro-batch suggests, and ``LossReport.correction`` puts that right.
+Metrics are weighed alike, each by its own count.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from intandem.errors import LossError
+from intandem.runtime.loss_report import LossReport
+from intandem.runtime.losses import LossTerm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class LossTally:
+    """Weighs the micro-batches of one step, on the last stage.
+
+    Args:
+        weights: what each micro-batch's scalar loss is multiplied by; a ``LossSum`` goes by its
+            count instead.
+        is_sum: whether every loss is a ``LossSum`` (true) or none is; None to do as the first.
+    """
+
+    def __init__(self, weights: Sequence[float], *, is_sum: bool | None = None) -> None:
+        self._weights = tuple(weights)
+        self._is_sum = is_sum
+        self._terms: dict[int, LossTerm] = {}
+        self._provisional: float | None = None
+
+    def add(self, microbatch: int, term: LossTerm) -> float:
+        """Take in one micro-batch's loss and return the gradient that its root is given.
+
+        Raises:
+            LossError: if it is a ``LossSum`` and others, or the example's, are not, or the reverse.
+        """
+        is_sum = term.count is not None
+        if self._is_sum is None:
+            self._is_sum = is_sum
+        if is_sum != self._is_sum:
+            found, before = ("LossSum", "scalar") if is_sum else ("scalar", "LossSum")
+            msg = (
+                f"the loss of micro-batch {microbatch} is a {found}, and that of the example or "
+                f"of a micro-batch before is a {before}; return the same kind for every batch"
+            )
+            raise LossError(msg)
+        self._check_metrics(microbatch, term)
+        self._terms[microbatch] = LossTerm(term.root.detach(), term.count, term.metrics)
+        return self.weight(microbatch)
+
+    def _check_metrics(self, microbatch: int, term: LossTerm) -> None:
+        found = _kinds(term)
+        before = next(map(_kinds, self._terms.values()), found)
+        if found != before:
+            msg = (
+                f"the metrics of micro-batch {microbatch} are {_said(found)}, and those of a "
+                f"micro-batch before are {_said(before)}; return the same for every micro-batch "
+                "(what only some have: a LossSum with count 0 in the others)"
+            )
+            raise LossError(msg)
+
+    def weight(self, microbatch: int) -> float:
+        """Return the gradient that the loss of a micro-batch taken in before is given."""
+        count = self._terms[microbatch].count
+        if count is None:
+            return self._weights[microbatch]
+        if self._provisional is None:
+            self._provisional = 1.0 / (max(count, 1.0) * len(self._weights))
+        return self._provisional
+
+    def report(self) -> LossReport:
+        """Return what every rank needs to know once the last micro-batch is in."""
+        terms = [self._terms[index] for index in range(len(self._weights))]
+        metrics = {
+            name: self._whole([term.metrics[name] for term in terms])[0]
+            for name in terms[0].metrics
+        }
+        value, losses = self._whole(terms)
+        return LossReport(value, losses, self._correction(terms), metrics)
+
+    def _whole(self, terms: Sequence[LossTerm]) -> tuple[float, tuple[float, ...]]:
+        """Return the whole batch's value and each micro-batch's."""
+        if terms[0].count is None:
+            # A micro-batch of no weight has no loss: a mean over nothing is not a number.
+            pairs = list(zip(self._weights, terms, strict=True))
+            values = [float(term.root) if weight else 0.0 for weight, term in pairs]
+            total = math.fsum(w * v for w, v in zip(self._weights, values, strict=True))
+            return total, tuple(values)
+        sums = tuple(float(term.root) for term in terms)
+        count = _count(terms)
+        return (math.fsum(sums) / count if count else 0.0), sums
+
+    def _correction(self, terms: Sequence[LossTerm]) -> float:
+        if terms[0].count is None:
+            return 1.0
+        count = _count(terms)
+        if count == 0 or self._provisional is None:
+            return 0.0
+        factor = 1.0 / (self._provisional * count)
+        return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-15) else factor
+
+
+def _count(terms: Sequence[LossTerm]) -> float:
+    return math.fsum(term.count or 0.0 for term in terms)
+
+
+def _kinds(term: LossTerm) -> dict[str, bool]:
+    return {name: metric.count is not None for name, metric in sorted(term.metrics.items())}
+
+
+def _said(kinds: dict[str, bool]) -> str:
+    named = (f"{name} ({'LossSum' if kind else 'scalar'})" for name, kind in kinds.items())
+    return ", ".join(named) or "none"
