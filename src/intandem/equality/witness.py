@@ -7,7 +7,7 @@ is written apart, with ``testing.keyed_randomness``.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from intandem.equality.comparison import Numbers, numbers_of
 from intandem.equality.outputs import joined, snapshot
+from intandem.equality.whole_batch import whole_batch_backward
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import without_cache
 from intandem.runtime.huggingface import COUNT_NAME, count_labels, takes_token_count
-from intandem.runtime.losses import LossTerm, loss_term
+from intandem.runtime.losses import LossTerm, WholeBatchLoss, loss_term
 from intandem.runtime.microbatch import split_batch
 from intandem.testing import keyed_randomness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
@@ -70,21 +71,34 @@ def one_process(  # noqa: PLR0913  (the public surface)
     bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
     counts_labels = loss is None and takes_token_count(model, batch)
     num_labels = sum(count_labels(model, part) for part in parts.parts) if counts_labels else 0
+
+    @contextmanager
+    def forward(given: Any, index: int) -> Iterator[Any]:
+        arguments = bind(given)
+        with (
+            keyed_randomness(
+                model, seed=seed, step=step, microbatch=index, blocks=splitting.blocks
+            ),
+            without_cache(model),
+            nullcontext() if watcher is None else watcher.watching(model, index),
+        ):
+            output = model(*arguments.args, **arguments.kwargs)
+            outputs[index] = snapshot(output)
+            yield output
+
+    if isinstance(loss, WholeBatchLoss):
+        made = []
+        for index, part in enumerate(parts.parts):
+            with forward(part, index) as output:
+                made.append(output)
+        whole = whole_batch_backward(made, parts, loss, splitting.split, (seed, step))
+        return numbers_of(model, whole, joined(outputs, carries_loss=False))
     terms: list[LossTerm] = []
     rests: list[Tensor] = []
     for index, part in enumerate(parts.parts):
 
         def run(given: Any, index: int = index) -> LossTerm:
-            arguments = bind(given)
-            with (
-                keyed_randomness(
-                    model, seed=seed, step=step, microbatch=index, blocks=splitting.blocks
-                ),
-                without_cache(model),
-                nullcontext() if watcher is None else watcher.watching(model, index),
-            ):
-                output = model(*arguments.args, **arguments.kwargs)
-                outputs[index] = snapshot(output)
+            with forward(given, index) as output:
                 return loss_term(output, given, loss)
 
         if not counts_labels:

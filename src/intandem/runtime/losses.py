@@ -108,7 +108,7 @@ def loss_term(output: Any, microbatch: Any, loss: Callable[[Any, Any], Any] | No
 
 def _term(found: Any, what: str) -> LossTerm:
     if isinstance(found, LossSum):
-        _check_scalar(found.sum, "LossSum.sum" if what == "the loss" else f"{what}'s LossSum.sum")
+        _check_scalar(found.sum, "LossSum.sum" if what == "the loss" else f"LossSum.sum of {what}")
         return LossTerm(found.sum, float(found.count))
     _check_scalar(found, what)
     return LossTerm(found, None)

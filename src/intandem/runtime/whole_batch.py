@@ -55,10 +55,7 @@ class Joining:
     def output(self, outputs: Sequence[Any]) -> Any:
         """Return what the model would have given for the whole batch.
 
-        What cannot be joined becomes an object that says so when it is used.
-
-        Raises:
-            LossError: if an output that should be the same everywhere is not.
+        What cannot be joined becomes an ``Unjoined``.
         """
         columns = iter(_columns(outputs))
         return map_tree(lambda _: self._leaf(*next(columns)), outputs[0])
@@ -68,30 +65,33 @@ class Joining:
         if not isinstance(first, Tensor):
             return first
         way = self.ways.get(name, Way.NONE)
-        if way is Way.NONE:
-            return Unjoined(name, tuple(first.shape))
         if way is Way.ROWS:
             return _cat(name, parts)
+        if way is Way.NONE:
+            return Unjoined(
+                f"{_named(name)} has shape {tuple(first.shape)} in a micro-batch and not its rows "
+                "on dim 0 alone, so it is not part of the whole batch's; compute it in the "
+                "WholeBatchLoss, from outputs with one row per example"
+            )
         for microbatch, part in enumerate(parts):
             if not _same_bits(first, part):
-                msg = (
-                    f"{_named(name)} has no rows, and differs between micro-batches 0 "
-                    f"and {microbatch}; a WholeBatchLoss takes the first one's, so it must be the "
-                    "same in all: make it depend on parameters alone, or give it a row per example"
+                return Unjoined(
+                    f"{_named(name)} has no rows, and differs between micro-batches 0 and "
+                    f"{microbatch}, so the whole batch's is not known; make it depend on "
+                    "parameters alone, or give it one row per example"
                 )
-                raise LossError(msg)
         return first.view_as(first)
 
 
 class Unjoined:
-    """Stands for an output that the whole batch's cannot be made of; any use of it raises."""
+    """Stands for an output that the whole batch's cannot be made of; any use of it raises.
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        self.__dict__["_said"] = (
-            f"{_named(name)} has shape {shape} in a micro-batch and not its rows on dim 0 alone, "
-            "so it is not part of the whole batch's; compute it in the WholeBatchLoss, from outputs"
-            " with one row per example"
-        )
+    Args:
+        said: why, and what to do.
+    """
+
+    def __init__(self, said: str) -> None:
+        self.__dict__["_said"] = said
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
