@@ -63,3 +63,48 @@ def test_contrastive_loss(tmp_path):
         assert outcome.code == 0, outcome.output[-3000:]
         for errors in outcome.value.values():
             assert max(errors.values()) <= TOLERANCE, errors
+
+
+def scaled():
+    """Four steps with a scaler; in the second, rank 0 alone has an infinite gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(6, 6) for _ in range(4)])
+    x = torch.randn(8, 6)
+    pipe = it.Pipeline(model, example=x, loss=lambda y, _: y.square().mean(), microbatches=4)
+    scaler = pipe.grad_scaler(init_scale=1024.0)
+    optimizer = torch.optim.AdamW(pipe.parameters(), lr=0.01)
+    rank, found = torch.distributed.get_rank(), []
+    for step in range(4):
+        pipe.step(x)
+        parameters = list(pipe.parameters())
+        if step == 1 and rank == 0:
+            parameters[0].grad[0] = torch.inf
+        if step == 2:
+            scaler.unscale_(optimizer)
+            pipe.clip_grad_norm_(1.0)
+        before = [parameter.detach().clone() for parameter in parameters]
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        moved = [not torch.equal(b, p) for b, p in zip(before, parameters, strict=True)]
+        found.append([all(moved), any(moved), scaler.get_scale()])
+    try:
+        pipe.step(x)
+        scaler.update(512.0 * (1 + rank))
+        pipe.step(x)
+        scaler.step(optimizer)
+    except it.PipelineError as error:
+        found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def test_an_infinite_gradient_of_one_rank(tmp_path):
+    """Both ranks skip the step, both halve the scale; both go on. Scales that differ are told."""
+    first, second = run_ranks(scaled, 2, tmp_path, timeout_s=60)
+    assert first.code == second.code == 0, first.output[-3000:]
+    went, skipped = [True, True], [False, False]
+    expected = [[*went, 1024.0], [*skipped, 512.0], [*went, 512.0], [*went, 512.0]]
+    assert first.value[:4] == second.value[:4] == expected
+    for outcome, (own, other) in ((first, (512.0, 1024.0)), (second, (1024.0, 512.0))):
+        assert f"has a gradient scale of {own}, and rank" in outcome.value[4]
+        assert f"of {other}; call update() alike" in outcome.value[4]

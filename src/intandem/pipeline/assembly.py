@@ -31,7 +31,7 @@ from intandem.profiler.segments import measure_segments
 from intandem.recorder.capture import left_as_it_was, record
 from intandem.recorder.cut import Segment, cut, segments
 from intandem.recorder.trees import named_leaves
-from intandem.runtime.loss_guard import Origin
+from intandem.runtime.loss_guard import LeftBehind, Origin, tensors_in_attributes
 from intandem.runtime.losses import WholeBatchLoss, loss_term
 from intandem.runtime.recordings import Recorded, Recordings
 from intandem.runtime.tied import TiedGradients
@@ -105,7 +105,9 @@ def assemble(
     """
     model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
+    before = tensors_in_attributes(model)
     first = record(model, example, bind, blocks=request.blocks)
+    left = LeftBehind(before, tensors_in_attributes(model))
     graph, found = first.graph, segments(first.graph)
     check_stages_by_hand(model, found, placement.num_stages)
     check_num_stages(found, placement.num_stages)
@@ -113,7 +115,7 @@ def assemble(
     weights = Weights(model, graph)
     joining = _joining(request, first.output, example, bind)
     subject = _Subject(request, graph, found, example, joining)
-    loss = _example_loss(subject, first.output, weights)
+    loss = _example_loss(subject, first.output, weights, left)
     plan = _agree_on_plan(subject, home, placement.num_stages)
     cuts = cut(graph, [found[index].start for index in plan.starts])
     holders_of = owners_of(graph, cuts, placement)
@@ -190,12 +192,14 @@ def _joining(
     return Joining(request.split, find_ways(output, second.output))
 
 
-def _example_loss(subject: _Subject, output: Any, weights: Weights) -> LossTerm:
+def _example_loss(subject: _Subject, output: Any, weights: Weights, left: LeftBehind) -> LossTerm:
     """Return the loss of the first recording, once it is known to come from the output alone."""
+    if subject.request.loss is None:
+        return subject.loss(output)
     origin = Origin(output)
-    loss = subject.loss(output)
-    if subject.request.loss is not None:
-        origin.check(loss.root, weights.name_of)
+    with left:
+        loss = subject.loss(output)
+    origin.check(loss.root, weights.name_of)
     return loss
 
 

@@ -18,6 +18,7 @@ from intandem.pipeline.home import find_home, place
 from intandem.pipeline.passing import Passes
 from intandem.pipeline.reporting import History, build_report, gather_timeline
 from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
+from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
 from intandem.recorder.stage_chain import as_module
@@ -120,6 +121,7 @@ class Pipeline:
             raise
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
         self._passes = Passes(request, self._batches, self._assembly, self._exchange)
+        self._scaler: PipelineGradScaler | None = None
         self._last: Trained | None = None
         self._history = History()
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
@@ -185,7 +187,12 @@ class Pipeline:
 
         Returns:
             The norm before scaling.
+
+        Raises:
+            RunError: if a gradient scaler has not unscaled the gradients yet.
         """
+        if self._scaler is not None:
+            self._scaler.check_unscaled("clip_grad_norm_()")
         own = set(self._assembly.home.own_ranks)
         holders = self._assembly.holders_of
         answered = {n: p for n, p in self.named_parameters() if holders[n][0] in own}
@@ -196,6 +203,31 @@ class Pipeline:
         )
         clip_(list(self.parameters()), norm, max_norm)
         return norm
+
+    def grad_scaler(
+        self,
+        *,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        enabled: bool = True,
+    ) -> PipelineGradScaler:
+        """Return this pipeline's gradient scaler, for float16. Collective.
+
+        ``step`` differentiates the loss times its scale, and returns the loss itself. Then
+        ``unscale_(optimizer)``, ``step(optimizer)`` and ``update()`` are as in torch, but that all
+        ranks skip a step in which one of them has found infinite gradients.
+
+        Raises:
+            RunError: if there is one already, or ranks ask for different ones.
+        """
+        if self._scaler is not None:
+            msg = "this pipeline has a gradient scaler already; use that one for every optimizer"
+            raise RunError(msg)
+        scaling = Scaling(init_scale, growth_factor, backoff_factor, growth_interval, enabled)
+        self._scaler = PipelineGradScaler(self._assembly.home.device, self._exchange, scaling)
+        return self._scaler
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the whole model's state by the user's names, on every rank. Collective."""
@@ -268,7 +300,7 @@ class Pipeline:
         self.close()
 
     def _scale(self) -> float:
-        return 1.0
+        return 1.0 if self._scaler is None else self._scaler.get_scale()
 
     def _last_step(self) -> Trained:
         if self._last is None:

@@ -10,14 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from intandem.errors import LossError
 from intandem.recorder.trees import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
+    from torch import nn
     from torch.autograd.graph import Node
+
+_REMEDY = (
+    "in a pipeline that belongs to another stage or micro-batch: return what the loss needs from "
+    "forward, as part of the output"
+)
 
 
 class Origin:
@@ -50,8 +57,7 @@ class Origin:
         msg = (
             f"the loss depends on {what if name is None else f'parameter {name}'}, and not through "
             "its argument `output`: the loss function uses it directly, or uses what a module has "
-            "left in an attribute; in a pipeline that belongs to another stage or micro-batch: "
-            "return what the loss needs from forward, as part of the output"
+            f"left in an attribute; {_REMEDY}"
         )
         raise LossError(msg)
 
@@ -70,3 +76,51 @@ class Origin:
                 return variable  # type: ignore[no-any-return]
             open_nodes += [following for following, _ in node.next_functions if following]
         return None
+
+
+class LeftBehind(TorchFunctionMode):
+    """While entered, refuses functions of tensors that ``forward`` has left in attributes.
+
+    Args:
+        before: from ``tensors_in_attributes``, before ``forward`` ran.
+        after: the same, afterwards.
+    """
+
+    def __init__(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._kept = {name: t for name, t in after.items() if before.get(name) is not t}
+        self._names = {id(tensor): name for name, tensor in self._kept.items()}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        for leaf in leaves((args, kwargs or {})):
+            if (name := self._names.get(id(leaf))) is not None:
+                msg = f"the loss uses {name}, which forward has left in an attribute; {_REMEDY}"
+                raise LossError(msg)
+        return func(*args, **(kwargs or {}))
+
+
+def tensors_in_attributes(model: nn.Module) -> dict[str, Tensor]:
+    """Return tensors that are neither parameters nor buffers, by the user's names for them."""
+    return {
+        f"{path}.{name}".lstrip("."): tensor
+        for path, module in model.named_modules()
+        for name, tensor in _plain_tensors(module)
+    }
+
+
+def _plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, value in vars(module).items():
+        if name in {"_parameters", "_buffers", "_modules"}:
+            continue
+        found = [value] if isinstance(value, Tensor) else _in_containers(value)
+        for index, leaf in enumerate(found):
+            yield (name if leaf is value else f"{name}[{index}]"), leaf
+
+
+def _in_containers(value: Any) -> list[Tensor]:
+    if not isinstance(value, list | tuple | dict):
+        return []
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
