@@ -104,16 +104,9 @@ def one_process(  # noqa: PLR0913  (the public surface)
         if not counts_labels:
             terms.append(run(part))
             continue
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        one, two = (run({**part, COUNT_NAME: k * max(num_labels, 1)}) for k in (1, 2))
-        model.load_state_dict(buffers, strict=False)
-        # loss = sum / count + rest: halves and wholes are exact in floating point
-        is_sum, is_rest = bool(one.root == 2 * two.root), bool(one.root == two.root)
-        zero = torch.zeros_like(one.root)
-        terms.append(LossTerm(zero if is_rest else 2 * (one.root - two.root), None))
-        rests.append(zero if is_sum else 2 * two.root - one.root)
-        if is_sum:
-            terms[-1] = one
+        term, rest = _sum_and_rest(model, run, part, max(num_labels, 1))
+        terms.append(term)
+        rests.append(rest)
     weights = _weights(parts, [term.count for term in terms], splitting.count)
     losses = [term.root * weight for term, weight in zip(terms, weights, strict=True) if weight]
     if counts_labels:
@@ -123,6 +116,52 @@ def one_process(  # noqa: PLR0913  (the public surface)
         value.backward()  # type: ignore[no-untyped-call]
     total = sum(float(value.detach()) for value in losses)
     return numbers_of(model, total, joined(outputs, carries_loss=loss is None))
+
+
+def _sum_and_rest(
+    model: nn.Module, run: Callable[[Any], LossTerm], part: Any, num_labels: int
+) -> tuple[LossTerm, Tensor]:
+    """Return what of a micro-batch's loss is divided by the number of labels, and what is not.
+
+    loss = sum / count + rest: halves and wholes are exact in floating point.
+    """
+    before = _buffer_copies(model)
+    one = run({**part, COUNT_NAME: num_labels})
+    with _buffers_as(before):
+        two = run({**part, COUNT_NAME: 2 * num_labels})
+    zero = torch.zeros_like(one.root)
+    if bool(one.root == 2 * two.root):
+        return one, zero
+    if bool(one.root == two.root):
+        return LossTerm(zero, None), 2 * two.root - one.root
+    return LossTerm(2 * (one.root - two.root), None), 2 * two.root - one.root
+
+
+_Registered = list[tuple[dict[str, Tensor | None], str, Tensor]]
+
+
+def _buffer_copies(model: nn.Module) -> _Registered:
+    """Return a copy of each buffer, and where it is registered."""
+    copies: dict[int, Tensor] = {}
+    return [
+        (module._buffers, key, copies.setdefault(id(buffer), buffer.detach().clone()))
+        for module in model.modules()
+        for key, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+
+@contextmanager
+def _buffers_as(copies: _Registered) -> Iterator[None]:
+    """Let ``model`` use the copies; its own, which autograd may have saved, are not written to."""
+    own = [table[key] for table, key, _ in copies]
+    for table, key, copy in copies:
+        table[key] = copy
+    try:
+        yield
+    finally:
+        for (table, key, _), buffer in zip(copies, own, strict=True):
+            table[key] = buffer
 
 
 def _weights(
