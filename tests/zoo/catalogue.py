@@ -23,6 +23,7 @@ FAMILIES = (
     "vision_language",
     "diffusion",
     "timm_models",
+    "timm_convolutions",
     "plain",
 )
 """Files of this folder with entries, in the order of the table."""

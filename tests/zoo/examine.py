@@ -49,6 +49,17 @@ class Finding:
 
 
 @contextmanager
+def one_thread():
+    """Compute with one thread, as each rank does: sums are then taken in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def even_cuts(seed=0):
     """Cut by costs drawn from ``seed``, not measured ones, so that cuts are the same every time."""
 
@@ -74,6 +85,7 @@ def first_microbatch(entry, sample):
     return part, bind
 
 
+@one_thread()
 def in_tandem(entry, num_stages, **kwargs):
     """Loss, gradients and buffers of one step of a pipeline."""
     sample = entry.build()
@@ -94,6 +106,7 @@ def in_tandem(entry, num_stages, **kwargs):
     return numbers_of(sample.model, loss)
 
 
+@one_thread()
 def plainly(entry):
     """The same of the plain module in one process."""
     sample = entry.build()
@@ -102,6 +115,7 @@ def plainly(entry):
     return one_process(sample.model, sample.batch, sample.loss, splitting)
 
 
+@one_thread()
 def examine(entry, stages=(1, 2, 4)):
     """Capture, cut and run an entry, and hold it against one process."""
     finding = Finding(entry.name)

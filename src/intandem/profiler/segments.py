@@ -89,7 +89,7 @@ def _one_round(
         start_s = time.perf_counter()
         wanted = {v for values in stage.cut.gradients_received.values() for v in values}
         backward.backward(keep, {value: gradients.get(value) for value in wanted})
-        gradients.update((value, leaf.grad) for value, leaf in keep.entries.items())
+        gradients.update(keep.entry_gradients)
         _wait_for_device(tensors)
         backward_s.append(time.perf_counter() - start_s)
     pairs = zip(forward_s, reversed(backward_s), strict=True)

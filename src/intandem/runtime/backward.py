@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from intandem.runtime.randomness import default_generators_held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch.autograd.graph import Node
+
     from intandem.runtime.stage import Environment, Stage
+
+
+_OWN_USERS = 2
+"""Users of memory that a tensor has to itself: the tensor, and Python's object for the memory."""
 
 
 @dataclass(slots=True)
@@ -23,6 +30,8 @@ class Kept:
 
     Attributes:
         entries: leaves that stand for received values, by value.
+        entry_gradients: their gradients, once a backward has run, by value.
+        entry_nodes: autograd's nodes of the entries, which would be made anew if nobody held them.
         exits: values that other stages read, by value.
         ends: (tensor, gradient that it is given) where backward begins: of the loss, or of the
             output; on the last stage.
@@ -32,6 +41,8 @@ class Kept:
     """
 
     entries: dict[int, Tensor] = field(default_factory=dict)
+    entry_gradients: dict[int, Tensor] = field(default_factory=dict)
+    entry_nodes: list[Node] = field(default_factory=list)
     exits: dict[int, Tensor] = field(default_factory=dict)
     ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     roots: list[Tensor] = field(default_factory=list)
@@ -56,8 +67,27 @@ def enter(
         entry = tensor
         if with_gradients and facts.producer >= 0 and facts.requires_grad:
             entry = kept.entries[value] = tensor.detach().requires_grad_()
+            kept.entry_nodes.append(_take_gradient(entry, value, kept.entry_gradients))
         environment[value] = entry.clone() if value in stage.cut.copied else entry
     return environment, kept
+
+
+def _take_gradient(entry: Tensor, value: int, taken: dict[int, Tensor]) -> Node:
+    """Put the gradient that arrives at a leaf into ``taken`` as it is, instead of ``.grad``.
+
+    ``.grad`` would have the memory layout of the leaf. The layout decides in which order kernels
+    take sums, so the stages before would compute other bits than one process does.
+    """
+
+    def take(gradients: tuple[Tensor | None, ...]) -> tuple[None]:
+        (gradient,) = gradients
+        if gradient is not None:
+            taken[value] = gradient
+        return (None,)
+
+    node = get_gradient_edge(entry).node
+    node.register_prehook(take)
+    return node
 
 
 def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
@@ -90,6 +120,33 @@ def backward_weights(kept: Kept, parameters: Sequence[Tensor]) -> None:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if kept.roots and trained:
         _run(kept, inputs=trained)
+
+
+def gradient_to_send(kept: Kept, value: int) -> Tensor | None:
+    """Return the gradient of an entry, in memory that nothing else here writes to.
+
+    Autograd lets a parameter's ``.grad`` be a view of a gradient that goes elsewhere as well, and
+    the next micro-batch is added to ``.grad`` in place.
+    """
+    gradient = kept.entry_gradients.get(value)
+    if gradient is None:
+        return None
+    storage = gradient.untyped_storage()
+    num_users = torch._C._storage_Use_Count(storage._cdata)
+    return gradient if num_users == _OWN_USERS else _copied(gradient)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Return a copy with the strides of ``tensor``, gaps and repeated elements included."""
+    made = torch.empty_strided(
+        tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+    source, target = tensor, made
+    for dim, (size, stride) in enumerate(zip(tensor.size(), tensor.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            source, target = source.narrow(dim, 0, 1), target.narrow(dim, 0, 1)
+    target.copy_(source)
+    return made
 
 
 def _run(kept: Kept, **options: Any) -> None:

@@ -258,7 +258,7 @@ class Pass:
             kept = self._kept[key]
             backward.backward_inputs(kept, gradients)
         for target, values in stage.cut.gradients_sent.items():
-            payload = tuple(kept.entries[value].grad for value in values)
+            payload = tuple(backward.gradient_to_send(kept, value) for value in values)
             self._hand_over(Message(action, target), payload)
 
     # Facts.
