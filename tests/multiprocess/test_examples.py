@@ -13,6 +13,7 @@ STEPS = {
     "train_vit_digits.py": 41,
     "train_encoder_decoder.py": 21,
     "train_long_gpt.py": 6,
+    "train_clip_digits.py": 51,
 }
 
 
