@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -13,25 +14,33 @@ import tyro
 from intandem.cli.arguments import check_counts, check_schedule_name, parse_arguments
 
 if TYPE_CHECKING:
+    from intandem.cli.check_output import Outcome
     from intandem.cli.jobs import Found
-    from intandem.equality import Equality
+    from intandem.equality import Job, Setting
 
 ABOUT = """Prove that a model's numbers in tandem are one process's.
 
-Runs one step with plain PyTorch and one in a pipeline, in float64, on copies of the model, and
-compares the loss, every gradient and every buffer.
+Runs one step with plain PyTorch and one in a pipeline, in float64 where possible, on copies of the
+model, and compares outputs, the loss, every gradient, every buffer, and the parameters after the
+optimizer. With --bisect, runs a ladder of steps between the two and says which of micro-batching,
+randomness, capture, cutting, the schedule or recomputation makes a difference, and in which block
+it shows first.
 
 Exit status: 0 if all are equal, 1 if not, 2 if the model cannot be run.
 
 examples:
   intandem check train.py --ranks 4
-  intandem check mypackage.models:job --ranks 2 --schedule gpipe
+  intandem check train.py --ranks 4 --bisect
+  intandem check mypackage.models:job --ranks 2 --schedule gpipe --recompute all
   intandem check train.py --script-args="--lr 3e-4 --steps 1"
-  intandem check models.py:job --dtype own --format json      (job() returns an intandem.Job)
+  intandem check models.py:job --dtype own --format json
+
+A script is run up to its first step; its optimizer, schedule and micro-batches are taken from it.
+job() returns intandem.Job(model, batch, loss, optimizer=lambda parameters: AdamW(parameters)).
 """
 
-FLOAT_TOLERANCE = 1e-4
-"""Tolerance in the model's own dtype, where rounding is part of the difference."""
+QUIET_S = 2.0
+"""How long nothing is said about progress, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,10 @@ class Arguments:
     """Run forwards again in backward; by default as the script does."""
     dtype: Literal["float64", "own"] = "float64"
     """Convert the model to float64, or keep its own dtype and allow for rounding."""
+    bisect: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Find the first block whose numbers differ, and what makes them differ."""
     worst: Annotated[int, tyro.conf.arg(metavar="N")] = 5
-    """How many of the worst gradients and buffers to name."""
+    """How many of the worst numbers to name."""
     seed: int = 0
     """Keys random draws."""
     script_args: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ARG")] = ()
@@ -65,19 +76,21 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(Arguments, argv, command="check", about=ABOUT)
     if isinstance(arguments, int):
         return arguments
+    from intandem.cli.check_output import as_lines, as_object
     from intandem.cli.jobs import errors_of, find_job
+    from intandem.runtime.stage import in_autocast
 
     _refuse_early(arguments)
     script_args = [word for text in arguments.script_args for word in shlex.split(text)]
     found = find_job(arguments.target, script_args)
     print(f"checking {arguments.target} on {arguments.ranks} ranks ...", file=sys.stderr)
-    with errors_of(arguments.target):
-        equality = _check(arguments, found)
+    with errors_of(arguments.target), in_autocast(found.autocast):
+        outcome = _outcome(arguments, found)
     if arguments.format == "json":
-        print(json.dumps(_as_object(equality, arguments)))
+        print(json.dumps(as_object(outcome, arguments.worst)))
     else:
-        print("\n".join(_lines(equality, arguments)))
-    return 0 if equality.equal else 1
+        print("\n".join(as_lines(outcome, arguments.worst)))
+    return 0 if outcome.equal else 1
 
 
 def _refuse_early(arguments: Arguments) -> None:
@@ -91,63 +104,82 @@ def _refuse_early(arguments: Arguments) -> None:
     check_schedule_name(arguments.schedule)
 
 
-def _check(arguments: Arguments, found: Found) -> Equality:
-    from intandem.equality import TOLERANCE, as_float64, check
+def _outcome(arguments: Arguments, found: Found) -> Outcome:
+    """Check in float64; in the model's own dtype where that is asked for or all that can be run."""
+    from intandem.equality import TOLERANCE, as_float64
 
-    given: dict[str, Any] = {
-        name: found.arguments[name]
-        for name in (
-            "schedule",
-            "microbatches",
-            "recompute",
-            "split",
-            "count",
-            "inputs",
-            "blocks",
-        )
-        if found.arguments.get(name) is not None
-    }
+    setting = _setting(arguments, found)
+    own = replace(setting, tolerance=_own_tolerance(found.job))
+    if arguments.dtype == "own":
+        return _run(arguments, found.job, own)
+    try:
+        job = as_float64(found.job)
+        outcome = _run(arguments, job, replace(setting, tolerance=TOLERANCE))
+    except Exception as error:  # of the user's code, the recorder's or torch's: all the same here
+        try:
+            outcome = _run(arguments, found.job, own)
+        except Exception:
+            raise error from None
+        reason = f"in float64 it raised {type(error).__name__}: {str(error).splitlines()[0]:.150}"
+        return replace(outcome, why_own=reason)
+    if outcome.equal and (outcome.equality.autocast or any(s.enabled for s in found.autocast)):
+        return replace(outcome, in_own_dtype=_run(arguments, found.job, own))
+    return outcome
+
+
+def _run(arguments: Arguments, job: Job, setting: Setting) -> Outcome:
+    from intandem.cli.check_output import Outcome
+    from intandem.equality import bisect_job, check_job, whole_batch_difference
+
+    began_s = time.perf_counter()
+
+    def notify(text: str) -> None:
+        if time.perf_counter() - began_s > QUIET_S:
+            print(f"  {text} ...", file=sys.stderr)
+
+    if arguments.bisect:
+        bisection = bisect_job(job, setting, notify)
+        return Outcome(arguments.target, job, setting, bisection.equality, bisection)
+    equality = check_job(job, setting)
+    information = None
+    if equality.equal:
+        notify("equal; the whole batch in one plain call")
+        information = whole_batch_difference(job, setting)
+    return Outcome(arguments.target, job, setting, equality, information=information)
+
+
+def _setting(arguments: Arguments, found: Found) -> Setting:
+    from intandem.equality import Setting, Splitting
+
+    given: dict[str, Any] = {k: v for k, v in found.arguments.items() if v is not None}
     for name in ("schedule", "microbatches", "recompute"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
-    in_float64 = arguments.dtype == "float64"
-    job = as_float64(found.job) if in_float64 else found.job
-    return check(
-        job.model,
-        job.batch,
-        job.loss,
-        ranks=arguments.ranks,
-        seed=arguments.seed,
-        tolerance=TOLERANCE if in_float64 else FLOAT_TOLERANCE,
-        **given,
+    for name in ("ranks", "options"):  # ours
+        given.pop(name, None)
+    for name in ("split_points", "stages"):
+        names = given.get(name)
+        if names is not None and not isinstance(names, str) and len(names) + 1 != arguments.ranks:
+            del given[name]
+    splitting = Splitting(
+        given.pop("microbatches", 4),
+        given.pop("split", None),
+        given.pop("count", None),
+        given.pop("inputs", None),
+        tuple(given.pop("blocks", ())),
+    )
+    return Setting(
+        arguments.ranks,
+        splitting,
+        given.pop("schedule", "auto"),
+        given.pop("recompute", "auto"),
+        arguments.seed,
+        more=given,
     )
 
 
-def _as_object(equality: Equality, arguments: Arguments) -> dict[str, object]:
-    return {
-        "equal": equality.equal,
-        "tolerance": equality.tolerance,
-        "ranks": arguments.ranks,
-        "loss": equality.loss,
-        "loss_error": equality.loss_error,
-        "max_gradient_error": equality.max_gradient_error,
-        "max_buffer_error": equality.max_buffer_error,
-        "worst": [{"name": n, "error": e} for n, e in equality.worst(arguments.worst)],
-        "num_gradients": len(equality.gradient_errors),
-        "num_buffers": len(equality.buffer_errors),
-    }
+def _own_tolerance(job: Job) -> float:
+    from intandem.equality import tolerance_of
+    from intandem.recorder.stage_chain import as_module
 
-
-def _lines(equality: Equality, arguments: Arguments) -> list[str]:
-    rows = [
-        f"loss        {equality.loss:.6g}, relative error {equality.loss_error:.1e}",
-        f"gradients   {len(equality.gradient_errors)}, "
-        f"max relative error {equality.max_gradient_error:.1e}",
-        f"buffers     {len(equality.buffer_errors)}, "
-        f"max relative error {equality.max_buffer_error:.1e}",
-        "worst:",
-    ]
-    rows += [f"  {error:.1e}  {name}" for name, error in equality.worst(arguments.worst)]
-    if equality.equal:
-        return [*rows, f"EQUAL: one process's numbers, to {equality.tolerance:.0e}"]
-    return [*rows, f"DIFFERENT: more than {equality.tolerance:.0e} from one process's numbers"]
+    return tolerance_of(p.dtype for p in as_module(job.model).parameters())

@@ -12,16 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from intandem.cli.stand_in import Taken, pipelines_stood_in
 from intandem.equality import Job
 from intandem.errors import PipelineError
-from intandem.pipeline import Pipeline
-from intandem.recorder.stage_chain import as_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
+
+    from intandem.recorder.graph import Autocast
 
 
 _NO_STEP = "{} ended without a step of a Pipeline; there is nothing to check"
@@ -33,11 +34,13 @@ class Found:
 
     Attributes:
         job: model, batch and loss.
-        arguments: keyword arguments of ``Pipeline`` that bear on the numbers.
+        arguments: keyword arguments of its ``Pipeline``.
+        autocast: mixed precision around its step.
     """
 
     job: Job
     arguments: dict[str, Any] = field(default_factory=dict)
+    autocast: tuple[Autocast, ...] = ()
 
 
 def find_job(target: str, script_arguments: Sequence[str] = ()) -> Found:
@@ -159,60 +162,19 @@ def _user_line(error: BaseException) -> str | None:
     return f"{users[-1].filename}:{users[-1].lineno}" if users else None
 
 
-class _Taken(BaseException):
-    """Ends a script once its first step is known."""
-
-    def __init__(self, found: Found) -> None:
-        super().__init__()
-        self.found = found
-
-
 def _first_step(script: Path, script_arguments: Sequence[str]) -> Found:
     before = sys.argv
     sys.argv = [str(script), *script_arguments]
     try:
         folder = script.resolve().parent
-        with _pipelines_noted(), _importable_from(folder), errors_of(str(script)):
+        with pipelines_stood_in(), _importable_from(folder), errors_of(str(script)):
             runpy.run_path(str(script), run_name="__main__")
-    except _Taken as taken:
-        return taken.found
+    except Taken as taken:
+        step = taken.step
+        return Found(step.job, step.arguments, step.autocast)
     finally:
         sys.argv = before
     raise PipelineError(_NO_STEP.format(script))
-
-
-@contextmanager
-def _pipelines_noted() -> Iterator[None]:
-    """Let the first ``Pipeline.step`` end the script; pipelines are not really built."""
-
-    def init(self: Any, model: Any, *, example: Any, loss: Any = None, **arguments: Any) -> None:
-        self.noted = (as_module(model), example, loss, arguments)
-        self.num_ranks = arguments.get("ranks") or 1
-
-    def step(self: Any, batch: Any) -> NoReturn:
-        model, _, loss, arguments = self.noted
-        raise _Taken(Found(Job(model, batch, loss), arguments))
-
-    def named_parameters(self: Any) -> Any:
-        return self.noted[0].named_parameters()
-
-    def close(self: Any) -> None:
-        del self
-
-    replacements = {
-        "__init__": init,
-        "step": step,
-        "named_parameters": named_parameters,
-        "close": close,
-    }
-    originals = {name: vars(Pipeline)[name] for name in replacements}
-    for name, function in replacements.items():
-        setattr(Pipeline, name, function)
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(Pipeline, name, original)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -18,6 +18,7 @@ from intandem.runtime.ranks import default_threads_per_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Unpack
 
     from torch import nn
 
@@ -67,17 +68,56 @@ def check(  # noqa: PLR0913  (the public surface)
         tolerance: up to which numbers count as equal.
     """
     return check_job(
-        Job(as_module(model), batch, loss, optimizer),
-        Setting(
-            ranks=ranks,
-            splitting=Splitting(microbatches, split, count, inputs, tuple(blocks)),
-            schedule=schedule,
-            recompute=recompute,
-            seed=seed,
+        *asked(
+            model, batch, loss, ranks=ranks, schedule=schedule, microbatches=microbatches,
+            recompute=recompute, split=split, count=count, inputs=inputs,
+            split_points=split_points, blocks=blocks, optimizer=optimizer, seed=seed,
             tolerance=tolerance,
-            more={"split_points": split_points},
-        ),
+        )
+    )  # fmt: skip
+
+
+class Asked(TypedDict, total=False):
+    """Keyword arguments of ``check`` and ``bisect``."""
+
+    ranks: int
+    schedule: str | Schedule
+    microbatches: int
+    recompute: str | bool
+    split: Split | None
+    count: Callable[[Any], float] | None
+    inputs: Callable[[Any], Arguments] | None
+    split_points: Sequence[str] | None
+    blocks: Sequence[str | type[nn.Module]]
+    optimizer: OptimizerFactory | None
+    seed: int
+    tolerance: float
+
+
+def asked(
+    model: nn.Module | Sequence[nn.Module],
+    batch: Any,
+    loss: Callable[[Any, Any], Any] | None,
+    **arguments: Unpack[Asked],
+) -> tuple[Job, Setting]:
+    """Return the arguments of ``check`` as values."""
+    splitting = Splitting(
+        arguments.get("microbatches", 4),
+        arguments.get("split"),
+        arguments.get("count"),
+        arguments.get("inputs"),
+        tuple(arguments.get("blocks", ())),
     )
+    setting = Setting(
+        ranks=arguments.get("ranks", 2),
+        splitting=splitting,
+        schedule=arguments.get("schedule", "auto"),
+        recompute=arguments.get("recompute", "auto"),
+        seed=arguments.get("seed", 0),
+        tolerance=arguments.get("tolerance", TOLERANCE),
+        more={"split_points": arguments.get("split_points")},
+    )
+    return Job(as_module(model), batch, loss, arguments.get("optimizer")), setting
 
 
 def check_job(job: Job, setting: Setting) -> Equality:
@@ -93,7 +133,12 @@ def check_job(job: Job, setting: Setting) -> Equality:
         expected = replace(expected, parameters=after, slack=slack)
         found = replace(found, parameters=updated(ours, job.optimizer))
     equality = compare(found, expected, tolerance=setting.tolerance)
-    return replace(equality, optimizer=described(job.optimizer, plain), lowered=sight.lowered)
+    return replace(
+        equality,
+        optimizer=described(job.optimizer, plain),
+        lowered=sight.lowered,
+        autocast=sight.autocast,
+    )
 
 
 @contextmanager

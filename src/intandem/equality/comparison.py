@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import nn
 
@@ -20,10 +20,9 @@ TOLERANCE = 1e-12
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def tolerance_of(model: nn.Module) -> float:
-    """Return up to which relative error numbers count as equal in the model's own precision."""
-    found = [_TOLERANCES.get(p.dtype, TOLERANCE) for p in model.parameters()]
-    return max(found, default=TOLERANCE)
+def tolerance_of(dtypes: Iterable[torch.dtype]) -> float:
+    """Return up to which relative error numbers count as equal in the lowest of precisions."""
+    return max([TOLERANCE, *(_TOLERANCES.get(dtype, TOLERANCE) for dtype in dtypes)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,7 @@ class Equality:
         tolerance: up to which they count as equal.
         optimizer: what updated the parameters.
         lowered: where forward computes in a lower precision than the model's, if anywhere.
+        autocast: where forward runs under autocast, if anywhere.
     """
 
     loss: float
@@ -82,6 +82,7 @@ class Equality:
     tolerance: float = TOLERANCE
     optimizer: str = ""
     lowered: str = ""
+    autocast: str = ""
 
     @property
     def max_gradient_error(self) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from intandem.equality.comparison import TOLERANCE
+from intandem.pipeline.request import AUTO_SCHEDULE
 from intandem.recorder.trees import map_tree
 
 if TYPE_CHECKING:
@@ -60,6 +61,13 @@ class Setting:
     seed: int = 0
     tolerance: float = TOLERANCE
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def schedule_name(self) -> str:
+        """What the schedule is called."""
+        if not isinstance(self.schedule, str):
+            return self.schedule.name
+        return AUTO_SCHEDULE if self.schedule == "auto" else self.schedule
 
 
 def as_float64(job: Job) -> Job:

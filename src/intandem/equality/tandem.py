@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from intandem.equality.comparison import Numbers, numbers_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Sight:
-    """Keeps the outputs of a step, and where forward computes in a lower precision.
+    """Keeps the outputs of a step, and where forward lowers precision or asks for it.
 
     Args:
         precision: bytes per element of the model's own numbers.
@@ -32,11 +33,14 @@ class Sight:
     def __init__(self, precision: int, then: Observer | None = None) -> None:
         self.outputs: dict[int, Any] = {}
         self.lowered = ""
+        self.autocast = ""
         self._precision = precision
         self._then = then
 
     def on_call(self, stage: Stage, call: Call, result: Any, where: Where) -> None:
         """Look at the precision of what a call returned."""
+        if not self.autocast and any(state.enabled for state in call.autocast):
+            self.autocast = f"{call.name} at {call.location}"
         if not self.lowered:
             for leaf in leaves(result):
                 if _is_lower(leaf, self._precision):
@@ -69,7 +73,7 @@ def in_tandem(
         count=splitting.count,
         inputs=splitting.inputs,
         blocks=splitting.blocks,
-        options=Options(seed=setting.seed),
+        options=Options(seed=setting.seed, threads_per_rank=torch.get_num_threads()),
         **setting.more,
     )
     with pipeline, pipeline.observed(sight):

@@ -10,12 +10,16 @@ import torch
 _INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
-def user_location() -> str:
-    """Return ``file:line`` of the innermost frame that is neither torch's nor ours."""
+def user_location(*also_ours: str) -> str:
+    """Return ``file:line`` of the innermost frame that is neither torch's nor ours.
+
+    Args:
+        also_ours: paths of files, besides the recorder's, whose frames are passed over.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith((*_INTERNAL, "<")) and "contextlib" not in path:
+        if not path.startswith((*_INTERNAL, *also_ours, "<")) and "contextlib" not in path:
             return f"{path}:{frame.f_lineno}"
         if frame.f_back is None:
             break
