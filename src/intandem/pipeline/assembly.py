@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from intandem.errors import LossError, RunError
 from intandem.ir import StageLinks
 from intandem.pipeline.home import Home, place
+from intandem.pipeline.materialise import lacks_parameters, materialise_parameters
 from intandem.pipeline.ownership import (
     buffer_owners,
     free_parameters,
@@ -27,6 +29,7 @@ from intandem.pipeline.stages import (
     check_stages_by_hand,
     named_starts,
 )
+from intandem.profiler.counted import NOMINAL_FLOP_PER_S, OperationMeter, counted_costs
 from intandem.profiler.segments import measure_segments
 from intandem.recorder.capture import left_as_it_was, record
 from intandem.recorder.cut import Segment, cut, segments
@@ -43,10 +46,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from intandem.ir import Placement
+    from intandem.pipeline.materialise import Source
     from intandem.pipeline.request import Request
+    from intandem.profiler.segments import SegmentCost
     from intandem.recorder import Arguments, Graph
     from intandem.runtime.losses import LossTerm
     from intandem.runtime.ranks import Ranks
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ def assemble(
     examples: Sequence[Any],
     home: Home,
     bind: Callable[[Any], Arguments],
+    source: Source | None = None,
 ) -> Assembly:
     """Build everything a pipeline needs.
 
@@ -97,6 +105,7 @@ def assemble(
         examples: the example's micro-batches.
         home: where this process's ranks run.
         bind: turns a micro-batch into arguments.
+        source: fills this process's parameters; None where they are filled.
 
     Raises:
         CaptureError: if the model cannot be recorded or cut.
@@ -106,19 +115,22 @@ def assemble(
     model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
     before = tensors_in_attributes(model)
-    first = record(model, example, bind, blocks=request.blocks)
+    meter = OperationMeter() if lacks_parameters(model) else None
+    first = record(model, example, bind, blocks=request.blocks, meter=meter)
     left = LeftBehind(before, tensors_in_attributes(model))
     graph, found = first.graph, segments(first.graph)
     check_stages_by_hand(model, found, placement.num_stages)
     check_num_stages(found, placement.num_stages)
     refuse_trained_loss(request.loss)
-    weights = Weights(model, graph)
     joining = _joining(request, first.output, example, bind)
-    subject = _Subject(request, graph, found, example, joining)
-    loss = _example_loss(subject, first.output, weights, left)
+    subject = _Subject(request, graph, found, example, joining, source, meter)
+    loss = _example_loss(subject, first.output, Weights(model, graph), left)
     plan = _agree_on_plan(subject, home, placement.num_stages)
     cuts = cut(graph, [found[index].start for index in plan.starts])
     holders_of = owners_of(graph, cuts, placement)
+    if source is not None:
+        materialise_parameters(model, source, _held_by(home, holders_of), home.device)
+    weights = Weights(model, graph)
     order = [name for name, _ in model.named_parameters()]
     tied = TiedGradients(weights, tied_parameters(graph, cuts, placement, order))
     recordings = Recordings(
@@ -129,6 +141,7 @@ def assemble(
         [s for s, rank in enumerate(placement.rank_of) if rank in home.own_ranks],
         request.blocks,
     )
+    recordings.expect_updates(graph)
     with torch.enable_grad():
         recorded = recordings.find(example)
     if home.membership is not None:
@@ -171,6 +184,8 @@ class _Subject:
     segments: tuple[Segment, ...]
     example: Any
     joining: Joining | None
+    source: Source | None
+    meter: OperationMeter | None
 
     def loss(self, output: Any) -> LossTerm:
         """Return the loss of the example; of a whole batch, of the example twice."""
@@ -205,7 +220,7 @@ def _example_loss(subject: _Subject, output: Any, weights: Weights, left: LeftBe
 
 def _agree_on_plan(subject: _Subject, home: Home, num_stages: int) -> StagePlan:
     """Return rank 0's plan, on every rank, if all have built the same model."""
-    identity = _identity(subject.graph, subject.request.model)
+    identity = _identity(subject.graph, subject.request.model, subject.source)
     if not home.is_first:
         theirs, _, encoded = home.agree("plan", None).partition(b"\n")
         if theirs != identity:
@@ -222,14 +237,28 @@ def _agree_on_plan(subject: _Subject, home: Home, num_stages: int) -> StagePlan:
 
 def _plan(subject: _Subject, num_stages: int, num_threads: int) -> StagePlan:
     request, found = subject.request, subject.segments
+    costs = _costs(subject, num_threads)
+    if request.first_modules is None:
+        return StagePlan(balanced_starts(found, costs, num_stages), costs)
+    return StagePlan(named_starts(found, request.first_modules, num_stages), costs)
+
+
+def _costs(subject: _Subject, num_threads: int) -> tuple[SegmentCost, ...]:
+    """Return what every segment costs: measured, or counted where there is no data to run on."""
+    request, found = subject.request, subject.segments
+    if subject.meter is not None:
+        _log.info(
+            "the model has no data yet, so costs are counted, not measured: %d operations in the "
+            "forward of a micro-batch, at %g per second",
+            subject.meter.total, NOMINAL_FLOP_PER_S,
+        )  # fmt: skip
+        return counted_costs(subject.graph, found, subject.meter)
+
     named = dict(named_leaves(subject.example))
     tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
     weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
     with _threads(num_threads), torch.enable_grad():
-        costs = measure_segments(subject.graph, found, weights, tensors, subject.loss)
-    if request.first_modules is None:
-        return StagePlan(balanced_starts(found, costs, num_stages), costs)
-    return StagePlan(named_starts(found, request.first_modules, num_stages), costs)
+        return measure_segments(subject.graph, found, weights, tensors, subject.loss)
 
 
 def refuse_trained_loss(loss: object) -> None:
@@ -259,9 +288,9 @@ def _kept_as_it_is(loss: object) -> AbstractContextManager[object]:
     return left_as_it_was(loss) if isinstance(loss, nn.Module) else nullcontext()
 
 
-def _identity(graph: Graph, model: nn.Module) -> bytes:
+def _identity(graph: Graph, model: nn.Module, source: Source | None) -> bytes:
     """Return a digest that differs for models that differ in calls, shapes or tied weights."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(source.kind.encode() if source else b"")
     for call in graph.calls:
         digest.update(f"{call.anchor} {call.call} {call.outputs}\n".encode())
     for value in graph.values:

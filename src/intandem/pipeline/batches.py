@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from intandem.errors import BatchError
-from intandem.recorder.capture import left_as_it_was
+from intandem.pipeline.counting import counting_in
+from intandem.pipeline.materialise import lacks_parameters
+from intandem.recorder.capture import left_as_it_was, record
 from intandem.recorder.trees import leaves, map_tree
 from intandem.runtime.huggingface import (
     COUNT_NAME,
@@ -18,7 +20,7 @@ from intandem.runtime.huggingface import (
     takes_token_count,
     with_counts,
 )
-from intandem.runtime.losses import loss_term
+from intandem.runtime.losses import carried_loss, loss_term
 from intandem.runtime.microbatch import (
     Microbatches,
     check_split,
@@ -90,6 +92,12 @@ class Batches:
         if self._counting is None:
             return
         model, part = self._request.model, self.split(example, device).parts[0]
+        if lacks_parameters(model):
+            counted = {**part, COUNT_NAME: torch.tensor(8)}
+            graph = record(model, counted, bind, blocks=self._request.blocks).graph
+            self._counting = counting_in(graph, carried_loss(graph.output))
+            self._warn_of_means()
+            return
 
         def loss_given(count: int) -> float:
             arguments = bind({**part, COUNT_NAME: torch.tensor(count)})
@@ -99,11 +107,14 @@ class Batches:
             return float(loss_term(output, part, None).root)
 
         self._counting = counting_of(loss_given)
+        self._warn_of_means()
+
+    def _warn_of_means(self) -> None:
         if self._counting is Counting.IGNORES:
             _log.warning(
                 "%s does not look at the number of labels; its losses are taken for means over "
                 "rows: give count=fn(batch) if they are means over something else",
-                type(model).__name__,
+                type(self._request.model).__name__,
             )
 
 

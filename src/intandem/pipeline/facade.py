@@ -14,7 +14,8 @@ from intandem.parallel.gradients import clip_, gradient_norms, total_norm
 from intandem.pipeline.assembly import assemble
 from intandem.pipeline.batches import Batches
 from intandem.pipeline.exchange import Exchange
-from intandem.pipeline.home import find_home, place
+from intandem.pipeline.home import find_home
+from intandem.pipeline.materialise import give_data
 from intandem.pipeline.passing import Passes
 from intandem.pipeline.reporting import History, build_report, gather_timeline
 from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from intandem.ir import Program, Schedule, Timeline
+    from intandem.pipeline.materialise import Weights
     from intandem.pipeline.passing import Trained
     from intandem.recorder import Arguments
     from intandem.runtime.observer import Observer
@@ -67,10 +69,17 @@ class Pipeline:
             rows, such as ``lambda batch: (batch["labels"] != -100).sum()``.
         inputs: how a batch becomes arguments of ``forward``, where the rules of
             ``bind_by_signature`` do not do.
+        weights: where the values of parameters and buffers come from, for a ``model`` on
+            ``meta``, of which each process then holds its own part alone: a path (a Hugging Face
+            folder, a ``.safetensors`` or its ``.index.json``); ``"init"``, the model's own
+            initialisers, keyed by ``options.seed``; or ``function(name, module)`` that fills a
+            module's own tensors in place. By default the model keeps the data it has.
         options: device, seed, time-outs.
 
     Raises:
-        CaptureError: if the model cannot be recorded, or not cut into as many stages.
+        CaptureError: if the model cannot be recorded, not cut into as many stages, or has tensors
+            without data that nothing fills.
+        ValueError: if ``weights`` are not this model's.
         LossError: if there is no usable loss.
         BatchError: if the example cannot be split.
         ScheduleError: if there is no such schedule.
@@ -92,30 +101,29 @@ class Pipeline:
         split: Mapping[str, int | None] | None = None,
         count: Callable[[Any], float] | None = None,
         inputs: Callable[[Any], Arguments] | None = None,
+        weights: Weights | None = None,
         options: Options | None = None,
     ) -> None:
         whole = as_module(model)
         request = Request(
             whole, loss, ranks, read_schedule(schedule), microbatches, stages, split_points, blocks,
-            recompute, split, count, inputs, Options() if options is None else options,
+            recompute, split, count, inputs, weights, Options() if options is None else options,
         )  # fmt: skip
         request.check()
         launched = launched_num_ranks()
         self.num_ranks = resolve_num_ranks(ranks, launched, whole)
         home = find_home(request.options, self.num_ranks, launched=launched is not None)
-        if launched is None:
-            place(whole, home.device)
         self._request = request
         self._model = whole
         self._batches = Batches(request, self.num_ranks, example)
         bind = inputs or bind_by_signature(whole, loss_is_separate=loss is not None)
-        device = home.device if launched is None else None
         try:
+            device, source = give_data(request, home)
             if loss is None and inputs is None:
                 refuse_missing_loss(whole, self._batches.split(example, device).parts[0])
             self._batches.find_counting(example, device, bind)
             parts = self._batches.split(example, device).parts
-            self._assembly = assemble(request, parts, home, bind)
+            self._assembly = assemble(request, parts, home, bind, source)
         except Exception as error:
             home.fail(error)
             raise

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from intandem.errors import CaptureError, RunError, ScheduleError
+from intandem.errors import RunError, ScheduleError
 from intandem.ir import Schedule, parse_compute_csv
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.stage_chain import StageChain
@@ -23,6 +22,7 @@ from intandem.schedules.registry import unknown_schedule
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from intandem.pipeline.materialise import Weights
     from intandem.recorder import Arguments
 
 AUTO_SCHEDULE = "1f1b"
@@ -64,6 +64,7 @@ class Request:
     split: Mapping[str, int | None] | None
     count: Callable[[Any], float] | None
     inputs: Callable[[Any], Arguments] | None
+    weights: Weights | None = None
     options: Options = field(default_factory=Options)
 
     def check(self) -> None:
@@ -75,13 +76,11 @@ class Request:
                 same thing.
             ScheduleError: if there is no such schedule.
             RunError: if there is no such device, or the model is wrapped or compiled.
-            CaptureError: if parameters or buffers of the model have no data.
         """
         self._check_types()
         self._check_values()
         _check_device(self.options.device)
         _refuse_wrapped(self.model)
-        _refuse_meta(self.model)
         find_blocks(self.model, self.blocks)
 
     def _check_types(self) -> None:
@@ -285,16 +284,6 @@ def _refuse_wrapped(model: nn.Module) -> None:
             "instead: for block in model.blocks: block.compile()"
         )
         raise RunError(msg)
-
-
-def _refuse_meta(model: nn.Module) -> None:
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if tensor.is_meta:
-            msg = (
-                f"{name} is on the meta device, without data; materialising a model is not "
-                "supported yet: build it on cpu, or call model.to_empty(device='cpu') and load it"
-            )
-            raise CaptureError(msg)
 
 
 def resolve_num_ranks(asked: int | None, launched: int | None, model: nn.Module) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from intandem.recorder.binding import Arguments, bind_by_signature
 from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, refs
 from intandem.recorder.python_state import AttributesWatched
 from intandem.recorder.recording import Recorder, listening
+from intandem.recorder.skeleton import RunWithoutDataError
 from intandem.recorder.trees import map_tree, named_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from intandem.recorder.values import Draft
 
@@ -59,12 +61,21 @@ class Run(NamedTuple):
     output: Any
 
 
+class Meter(Protocol):
+    """Looks on while a model is recorded."""
+
+    def during(self, calls: Sequence[Call]) -> AbstractContextManager[None]:
+        """Look on while the context is open; ``calls`` grows as calls are recorded."""
+        ...
+
+
 def record(
     model: nn.Module,
     batch: Any,
     bind: Callable[[Any], Arguments],
     updated: Collection[str] = (),
     blocks: Sequence[str | type[nn.Module]] = (),
+    meter: Meter | None = None,
 ) -> Run:
     """Do what ``capture`` says, and return the output as well.
 
@@ -74,21 +85,48 @@ def record(
         bind: as for ``capture``.
         updated: buffers known to be updated, even where this run has no data to show it.
         blocks: as for ``capture``.
+        meter: looks on.
     """
+    without_data: set[int] = set()
+    while True:
+        try:
+            return _record_once(model, batch, bind, _Manner(updated, blocks, meter, without_data))
+        except RunWithoutDataError as error:
+            without_data.add(error.call)
+
+
+class _Manner(NamedTuple):
+    """How to record: as for ``record``; and the calls that are to run without data."""
+
+    updated: Collection[str]
+    blocks: Sequence[str | type[nn.Module]]
+    meter: Meter | None
+    without_data: Collection[int]
+
+
+def _record_once(
+    model: nn.Module, batch: Any, bind: Callable[[Any], Arguments], manner: _Manner
+) -> Run:
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
-    recorder = Recorder(model, [leaf for _, leaf in named], blocks)
+    recorder = Recorder(model, [leaf for _, leaf in named], manner.blocks, manner.without_data)
     arguments = bind(own)
     with left_as_it_was(model) as saved:
         registered = _registered(model)
         attributes = AttributesWatched(model, recorder.blocks)
-        with listening(recorder), without_nested_tensors():
-            output = map_tree(_used, _forward(model, arguments))
-            recorder.check_python_generators()
+        metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
+        try:
+            with listening(recorder), without_nested_tensors(), metered:
+                output = map_tree(_used, _forward(model, arguments))
+                recorder.check_python_generators()
+        except RunWithoutDataError:
+            attributes.put_back()
+            raise
         _refuse_replaced(registered, _registered(model), recorder)
         changed = {name for name, before in saved.items() if _differs(model, name, before)}
     names = tuple(name for name, _ in named)
-    graph = _finished(model, recorder, names, output, changed | set(updated))
+    changed |= {*manner.updated, *recorder.updated_without_data()}
+    graph = _finished(model, recorder, names, output, changed)
 
     def is_derived(tensor: Tensor) -> bool:
         value = recorder.values.find(tensor)

@@ -32,6 +32,7 @@ _SAMPLERS = frozenset(
     "normal_ uniform_ random_ exponential_ cauchy_ geometric_ log_normal_ multinomial poisson "
     "gumbel_softmax fractional_max_pool2d fractional_max_pool3d".split()
 )
+_NORMALISATIONS = frozenset(["batch_norm", "instance_norm"])
 _RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 
 
@@ -84,6 +85,14 @@ def is_random(
     if name in _RECURRENT:
         return _recurrent_dropout(args)
     return False
+
+
+def updates_statistics(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Tell whether this call writes to buffers it is given without torch counting the write."""
+    training = _argument(args, kwargs, 5, ("training", "use_input_stats"), default=False)
+    return function_name(function) in _NORMALISATIONS and bool(training)
 
 
 def has_data_dependent_shape(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:

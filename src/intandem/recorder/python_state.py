@@ -55,6 +55,14 @@ class AttributesWatched:
         self._model = model
         self._plain = plain_state(model, blocks)
 
+    def put_back(self) -> None:
+        """Give the modules the attributes they had, whatever ``forward`` has done to them."""
+        for _, module, before in self._before:
+            attributes = vars(module)
+            for key in [key for key in attributes if key not in before]:
+                del attributes[key]
+            attributes.update(before)
+
     def settle(self, is_derived: Callable[[Tensor], bool]) -> None:
         """Refuse what ``forward`` changed, but for caches of what depends on the batch alone.
 

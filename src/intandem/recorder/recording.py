@@ -16,24 +16,29 @@ from intandem.errors import CaptureError
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.functions import (
     function_name,
-    has_data_dependent_shape,
     is_effect,
     is_forbidden,
     is_getter,
     is_metadata,
     is_random,
-    selects_by_mask,
+    updates_statistics,
 )
 from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
+from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.interception import intercepted
 from intandem.recorder.locations import user_location
 from intandem.recorder.python_state import PythonGenerators
-from intandem.recorder.skeleton import Skeleton, lacks_data
-from intandem.recorder.trees import PLAIN, holds_tensors, leaves, map_tree
-from intandem.recorder.values import Values, version_of
+from intandem.recorder.skeleton import (
+    Activity,
+    MadeWithDataError,
+    RunWithoutDataError,
+    Skeleton,
+)
+from intandem.recorder.trees import leaves, map_tree
+from intandem.recorder.values import Values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from torch.autograd import Function
 
@@ -67,7 +72,9 @@ class Recorder:
         model: nn.Module,
         inputs: Sequence[Tensor],
         blocks: Sequence[str | type[nn.Module]] = (),
+        without_data: Collection[int] = (),
     ) -> None:
+        self._model = model
         self.blocks = find_blocks(model, blocks)
         self.calls: list[Call] = []
         self.guards: list[Guard] = []
@@ -85,7 +92,9 @@ class Recorder:
         named = [*_named(model, "parameters"), *_named(model, "buffers")]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
         self.parameters = {name for name, _ in _named(model, "parameters")}
-        self._skeleton = Skeleton(next((t.device for t in inputs), torch.device("cpu")))
+        device = next((t.device for t in inputs), torch.device("cpu"))
+        self._skeleton = Skeleton(device, [tensor for _, tensor in named])
+        self._without_data = frozenset(without_data)
         for tensor in inputs:
             self.values.add(tensor, producer=-1)
 
@@ -145,9 +154,10 @@ class Recorder:
 
     def _record(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        self._refuse_hidden_tensors(target, args, kwargs)
+        refuse_hidden_tensors(target.name, args, kwargs)
         template = map_tree(self.template, (args, kwargs))
         buffers = dict(_named(target.module, "buffers")) if target.module is not None else {}
+        version_of = self._skeleton.version
         watched = {id(t): (t, version_of(t)) for t in [*given, *buffers.values()]}
         generator = torch.get_rng_state()
         autocast = autocast_state()
@@ -218,27 +228,48 @@ class Recorder:
         self._python_generators.check(target.name)
         self._allowed = {id(tensor) for tensor in given}
         try:
-            with torch._C._EnableTorchFunction():
-                if not lacks_data(target.module, given):
+            is_forced = len(self.calls) in self._without_data
+            if not is_forced and not self._skeleton.is_needed(target.module, given):
+                with torch._C._EnableTorchFunction():
                     return target.proceed(*args, **kwargs)
-                module, proceed = target.module, target.proceed
-                name = f"{target.name} at {user_location()}"
-                return self._skeleton.run(name, proceed, module, args, kwargs)
+            name = f"{target.name} at {user_location()}"
+            inside = self._model if target.kind is CallKind.OPAQUE else target.module
+            activity = Activity(name, target.proceed, inside, is_forced)
+            return self._run_without_data(activity, args, kwargs)
         finally:
             self._allowed = None
             self._python_generators.skip()
+
+    def _run_without_data(
+        self, activity: Activity, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """See [Note: skeleton]."""
+        try:
+            return self._skeleton.run(activity, args, kwargs)
+        except MadeWithDataError as error:
+            maker = self.values.first_producer(error.tensor)
+            if maker is None or maker < 0 or maker in self._without_data:
+                raise
+            raise RunWithoutDataError(maker) from error
+
+    def updated_without_data(self) -> set[str]:
+        """Return the names of buffers that were written to where there was no data to show it."""
+        names = {self._attr_of[id(tensor)] for tensor in self._skeleton.written()}
+        return names - self.parameters
 
     def _look_inside(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if is_random(function, args, kwargs):
             self.noticed_random = True
+        if updates_statistics(function, args, kwargs):
+            self._skeleton.notice_statistics(leaves((args, kwargs)))
         if _saved_tensors_are_hooked():
             self._noticed_recomputation = True
         for leaf in leaves((args, kwargs)):
             if not isinstance(leaf, Tensor):
                 continue
-            if (name := self._attr_of.get(id(leaf))) is not None:
+            if (name := self._attr_of.get(id(self._skeleton.real(leaf)))) is not None:
                 self._seen_inside.add(name)
             elif self.values.find(leaf) is not None and id(leaf) not in (self._allowed or ()):
                 msg = (
@@ -308,18 +339,8 @@ class Recorder:
     def _guard_shapes(
         self, target: Target, args: tuple[Any, ...], template: tuple[Any, Any], output: Any
     ) -> None:
-        """What follows may depend on shapes that the values of tensors have decided."""
-        function = target.function
-        if target.kind is not CallKind.GLUE or function is None:
-            return
-        if has_data_dependent_shape(function, args):
-            shapes = functools.partial(_shapes_of, function)
-            self.guards.append(Guard(shapes, *template, _shapes(output), user_location()))
-        elif selects_by_mask(function):
-            masks = [m for m in leaves(args[1:]) if isinstance(m, Tensor) and m.dtype == torch.bool]
-            for mask in masks:
-                guard = Guard(_count, (self.template(mask),), {}, _count(mask), user_location())
-                self.guards.append(guard)
+        if target.kind is CallKind.GLUE and target.function is not None:
+            self.guards += shape_guards(target.function, args, template, self.template, output)
 
     def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
         names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of} | self._seen_inside
@@ -338,20 +359,6 @@ class Recorder:
             return Site(target.name, call, recomputed)
         self._random_glue += 1
         return Site("glue", self._random_glue - 1, recomputed)
-
-    def _refuse_hidden_tensors(
-        self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        for leaf in leaves((args, kwargs)):
-            if isinstance(leaf, (Tensor, nn.Module, *PLAIN)) or callable(leaf):
-                continue
-            if holds_tensors(leaf, depth=3):
-                msg = (
-                    f"{target.name} is given a {type(leaf).__name__} that holds tensors, at "
-                    f"{user_location()}; such an object (a cache, say) cannot cross stages: "
-                    "switch it off, or pass its tensors as arguments"
-                )
-                raise CaptureError(msg)
 
 
 @contextmanager
@@ -378,18 +385,6 @@ def _saved_tensors_are_hooked() -> bool:
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
     return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-
-def _shapes(output: Any) -> list[tuple[int, ...]]:
-    return [tuple(leaf.shape) for leaf in leaves(output) if isinstance(leaf, Tensor)]
-
-
-def _shapes_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[int, ...]]:
-    return _shapes(function(*args, **kwargs))
-
-
-def _count(mask: Tensor) -> int:
-    return int(mask.sum())
 
 
 def _named(module: nn.Module, what: str) -> list[tuple[str, Tensor]]:

@@ -44,6 +44,14 @@ class Values:
         """Return the value that ``tensor`` is now, or None if it is not of this recording."""
         return self._value_of.get(id(tensor))
 
+    def first_producer(self, tensor: Tensor) -> int | None:
+        """Return the call that made the memory of ``tensor``; None if it is not known."""
+        value = self.find(tensor)
+        if value is None:
+            return None
+        storage = self.drafts[value].storage
+        return next(draft.producer for draft in self.drafts if draft.storage == storage)
+
     def add(self, tensor: Tensor, producer: int) -> int:
         """Make ``tensor`` a new value.
 

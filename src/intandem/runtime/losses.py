@@ -91,7 +91,7 @@ def loss_term(output: Any, microbatch: Any, loss: Callable[[Any, Any], Any] | No
         LossError: if there is none, it is not a scalar, or the user's function raises.
     """
     if loss is None:
-        return _term(_carried(output), "the loss")
+        return _term(carried_loss(output), "the loss")
     found = _called(loss, output, microbatch)
     if not isinstance(found, Mapping):
         return _term(found, "the loss")
@@ -195,7 +195,12 @@ def refuse_missing_loss(model: nn.Module, microbatch: Any) -> None:
         raise LossError(msg)
 
 
-def _carried(output: Any) -> Any:
+def carried_loss(output: Any) -> Any:
+    """Return the loss that a model's output carries.
+
+    Raises:
+        LossError: if it carries none.
+    """
     if isinstance(output, Mapping) and output.get("loss") is not None:
         return output["loss"]
     if (loss := getattr(output, "loss", None)) is not None:

@@ -130,6 +130,12 @@ class Recordings:
             del self._known[next(iter(self._known))]
         return recorded
 
+    def expect_updates(self, graph: Graph) -> None:
+        """Take the buffers that ``graph`` updates for updated in this mode's other recordings."""
+        training = tuple(module.training for module in self._model.modules())
+        updates = (name for call in graph.calls for name in call.updates)
+        self._updated.setdefault(training, set()).update(updates)
+
     def add(self, graph: Graph) -> Recorded:
         """Cut a recording as all others are and make its stages."""
         self.num_recordings += 1

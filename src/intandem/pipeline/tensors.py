@@ -1,0 +1,148 @@
+"""The registered tensors of a model: what they are called, and putting others in their place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from intandem.errors import CaptureError
+from intandem.recorder.trees import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class Registered(NamedTuple):
+    """One tensor of a model.
+
+    Attributes:
+        tensor: the parameter or buffer.
+        names: every name it is registered under; several if it is tied. The first is its name.
+        persistent: whether it is part of the model's state.
+    """
+
+    tensor: Tensor
+    names: tuple[str, ...]
+    persistent: bool
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is trained, or frozen, and not a buffer."""
+        return isinstance(self.tensor, nn.Parameter)
+
+
+class Allocated(NamedTuple):
+    """An empty tensor that was put in the place of one on ``meta``, and the memory it had then."""
+
+    tensor: Tensor
+    storage: int
+
+    def is_unset(self, now: Tensor, written: Collection[int]) -> bool:
+        """Tell whether ``now``, which is in its place, is still as empty as it was.
+
+        Args:
+            now: what the model has under its name.
+            written: memory that has been written to.
+        """
+        if now is not self.tensor or storage_key(now) != self.storage or not now.numel():
+            return False
+        return self.storage not in written
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return what tells the memory of ``tensor`` from other tensors' while both exist."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def registered(model: nn.Module) -> dict[str, Registered]:
+    """Return every parameter and buffer of ``model`` by its first name, in order."""
+    names: dict[int, list[str]] = {}
+    found: dict[str, Registered] = {}
+    persistent: set[int] = set()
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        dot = f"{prefix}." if prefix else ""
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                names.setdefault(id(tensor), []).append(dot + key)
+                found.setdefault(names[id(tensor)][0], Registered(tensor, (), persistent=False))
+                if key not in module._non_persistent_buffers_set:
+                    persistent.add(id(tensor))
+    return {
+        name: Registered(one.tensor, tuple(names[id(one.tensor)]), id(one.tensor) in persistent)
+        for name, one in found.items()
+    }
+
+
+def allocate(
+    model: nn.Module, names: Collection[str], device: torch.device
+) -> dict[str, Allocated]:
+    """Put empty tensors on ``device`` in place of the named ones that are on ``meta``.
+
+    Tied weights stay tied, and keep dtype, ``requires_grad`` and attributes. Floating-point
+    tensors are full of NaN, so that what is left out shows.
+
+    Args:
+        model: changed in place.
+        names: first names, as ``registered`` gives them.
+        device: of the new tensors.
+
+    Returns:
+        The new tensors, by first name.
+
+    Raises:
+        CaptureError: if a parameter has hooks, which would be lost.
+    """
+    wanted = set(names)
+    made: dict[str, Allocated] = {}
+    for name, one in registered(model).items():
+        if name in wanted and one.tensor.is_meta:
+            empty = _empty_like(name, one.tensor, device)
+            _replace(model, one, empty)
+            made[name] = Allocated(empty, storage_key(empty))
+    return made
+
+
+def refuse_loose(model: nn.Module) -> None:
+    """Refuse tensors on ``meta`` that modules keep in plain attributes: nothing would fill them.
+
+    Raises:
+        CaptureError: naming one.
+    """
+    known = {id(one.tensor) for one in registered(model).values()}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key in {"_parameters", "_buffers", "_modules"}:
+                continue
+            loose = (leaf for leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.is_meta)
+            if any(id(leaf) not in known for leaf in loose):
+                msg = (
+                    f"{name or type(module).__name__}.{key} is a tensor on the meta device in a "
+                    "plain attribute, which nothing can give data; register it as a buffer or "
+                    "parameter, and use that one"
+                )
+                raise CaptureError(msg)
+
+
+def _empty_like(name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    empty = torch.empty_like(tensor.detach(), device=device)
+    if empty.is_floating_point() or empty.is_complex():
+        empty.fill_(torch.nan)
+    if not isinstance(tensor, nn.Parameter):
+        return empty
+    if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        msg = (
+            f"{name} is on the meta device and has a gradient hook, which its tensor with data "
+            "would not have; register hooks after the pipeline is built"
+        )
+        raise CaptureError(msg)
+    parameter = nn.Parameter(empty, tensor.requires_grad)
+    vars(parameter).update(vars(tensor))
+    return parameter
+
+
+def _replace(model: nn.Module, old: Registered, new: Tensor) -> None:
+    for name in old.names:
+        path, _, key = name.rpartition(".")
+        setattr(model.get_submodule(path), key, new)

@@ -1,0 +1,73 @@
+"""What a recording depends on besides shapes, and what it cannot hold."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from intandem.errors import CaptureError
+from intandem.recorder.functions import has_data_dependent_shape, selects_by_mask
+from intandem.recorder.graph import Guard
+from intandem.recorder.locations import user_location
+from intandem.recorder.trees import PLAIN, holds_tensors, leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def shape_guards(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    template: tuple[Any, Any],
+    stand_in: Callable[[Tensor], Any],
+    output: Any,
+) -> list[Guard]:
+    """Return guards on shapes that the values of tensors have decided.
+
+    Args:
+        function: that was called.
+        args: it was called with.
+        template: what stands for its arguments in the recording.
+        stand_in: returns what stands for a tensor.
+        output: what it returned.
+    """
+    if has_data_dependent_shape(function, args):
+        shapes = functools.partial(_shapes_of, function)
+        return [Guard(shapes, *template, _shapes(output), user_location())]
+    if not selects_by_mask(function):
+        return []
+    masks = [m for m in leaves(args[1:]) if isinstance(m, Tensor) and m.dtype == torch.bool]
+    return [Guard(_count, (stand_in(m),), {}, _count(m), user_location()) for m in masks]
+
+
+def refuse_hidden_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse arguments that hold tensors where nobody can see them.
+
+    Raises:
+        CaptureError: naming the call, the type and the line.
+    """
+    for leaf in leaves((args, kwargs)):
+        if isinstance(leaf, (Tensor, nn.Module, *PLAIN)) or callable(leaf):
+            continue
+        if holds_tensors(leaf, depth=3):
+            msg = (
+                f"{name} is given a {type(leaf).__name__} that holds tensors, at "
+                f"{user_location()}; such an object (a cache, say) cannot cross stages: "
+                "switch it off, or pass its tensors as arguments"
+            )
+            raise CaptureError(msg)
+
+
+def _shapes(output: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _shapes_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[int, ...]]:
+    return _shapes(function(*args, **kwargs))
+
+
+def _count(mask: Tensor) -> int:
+    return int(mask.sum())
