@@ -78,7 +78,9 @@ def test_meta(kind):
     else:
         model[1].register_buffer("scale", torch.zeros(1, device="meta"))
     name = "weight" if kind == "parameter" else "scale"
-    with pytest.raises(CaptureError, match=rf"^1\.{name} is on the meta .* say where its values come from"):
+    with pytest.raises(
+        CaptureError, match=rf"^1\.{name} is on the meta .* say where its values come from"
+    ):
         build(model)
 
 

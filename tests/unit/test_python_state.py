@@ -218,3 +218,39 @@ def test_a_block_of_no_length_keeps_its_buffers():
     x = torch.randn(6, 4, dtype=torch.float64)
 
     assert it.check(model, x, square, ranks=2, microbatches=3, recompute="all").equal
+
+
+class Scaling(nn.Linear):
+    """Computes with a number of its own."""
+
+    scale = 1.0
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+class Twice(nn.Module):
+    """Calls one block before and after another, so that two stages use its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.ModuleList([Scaling(4, 4)])
+        self.between = nn.Linear(4, 4)
+        self.double()
+
+    def forward(self, x):
+        return self.shared[0](torch.tanh(self.between(self.shared[0](x))))
+
+
+def test_a_number_on_a_block_that_is_called_twice():
+    """All its uses follow what the user sets between steps, and what is added or removed."""
+    model = Twice()
+    pipe, x = built(model)
+    with pipe:
+        for scale in (1.0, 3.0, None, 2.0):
+            if scale is None:
+                del model.shared[0].scale
+            else:
+                model.shared[0].scale = scale
+            expected = float(square(model(x), x).detach())
+            assert float(pipe.step(x)) == pytest.approx(expected, rel=1e-12)

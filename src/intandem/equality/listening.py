@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from intandem import testing
 from intandem.equality.trace import Key, Result, Trace, copies
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.functions import function_name, is_metadata, is_random
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
     from torch import nn
     from torch.autograd import Function
-
-_OURS = (str(Path(__file__).parent), str(Path(testing.__file__)))
 
 
 LOSS = Key("the loss", "the loss", 0)
@@ -91,7 +87,7 @@ class _Listener:
         """Keep what a function with its own autograd returns."""
         if not self._in_model or self._inside is not None:
             return proceed(*args, **kwargs)
-        return self._whole(function.__name__, user_location(*_OURS), proceed, args, kwargs)
+        return self._whole(function.__name__, user_location(), proceed, args, kwargs)
 
     def on_torch_function(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -110,7 +106,7 @@ class _Listener:
         with torch._C.DisableTorchFunction():
             self._note_dtype(result)
             if not is_metadata(function) and any(isinstance(x, Tensor) for x in leaves(result)):
-                key = self._key(function_name(function), user_location(*_OURS))
+                key = self._key(function_name(function), user_location())
                 if draws:
                     self._trace.drawing.add(key)
                 self._keep(key, result)

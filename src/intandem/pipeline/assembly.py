@@ -31,8 +31,10 @@ from intandem.pipeline.stages import (
 )
 from intandem.profiler.counted import NOMINAL_FLOP_PER_S, OperationMeter, counted_costs
 from intandem.profiler.segments import measure_segments
-from intandem.recorder.capture import left_as_it_was, record
+from intandem.recorder.capture import Run, left_as_it_was, record
 from intandem.recorder.cut import Segment, cut, segments
+from intandem.recorder.python_state import attributes_kept
+from intandem.recorder.repetition import check_repeated
 from intandem.recorder.trees import named_leaves
 from intandem.runtime.loss_guard import LeftBehind, Origin, tensors_in_attributes
 from intandem.runtime.losses import WholeBatchLoss, loss_term
@@ -116,15 +118,16 @@ def assemble(
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
     before = tensors_in_attributes(model)
     meter = OperationMeter() if lacks_parameters(model) else None
-    first = record(model, example, bind, blocks=request.blocks, meter=meter)
-    left = LeftBehind(before, tensors_in_attributes(model))
-    graph, found = first.graph, segments(first.graph)
-    check_stages_by_hand(model, found, placement.num_stages)
-    check_num_stages(found, placement.num_stages)
-    refuse_trained_loss(request.loss)
-    joining = _joining(request, first.output, example, bind)
-    subject = _Subject(request, graph, found, example, joining, source, meter)
-    loss = _example_loss(subject, first.output, Weights(model, graph), left)
+    with torch.enable_grad(), attributes_kept(model):
+        first = _recorded(request, example, bind, meter)
+        left = LeftBehind(before, tensors_in_attributes(model))
+        graph, found = first.graph, segments(first.graph)
+        check_stages_by_hand(model, found, placement.num_stages)
+        check_num_stages(found, placement.num_stages)
+        refuse_trained_loss(request.loss)
+        joining = _joining(request, first.output, example, bind)
+        subject = _Subject(request, graph, found, example, joining, source, meter)
+        loss = _example_loss(subject, first.output, Weights(model, graph), left)
     plan = _agree_on_plan(subject, home, placement.num_stages)
     cuts = cut(graph, [found[index].start for index in plan.starts])
     holders_of = owners_of(graph, cuts, placement)
@@ -143,7 +146,7 @@ def assemble(
     )
     recordings.expect_updates(graph)
     with torch.enable_grad():
-        recorded = recordings.find(example)
+        recorded = recordings.find(example, graph)
     if home.membership is not None:
         _record_all(model, recordings, examples)
         free_parameters(model, _held_by(home, holders_of))
@@ -164,6 +167,28 @@ def assemble(
         loss_is_sum=loss.count is not None,
         joining=joining,
     )
+
+
+def _recorded(
+    request: Request,
+    example: Any,
+    bind: Callable[[Any], Arguments],
+    meter: OperationMeter | None,
+) -> Run:
+    """Record the model, twice, to see that what it does is the same each time.
+
+    Where forwards run again in backward, state in attributes of blocks would advance twice, so that
+    it is let run from one recording to the next, and is seen. Attributes are left as the second
+    leaves them. Without parameters there are no numbers to compare.
+    """
+    model, blocks, kept = request.model, request.blocks, not request.recomputes
+    if meter is not None:
+        first = record(model, example, bind, blocks=blocks, meter=meter, keeps_attributes=False)
+        return first._replace(tensors=())
+    first = record(model, example, bind, blocks=blocks, keeps_attributes=kept)
+    second = record(model, example, bind, blocks=blocks, keeps_attributes=False)
+    check_repeated(first, second.detached())
+    return first._replace(tensors=())
 
 
 def _record_all(model: nn.Module, recordings: Recordings, examples: Sequence[Any]) -> None:
@@ -257,7 +282,7 @@ def _costs(subject: _Subject, num_threads: int) -> tuple[SegmentCost, ...]:
     named = dict(named_leaves(subject.example))
     tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
     weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
-    with _threads(num_threads), torch.enable_grad():
+    with _threads(num_threads), torch.enable_grad(), attributes_kept(request.model):
         return measure_segments(subject.graph, found, weights, tensors, subject.loss)
 
 

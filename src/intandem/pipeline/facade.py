@@ -185,7 +185,7 @@ class Pipeline:
         """Yield this process's parameters and the user's names for them."""
         own = set(self._assembly.home.own_ranks)
         for name, parameter in self._model.named_parameters():
-            if own & set(self._assembly.holders_of[name]):
+            if own & set(self._assembly.holders_of.get(name, ())):
                 yield name, parameter
 
     def clip_grad_norm_(self, max_norm: float) -> float:

@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from intandem.errors import CaptureError, PipelineError
+from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature
 from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, refs
-from intandem.recorder.python_state import AttributesWatched
+from intandem.recorder.python_state import (
+    AttributesWatched,
+    attributes_kept,
+    python_generators_kept,
+)
 from intandem.recorder.recording import Recorder, listening
+from intandem.recorder.refusals import FilledInError
 from intandem.recorder.skeleton import RunWithoutDataError
 from intandem.recorder.trees import map_tree, named_leaves
+from intandem.recorder.values import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -55,10 +62,16 @@ def capture(
 
 
 class Run(NamedTuple):
-    """A recording, and what the model returned while it was made."""
+    """A recording, what the model returned while it was made, and the tensor of every value."""
 
     graph: Graph
     output: Any
+    tensors: tuple[Tensor, ...]
+
+    def detached(self) -> Run:
+        """Return the same without what autograd keeps."""
+        output = map_tree(lambda x: x.detach() if isinstance(x, Tensor) else x, self.output)
+        return Run(self.graph, output, tuple(tensor.detach() for tensor in self.tensors))
 
 
 class Meter(Protocol):
@@ -69,13 +82,15 @@ class Meter(Protocol):
         ...
 
 
-def record(
+def record(  # noqa: PLR0913  (used by two modules)
     model: nn.Module,
     batch: Any,
     bind: Callable[[Any], Arguments],
     updated: Collection[str] = (),
     blocks: Sequence[str | type[nn.Module]] = (),
     meter: Meter | None = None,
+    *,
+    keeps_attributes: bool = True,
 ) -> Run:
     """Do what ``capture`` says, and return the output as well.
 
@@ -86,13 +101,20 @@ def record(
         updated: buffers known to be updated, even where this run has no data to show it.
         blocks: as for ``capture``.
         meter: looks on.
+        keeps_attributes: put attributes that forward sets back afterwards.
     """
     without_data: set[int] = set()
+    manner = _Manner(updated, blocks, meter, without_data, keeps_attributes)
+    is_filled_in = False
     while True:
         try:
-            return _record_once(model, batch, bind, _Manner(updated, blocks, meter, without_data))
+            return _record_once(model, batch, bind, manner)
         except RunWithoutDataError as error:
             without_data.add(error.call)
+        except FilledInError:  # what is filled in once is not, the second time
+            if is_filled_in:
+                raise
+            is_filled_in = True
 
 
 class _Manner(NamedTuple):
@@ -102,6 +124,7 @@ class _Manner(NamedTuple):
     blocks: Sequence[str | type[nn.Module]]
     meter: Meter | None
     without_data: Collection[int]
+    keeps_attributes: bool
 
 
 def _record_once(
@@ -111,18 +134,18 @@ def _record_once(
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
     recorder = Recorder(model, [leaf for _, leaf in named], manner.blocks, manner.without_data)
     arguments = bind(own)
-    with left_as_it_was(model) as saved:
+    kept = attributes_kept(model, on_success=manner.keeps_attributes)
+    with left_as_it_was(model) as saved, kept, _unwritten([leaf for _, leaf in named]):
         registered = _registered(model)
+        versions = {name: version_of(p) for name, p in model.named_parameters()}
         attributes = AttributesWatched(model, recorder.blocks)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
-        try:
-            with listening(recorder), without_nested_tensors(), metered:
-                output = map_tree(_used, _forward(model, arguments))
-                recorder.check_python_generators()
-        except RunWithoutDataError:
-            attributes.put_back()
-            raise
+        with listening(recorder), without_nested_tensors(), metered:
+            output = map_tree(_used, call_forward(model, arguments))
+            recorder.check_python_generators()
+        attributes.look()
         _refuse_replaced(registered, _registered(model), recorder)
+        _refuse_written(model, versions)
         changed = {name for name, before in saved.items() if _differs(model, name, before)}
     names = tuple(name for name, _ in named)
     changed |= {*manner.updated, *recorder.updated_without_data()}
@@ -140,7 +163,7 @@ def _record_once(
             'Pipeline(..., recompute="all"), or checkpoint inside the blocks',
             recorder.checkpointed[0],
         )
-    return Run(graph, output)
+    return Run(graph, output, tuple(draft.tensor for draft in recorder.values.drafts))
 
 
 def _used(leaf: Any) -> Any:
@@ -148,7 +171,21 @@ def _used(leaf: Any) -> Any:
     return leaf.view_as(leaf) if isinstance(leaf, nn.Parameter) else leaf
 
 
-def _forward(model: nn.Module, arguments: Arguments) -> Any:
+@contextmanager
+def _unwritten(batch: Sequence[Tensor]) -> Iterator[None]:
+    """Put tensors of a batch back that ``forward`` writes to: it is yet to be trained on."""
+    before = [(leaf, version_of(leaf), leaf.clone()) for leaf in batch if not leaf.is_meta]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for leaf, version, content in before:
+                if version_of(leaf) != version:
+                    leaf.copy_(content)
+
+
+def call_forward(model: nn.Module, arguments: Arguments) -> Any:
+    """Call the model while it is recorded; frames beyond this one are not the model's."""
     try:
         return model(*arguments.args, **arguments.kwargs)
     except PipelineError:
@@ -236,12 +273,7 @@ def _check_guards(guards: list[Guard], values: tuple[Value, ...], changing: set[
         fixed = all(values[value].derived for value in refs(guard.args, guard.kwargs))
         if fixed and not names & changing:
             continue
-        msg = (
-            f"what forward does next depends on the value of an activation or parameter, at "
-            f"{guard.location}; it may differ for every micro-batch, so it cannot be recorded: "
-            "move that code into a module in a ModuleList, or use torch.where"
-        )
-        raise CaptureError(msg)
+        raise refusals.depends_on_activation(guard)
 
 
 def _registered(model: nn.Module) -> dict[str, int]:
@@ -263,6 +295,12 @@ def _refuse_replaced(before: dict[str, int], after: dict[str, int], recorder: Re
             raise CaptureError(msg)
 
 
+def _refuse_written(model: nn.Module, versions: dict[str, int]) -> None:
+    for name, parameter in model.named_parameters():
+        if version_of(parameter) != versions.get(name, version_of(parameter)):
+            raise refusals.parameter_written(name, "inside the block that has it")
+
+
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Put buffers, random state and ``use_cache`` back afterwards; yields the buffers' values."""
@@ -271,7 +309,11 @@ def left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     saved = {name: buffer.detach().clone() for name, buffer in buffers.items()}
     devices = range(torch.cuda.device_count())
     try:
-        with torch.random.fork_rng(devices=devices), without_cache(model):
+        with (
+            torch.random.fork_rng(devices=devices),
+            without_cache(model),
+            python_generators_kept(),
+        ):
             yield saved
     finally:
         with torch.no_grad():

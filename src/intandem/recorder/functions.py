@@ -16,7 +16,7 @@ _METADATA = frozenset(
     "is_tensor is_nested promote_types sym_size sym_numel sym_stride".split()
 )
 _EFFECTS = frozenset(["__setitem__", "__set__", "__delitem__", "register_hook", "retain_grad"])
-_FORBIDDEN = frozenset(["backward", "numpy", "__array__", "share_memory_"])
+_FORBIDDEN = frozenset(["backward", "grad", "numpy", "__array__", "share_memory_"])
 
 _DATA_SHAPED = frozenset(
     "nonzero nonzero_numpy argwhere unique unique_consecutive unique_dim bincount "

@@ -143,6 +143,7 @@ class Guard:
         kwargs: likewise.
         outcome: the Python value it gave.
         location: ``file:line`` of the user's code.
+        module: name of the innermost module that it happened in; empty for the model itself.
     """
 
     target: Callable[..., Any]
@@ -150,6 +151,7 @@ class Guard:
     kwargs: dict[str, Any]
     outcome: object
     location: str
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from intandem.errors import CaptureError
+from intandem.recorder import refusals
 from intandem.recorder.functions import has_data_dependent_shape, selects_by_mask
 from intandem.recorder.graph import Guard
-from intandem.recorder.locations import user_location
+from intandem.recorder.locations import user_place
 from intandem.recorder.trees import PLAIN, holds_tensors, leaves
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def shape_guards(
     """
     if has_data_dependent_shape(function, args):
         shapes = functools.partial(_shapes_of, function)
-        return [Guard(shapes, *template, _shapes(output), user_location())]
+        return [Guard(shapes, *template, _shapes(output), user_place())]
     if not selects_by_mask(function):
         return []
     masks = [m for m in leaves(args[1:]) if isinstance(m, Tensor) and m.dtype == torch.bool]
-    return [Guard(_count, (stand_in(m),), {}, _count(m), user_location()) for m in masks]
+    return [Guard(_count, (stand_in(m),), {}, _count(m), user_place()) for m in masks]
 
 
 def refuse_hidden_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -53,12 +53,7 @@ def refuse_hidden_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, An
         if isinstance(leaf, (Tensor, nn.Module, *PLAIN)) or callable(leaf):
             continue
         if holds_tensors(leaf, depth=3):
-            msg = (
-                f"{name} is given a {type(leaf).__name__} that holds tensors, at "
-                f"{user_location()}; such an object (a cache, say) cannot cross stages: "
-                "switch it off, or pass its tensors as arguments"
-            )
-            raise CaptureError(msg)
+            raise refusals.hidden_in_object(name, type(leaf).__name__, user_place())
 
 
 def _shapes(output: Any) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import weakref
 from collections import Counter
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from intandem.errors import CaptureError
+from intandem.recorder import refusals
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.functions import (
     function_name,
@@ -26,7 +27,7 @@ from intandem.recorder.functions import (
 from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.interception import intercepted
-from intandem.recorder.locations import user_location
+from intandem.recorder.locations import user_location, user_place
 from intandem.recorder.python_state import PythonGenerators
 from intandem.recorder.skeleton import (
     Activity,
@@ -89,6 +90,8 @@ class Recorder:
         self._random_glue = 0
         self._allowed: set[int] | None = None
         self._seen_inside: set[str] = set()
+        self._inside: list[nn.Module] = []
+        self._name_of = {module: name for name, module in model.named_modules()}
         named = [*_named(model, "parameters"), *_named(model, "buffers")]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
         self.parameters = {name for name, _ in _named(model, "parameters")}
@@ -104,8 +107,14 @@ class Recorder:
         self, module: nn.Module, proceed: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         """Keep a block whole; let other modules run, so that their glue is seen."""
-        if self._allowed is not None or module not in self.blocks:
+        if self._allowed is not None:
             return proceed(*args, **kwargs)
+        if module not in self.blocks:
+            self._inside.append(module)
+            try:
+                return proceed(*args, **kwargs)
+            finally:
+                self._inside.pop()
         name = self.blocks[module]
         return self._call(Target(CallKind.BLOCK, name, None, module, proceed), args, kwargs)
 
@@ -139,10 +148,7 @@ class Recorder:
         if is_metadata(function):
             return function(*args, **kwargs)
         if is_forbidden(function):
-            msg = (
-                f"forward calls {function_name(function)}() between blocks, at {user_location()}; "
-            )
-            raise CaptureError(msg + "move it into a module of its own, or out of forward")
+            raise refusals.not_repeatable(function_name(function), user_place())
         name = function_name(function)
         return self._call(Target(CallKind.GLUE, name, function, None, function), args, kwargs)
 
@@ -165,6 +171,8 @@ class Recorder:
         output = self._run(target, args, kwargs, given)
         drew = self.noticed_random or not torch.equal(generator, torch.get_rng_state())
         written = {k: t for k, (t, before) in watched.items() if version_of(t) != before}
+        if names := self.parameters & {self._attr_of.get(k, "") for k in written}:
+            raise refusals.parameter_written(min(names), f"at {user_place()}")
         if self._is_nothing_new(target, given, output, has_effect=bool(written)):
             return output
         results = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor)]
@@ -272,11 +280,7 @@ class Recorder:
             if (name := self._attr_of.get(id(self._skeleton.real(leaf)))) is not None:
                 self._seen_inside.add(name)
             elif self.values.find(leaf) is not None and id(leaf) not in (self._allowed or ()):
-                msg = (
-                    f"a tensor made outside a block reaches {function_name(function)}() inside it "
-                    f"through a Python object, at {user_location()}; pass it as an argument"
-                )
-                raise CaptureError(msg)
+                raise refusals.reached_through_object(function_name(function), user_place())
 
     # Values.
 
@@ -289,17 +293,9 @@ class Recorder:
         if (name := self._attr_of.get(id(leaf))) is not None:
             return Attr(name)
         if (made := self._made_inside.get(id(leaf))) is not None and made() is leaf:
-            msg = (
-                f"a tensor made inside a block is used outside it, at {user_location()}, and is "
-                "not among what the block returns; return it, instead of leaving it in an attribute"
-            )
-            raise CaptureError(msg)
+            raise refusals.left_inside(user_place())
         if leaf.requires_grad:
-            msg = (
-                f"forward uses a tensor that needs gradients and is neither a parameter nor made "
-                f"in this call, at {user_location()}; register it as a parameter, or detach it"
-            )
-            raise CaptureError(msg)
+            raise refusals.not_registered(user_place())
         self._kept.append(leaf)
         return leaf
 
@@ -333,14 +329,19 @@ class Recorder:
     ) -> None:
         if not given:
             return
-        guard = Guard(target.function or target.proceed, *template, outcome, user_location())
-        self.guards.append(guard)
+        function = target.function or target.proceed
+        self.guards.append(Guard(function, *template, outcome, user_place(), self._module()))
+
+    def _module(self) -> str:
+        """Return the name of the innermost module that is not a block; empty for the model."""
+        return self._name_of.get(self._inside[-1], "") if self._inside else ""
 
     def _guard_shapes(
         self, target: Target, args: tuple[Any, ...], template: tuple[Any, Any], output: Any
     ) -> None:
         if target.kind is CallKind.GLUE and target.function is not None:
-            self.guards += shape_guards(target.function, args, template, self.template, output)
+            found = shape_guards(target.function, args, template, self.template, output)
+            self.guards += [dataclasses.replace(guard, module=self._module()) for guard in found]
 
     def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
         names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of} | self._seen_inside

@@ -106,11 +106,15 @@ class Recordings:
         self._updated: dict[tuple[bool, ...], set[str]] = {}
         self.num_recordings = 0
 
-    def find(self, batch: Any) -> Recorded:
+    def find(self, batch: Any, made: Graph | None = None) -> Recorded:
         """Return a recording that holds for ``batch``, made now if there is none.
 
         The current gradient and autocast modes of this thread and the modules' training flags
         are part of what a recording is for.
+
+        Args:
+            batch: a micro-batch.
+            made: a recording of it, if there is one.
 
         Raises:
             CaptureError: if a new recording is needed and cannot be made or cut alike.
@@ -121,9 +125,9 @@ class Recordings:
                 return recorded
         training = tuple(module.training for module in self._model.modules())
         updated = self._updated.setdefault(training, set())
-        recorded = self.add(
-            record(self._model, batch, self._bind, updated, self._named_blocks).graph
-        )
+        if made is None:
+            made = record(self._model, batch, self._bind, updated, self._named_blocks).graph
+        recorded = self.add(made)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
         self._known.setdefault(key, []).append(recorded)
         if len(self._known) > _MAX_KEYS:

@@ -162,7 +162,7 @@ class Weights:
             alias.requires_grad_(original.requires_grad)
         for original_module, clone in self._clones.values():
             for source, target in zip(original_module.modules(), clone.modules(), strict=True):
-                target.training = source.training
+                _follow(source, target)
 
     def _parameter_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self._model.named_parameters())
@@ -221,6 +221,19 @@ def _clone(
         elif isinstance(value, list) and any(id(item) in replaced for item in value):
             state[key] = [_replacement(item, replaced) for item in value]
     return clone
+
+
+def _follow(source: nn.Module, clone: nn.Module) -> None:
+    """Let a clone have the attributes that its original has now."""
+    own = set(vars(clone)) & {"_parameters", "_modules"}
+    own |= {key for key, value in vars(clone).items() if _holds_parameters(value)}
+    for key in set(vars(clone)) - set(vars(source)) - own:
+        del vars(clone)[key]
+    vars(clone).update({k: v for k, v in vars(source).items() if k not in own})
+
+
+def _holds_parameters(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, nn.Parameter) for item in value)
 
 
 def _replacement(item: Any, replaced: dict[int, nn.Parameter]) -> Any:

@@ -1,0 +1,106 @@
+"""What a recording cannot hold, in words: where it is, what it is, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from intandem.errors import CaptureError
+
+if TYPE_CHECKING:
+    from intandem.recorder.graph import Guard
+
+
+class FilledInError(CaptureError):
+    """Forward filled in what an object lacked; it may be that it does so only once."""
+
+
+def hidden_in_object(call: str, kind: str, place: str) -> CaptureError:
+    """A cache or another Python object carries tensors from call to call."""
+    return CaptureError(
+        f"{call} is given a {kind} that holds tensors, at {place}; such an object (a cache, say) "
+        "cannot cross stages: switch it off, or pass its tensors as arguments"
+    )
+
+
+def reached_through_object(function: str, place: str) -> CaptureError:
+    """A block reads a tensor that it was not given."""
+    return CaptureError(
+        f"a tensor made outside a block reaches {function}() inside it through a Python object, at "
+        f"{place}; pass it as an argument"
+    )
+
+
+def left_inside(place: str) -> CaptureError:
+    """Glue reads a tensor that a block made and did not return."""
+    return CaptureError(
+        f"a tensor made inside a block is used outside it, at {place}, and is not among what the "
+        "block returns; return it, instead of leaving it in an attribute or in a dictionary that "
+        "the block was given"
+    )
+
+
+def not_registered(place: str) -> CaptureError:
+    """A tensor that needs gradients comes from nowhere."""
+    return CaptureError(
+        "forward uses a tensor that needs gradients and is neither a parameter nor made in this "
+        f"call, at {place}; register it as a parameter, or detach it"
+    )
+
+
+def not_repeatable(function: str, place: str) -> CaptureError:
+    """A function whose second call would not give what a recording needs."""
+    return CaptureError(
+        f"forward calls {function}() between blocks, at {place}; move it into a module of its own "
+        "and keep that whole (in a ModuleList, or blocks=[...]), or move it out of forward"
+    )
+
+
+def parameter_written(name: str, place: str) -> CaptureError:
+    """Forward changes a parameter, which building would then have done too."""
+    return CaptureError(
+        f"forward writes to the parameter {name}, {place}; parameters change between steps only: "
+        "write to it after optimizer.step(), or make it a buffer"
+    )
+
+
+def attribute_set(name: str, where: str) -> CaptureError:
+    """Python state that forward changes would stay as it was when recorded."""
+    return CaptureError(
+        f"forward sets {name} between blocks{where}, which a recording cannot repeat; keep it in a "
+        "buffer that is written to in place, keep the module around it whole (blocks=[...]), or "
+        "set it outside of forward"
+    )
+
+
+def constant_changes(call: str, before: object, after: object, place: str) -> CaptureError:
+    """Glue computed with another Python value when it ran again on the same batch."""
+    return CaptureError(
+        f"forward calls {call}() with {before!r} in one run and with {after!r} in the next on the "
+        f"same batch, at {place}, so something in Python is carried from run to run (a global, a "
+        "clock, an iterator); a recording would repeat the first for ever: keep it in a buffer "
+        "that is written to in place, or pass it in the batch"
+    )
+
+
+def not_repeated(what: str) -> CaptureError:
+    """A second run on the same batch with the same draws gave other numbers."""
+    return CaptureError(
+        "forward returns other numbers when it is run again on the same batch with the same random "
+        f"draws, so something is carried from run to run outside of buffers; {what}: keep it in a "
+        "buffer that is written to in place, or pass it in the batch"
+    )
+
+
+def depends_on_activation(guard: Guard) -> CaptureError:
+    """What Python does next hangs on numbers that only a run knows."""
+    whole = (
+        f"keep the module around it whole (blocks=[{guard.module!r}])"
+        if guard.module
+        else "move that code into a module of its own and keep it whole (blocks=[...])"
+    )
+    return CaptureError(
+        f"what forward does next depends on the value of an activation or parameter, at "
+        f"{guard.location}; it may differ for every micro-batch, so it cannot be recorded: "
+        f"{whole}, or use torch.where; what is only looked at can be looked at in a forward hook "
+        "of a block"
+    )
