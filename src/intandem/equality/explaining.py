@@ -53,6 +53,14 @@ def difference_of(found: Run, expected: Run, equality: Equality) -> Difference |
     return first_difference(found.trace, expected.trace, least_of(equality))
 
 
+def is_weighed_wrong(found: Run, expected: Run, equality: Equality) -> bool:
+    """Tell whether every gradient is off by the same factor, though outputs are the same."""
+    if equality.max_output_error > equality.tolerance:
+        return False
+    factor = common_factor(found.numbers.gradients, expected.numbers.gradients)
+    return factor is not None and abs(factor - 1) > SMALL
+
+
 def explained(
     cause: Cause, found: Run, expected: Run, equality: Equality, difference: Difference | None
 ) -> Finding:
@@ -149,5 +157,6 @@ _ROWS_REMEDY = (
 )
 _LOSS_REMEDY = (
     "return LossSum(sum, count) from the loss if it is a mean over something else than rows (or "
-    "give count=); a loss that compares rows with each other needs the whole batch: microbatches=1"
+    "give count=); where it compares rows with each other, give the pipeline "
+    "loss=WholeBatchLoss(loss_fn), which computes it once, on the outputs of all micro-batches"
 )

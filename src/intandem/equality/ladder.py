@@ -18,6 +18,7 @@ from intandem.equality.explaining import (
     difference_of,
     explained,
     explained_microbatching,
+    is_weighed_wrong,
     place_of,
     worst_of,
 )
@@ -29,6 +30,7 @@ from intandem.equality.witness import one_process
 from intandem.ir import Action, ActionKind, Placement, Schedule
 from intandem.recorder.capture import left_as_it_was
 from intandem.recorder.stage_chain import StageChain
+from intandem.runtime.losses import WholeBatchLoss
 from intandem.runtime.microbatch import split_batch
 
 if TYPE_CHECKING:
@@ -143,9 +145,9 @@ class _Ladder:
     def _steps(self) -> Iterator[_Step]:
         setting, count = self._setting, self._num_microbatches
         yield self._step(f"one stage, {count} micro-batches", Cause.MICROBATCHING)
-        naive = replace(setting, schedule="naive", recompute="none")
-        name = f"{setting.ranks} stages, one micro-batch at a time"
-        yield _Step(name, Cause.CUTTING, naive)
+        plain = replace(setting, schedule=self._plain_schedule, recompute="none")
+        how = "all forwards first" if self._is_whole_batch else "one micro-batch at a time"
+        yield _Step(f"{setting.ranks} stages, {how}", Cause.CUTTING, plain)
         asked = replace(setting, recompute="none")
         yield _Step(
             f"{setting.ranks} stages, schedule {setting.schedule_name}", Cause.SCHEDULE, asked
@@ -160,12 +162,23 @@ class _Ladder:
             splitting = replace(splitting, microbatches=microbatches)
         more = {k: v for k, v in self._setting.more.items() if k not in {"split_points", "stages"}}
         num_stages = self._job.model.num_stages if isinstance(self._job.model, StageChain) else 1
-        schedule = _on_one_rank(int(num_stages), splitting.microbatches)
+        schedule = _on_one_rank(
+            int(num_stages), splitting.microbatches, forwards_first=self._is_whole_batch
+        )
         setting = replace(
             self._setting, ranks=1, splitting=splitting, schedule=schedule, recompute="none",
             more=more,
         )  # fmt: skip
         return _Step(name, cause, setting)
+
+    @property
+    def _is_whole_batch(self) -> bool:
+        return isinstance(self._job.loss, WholeBatchLoss)
+
+    @property
+    def _plain_schedule(self) -> str:
+        """The simplest one; a loss of the whole batch wants every forward first."""
+        return "gpipe" if self._is_whole_batch else "naive"
 
     # Plain runs.
 
@@ -245,6 +258,8 @@ class _Ladder:
         if equality.equal:
             return None
         difference = difference_of(found, expected, equality)
+        if is_weighed_wrong(found, expected, equality):
+            return explained(Cause.MICROBATCHING, found, expected, equality, difference)
         if difference is not None and self._is_random(difference, step, job, expected):
             place = place_of(difference, found)
             why = f"its draws differ from one process's, and with them {worst_of(equality)}"
@@ -278,12 +293,22 @@ def _tandem(job: Job, setting: Setting) -> Run:
     return Run(numbers, trace, model)
 
 
-def _on_one_rank(num_stages: int, num_microbatches: int) -> Schedule:
-    """Return the order that runs every micro-batch through all stages and back on rank 0."""
+def _on_one_rank(num_stages: int, num_microbatches: int, *, forwards_first: bool) -> Schedule:
+    """Return the order that runs micro-batches through all stages and back on rank 0.
+
+    Args:
+        num_stages: all on rank 0.
+        num_microbatches: of the schedule.
+        forwards_first: whether every forward comes before any backward, or one micro-batch goes
+            through and back before the next.
+    """
+    size = num_microbatches if forwards_first else 1
+    groups = [range(first, first + size) for first in range(0, num_microbatches, size)]
     row = tuple(
         Action(stage, kind, microbatch)
-        for microbatch in range(num_microbatches)
+        for group in groups
         for kind, order in ((ActionKind.F, 1), (ActionKind.B, -1))
+        for microbatch in group
         for stage in range(num_stages)[::order]
     )
     return Schedule("one rank", Placement((0,) * num_stages), num_microbatches, (row,))
