@@ -25,6 +25,9 @@ FAMILIES = (
     "timm_models",
     "timm_convolutions",
     "plain",
+    "plain_arguments",
+    "plain_weights",
+    "plain_sequences",
 )
 """Files of this folder with entries, in the order of the table."""
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from intandem.recorder.trees import leaves
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -21,6 +25,15 @@ _FORBIDDEN = frozenset(["backward", "grad", "numpy", "__array__", "share_memory_
 _DATA_SHAPED = frozenset(
     "nonzero nonzero_numpy argwhere unique unique_consecutive unique_dim bincount "
     "repeat_interleave".split()
+)
+_MADE_OF_NUMBERS = frozenset(
+    "arange range zeros ones empty full linspace logspace eye rand randn randint randperm "
+    "tril_indices triu_indices".split()
+)
+_SIZED_BY_NUMBERS = _MADE_OF_NUMBERS | frozenset(
+    "new_zeros new_ones new_empty new_full view reshape expand broadcast_to repeat tile narrow "
+    "unflatten unfold split split_with_sizes tensor_split chunk topk pad interpolate as_strided "
+    "diagonal diag diag_embed".split()
 )
 
 _DROPOUTS = frozenset(
@@ -95,14 +108,39 @@ def updates_statistics(
     return function_name(function) in _NORMALISATIONS and bool(training)
 
 
-def has_data_dependent_shape(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+def has_data_dependent_shape(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
     """Tell whether the values of the arguments decide the shape of the result."""
     name = function_name(function)
     if name == "where":
         return len(args) == 1
     if name == "repeat_interleave":
         return len(args) > 1 and not isinstance(args[1], int)
+    if name == "one_hot":
+        return _number(args, kwargs, 1, "num_classes", -1) < 0
     return name in _DATA_SHAPED
+
+
+def packs_by_length(function: Callable[..., Any]) -> bool:
+    """Tell whether ``function`` packs its first argument by the lengths in its second."""
+    return function_name(function) == "_pack_padded_sequence"
+
+
+def sizes_given(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Tensor]:
+    """Return the tensors that are given as sizes (``x[:, :t]``, ``torch.arange(t)``)."""
+    name = function_name(function)
+    sizes: Any = ()
+    if name == "__getitem__":
+        keys = args[1] if isinstance(args[1], tuple) else args[1:]
+        sizes = [key for key in keys if isinstance(key, slice)]
+    elif name in _MADE_OF_NUMBERS:
+        sizes = (args, dict(kwargs))
+    elif name in _SIZED_BY_NUMBERS:
+        sizes = (args[1:], dict(kwargs))
+    return [leaf for leaf in leaves(sizes) if isinstance(leaf, Tensor)]
 
 
 def selects_by_mask(function: Callable[..., Any]) -> bool:

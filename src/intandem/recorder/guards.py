@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from intandem.recorder import refusals
-from intandem.recorder.functions import has_data_dependent_shape, selects_by_mask
+from intandem.recorder.functions import (
+    has_data_dependent_shape,
+    packs_by_length,
+    selects_by_mask,
+    sizes_given,
+)
 from intandem.recorder.graph import Guard
 from intandem.recorder.locations import user_place
 from intandem.recorder.trees import PLAIN, holds_tensors, leaves
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 def shape_guards(
     function: Callable[..., Any],
-    args: tuple[Any, ...],
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
     template: tuple[Any, Any],
     stand_in: Callable[[Tensor], Any],
     output: Any,
@@ -29,14 +34,20 @@ def shape_guards(
 
     Args:
         function: that was called.
-        args: it was called with.
+        arguments: positional and keyword arguments it was called with.
         template: what stands for its arguments in the recording.
         stand_in: returns what stands for a tensor.
         output: what it returned.
     """
-    if has_data_dependent_shape(function, args):
+    args, kwargs = arguments
+    if has_data_dependent_shape(function, args, kwargs):
         shapes = functools.partial(_shapes_of, function)
         return [Guard(shapes, *template, _shapes(output), user_place())]
+    if sizes := sizes_given(function, args, kwargs):
+        return [Guard(_numbers, (stand_in(t),), {}, _numbers(t), user_place()) for t in sizes]
+    if packs_by_length(function):
+        lengths = args[1]
+        return [Guard(_packed, (stand_in(lengths),), {}, _packed(lengths), user_place())]
     if not selects_by_mask(function):
         return []
     masks = [m for m in leaves(args[1:]) if isinstance(m, Tensor) and m.dtype == torch.bool]
@@ -66,3 +77,11 @@ def _shapes_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[
 
 def _count(mask: Tensor) -> int:
     return int(mask.sum())
+
+
+def _numbers(sizes: Tensor) -> object:
+    return sizes.tolist()
+
+
+def _packed(lengths: Tensor) -> tuple[int, int]:
+    return int(lengths.sum()), int(lengths.max())

@@ -179,7 +179,7 @@ class Recorder:
         if not results and not is_effect(target.function or target.proceed):
             self._guard(target, template, given, output)
             return output
-        self._guard_shapes(target, args, template, output)
+        self._guard_shapes(target, (args, kwargs), template, output)
         seen = _Seen(template, given, buffers, list(written.values()), autocast, drew)
         self.calls.append(self._as_call(target, seen, output, results))
         self._kept.append((args, kwargs, output))
@@ -337,10 +337,10 @@ class Recorder:
         return self._name_of.get(self._inside[-1], "") if self._inside else ""
 
     def _guard_shapes(
-        self, target: Target, args: tuple[Any, ...], template: tuple[Any, Any], output: Any
+        self, target: Target, given: tuple[Any, Any], template: tuple[Any, Any], output: Any
     ) -> None:
         if target.kind is CallKind.GLUE and target.function is not None:
-            found = shape_guards(target.function, args, template, self.template, output)
+            found = shape_guards(target.function, given, template, self.template, output)
             self.guards += [dataclasses.replace(guard, module=self._module()) for guard in found]
 
     def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:

@@ -39,7 +39,10 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
         return {key: map_tree(function, child) for key, child in tree.items()}
     if kind is slice:
         return slice(*(map_tree(function, part) for part in (tree.start, tree.stop, tree.step)))
-    if kind in _pytree.SUPPORTED_NODES or _is_namedtuple(tree):
+    if _is_namedtuple(tree) and kind not in _pytree.SUPPORTED_NODES:
+        # not by its constructor, which may ask for what leaves are replaced by
+        return tuple.__new__(kind, [map_tree(function, child) for child in tree])
+    if kind in _pytree.SUPPORTED_NODES:
         children, spec = _pytree.tree_flatten(tree, is_leaf=lambda node: node is not tree)
         return _pytree.tree_unflatten([map_tree(function, child) for child in children], spec)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type | Leaf):

@@ -8,7 +8,6 @@ cut. ``TiedWeights`` says which parts there are.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -209,8 +208,10 @@ def _clone(
     done = {} if done is None else done
     if id(module) in done:
         return done[id(module)]
-    clone = done[id(module)] = copy.copy(module)
+    kind = type(module)
+    clone = done[id(module)] = kind.__new__(kind)  # copy.copy refuses parametrized modules
     state = vars(clone)
+    state.update(vars(module))
     for key, value in list(state.items()):
         if key == "_parameters":
             state[key] = {k: _replacement(p, replaced) for k, p in value.items()}
