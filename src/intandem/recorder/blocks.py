@@ -11,7 +11,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from intandem.recorder.stage_chain import StageChain
@@ -131,3 +131,24 @@ def has_state(module: nn.Module) -> bool:
     persistent = set(module._buffers) - module._non_persistent_buffers_set
     has_parameters = any(True for _ in module.parameters(recurse=False))
     return any(map(len, hooks)) or bool(persistent) or has_parameters
+
+
+class Inside:
+    """What is registered in blocks, for as long as no module is added or removed."""
+
+    def __init__(self) -> None:
+        self._modules: dict[nn.Module, tuple[nn.Module, ...]] = {}
+        self._parameters: dict[nn.Module, tuple[nn.Parameter, ...]] = {}
+
+    def parameters(self, module: nn.Module) -> tuple[nn.Parameter, ...]:
+        """Return the parameters of ``module`` and the modules in it."""
+        if module not in self._parameters:
+            self._parameters[module] = tuple(module.parameters())
+        return self._parameters[module]
+
+    def buffers(self, module: nn.Module) -> list[Tensor]:
+        """Return the buffers that ``module`` and the modules in it have now."""
+        if module not in self._modules:
+            self._modules[module] = tuple(module.modules())
+        tables = (m._buffers for m in self._modules[module] if m._buffers)
+        return [buffer for table in tables for buffer in table.values() if buffer is not None]

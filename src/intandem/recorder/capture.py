@@ -146,7 +146,7 @@ def _record_once(
         attributes.look()
         _refuse_replaced(registered, _registered(model), recorder)
         _refuse_written(model, versions)
-        changed = {name for name, before in saved.items() if _differs(model, name, before)}
+        changed = {buffer.name for buffer in saved if buffer.differs()}
     names = tuple(name for name, _ in named)
     changed |= {*manner.updated, *recorder.updated_without_data()}
     graph = _finished(model, recorder, names, output, changed)
@@ -209,8 +209,7 @@ def _finished(
 ) -> Graph:
     output = map_tree(recorder.template, output)
     calls = [
-        dataclasses.replace(call, updates=tuple(n for n in call.buffers if n in updated))
-        for call in _without_dead_renewals(recorder.calls, output)
+        _with_updates(call, updated) for call in _without_dead_renewals(recorder.calls, output)
     ]
     derived_calls = _derived_calls(calls, recorder.values.drafts, updated)
     values = tuple(_value(draft, derived_calls) for draft in recorder.values.drafts)
@@ -221,6 +220,11 @@ def _finished(
     return Graph(values, inputs, tuple(calls), tuple(recorder.guards), output, unused)
 
 
+def _with_updates(call: Call, updated: set[str]) -> Call:
+    updates = tuple(name for name in call.buffers if name in updated)
+    return dataclasses.replace(call, updates=updates) if updates else call
+
+
 def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
     """Drop (old, new) pairs whose new value nobody reads."""
     used = set(refs(output))
@@ -228,7 +232,7 @@ def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
     for call in reversed(calls):
         pairs = tuple(pair for pair in call.renewed if pair[1] in used)
         used |= {old for old, _ in pairs} | set(refs(call.args, call.kwargs))
-        kept.append(dataclasses.replace(call, renewed=pairs))
+        kept.append(dataclasses.replace(call, renewed=pairs) if call.renewed else call)
     return kept[::-1]
 
 
@@ -301,12 +305,35 @@ def _refuse_written(model: nn.Module, versions: dict[str, int]) -> None:
             raise refusals.parameter_written(name, "inside the block that has it")
 
 
+class _Buffer(NamedTuple):
+    """A buffer with data: its name, the table it is registered in, its key there, its value."""
+
+    name: str
+    table: dict[str, Tensor | None]
+    key: str
+    tensor: Tensor
+    value: Tensor
+
+    def differs(self) -> bool:
+        """Tell whether what is registered now has another value."""
+        now = self.table[self.key]
+        return now is not None and not now.is_meta and not torch.equal(now.detach(), self.value)
+
+    def put_back(self) -> None:
+        """Register the tensor again, which a block may have replaced, with its value."""
+        self.table[self.key] = self.tensor
+        self.tensor.copy_(self.value)
+
+
 @contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Put buffers, random state and ``use_cache`` back afterwards; yields the buffers' values."""
-    named = model.named_buffers(remove_duplicate=False)
-    buffers = {name: buffer for name, buffer in named if not buffer.is_meta}
-    saved = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+def left_as_it_was(model: nn.Module) -> Iterator[list[_Buffer]]:
+    """Put buffers, random state and ``use_cache`` back afterwards; yields the buffers."""
+    buffers = [
+        _Buffer(f"{path}.{key}" if path else key, module._buffers, key, tensor, _copy(tensor))
+        for path, module in model.named_modules(remove_duplicate=False)
+        for key, tensor in module._buffers.items()
+        if tensor is not None and not tensor.is_meta
+    ]
     devices = range(torch.cuda.device_count())
     try:
         with (
@@ -314,18 +341,15 @@ def left_as_it_was(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             without_cache(model),
             python_generators_kept(),
         ):
-            yield saved
+            yield buffers
     finally:
         with torch.no_grad():
-            for name, buffer in buffers.items():
-                path, _, attribute = name.rpartition(".")
-                model.get_submodule(path)._buffers[attribute] = buffer  # a block may replace it
-                buffer.copy_(saved[name])
+            for buffer in buffers:
+                buffer.put_back()
 
 
-def _differs(model: nn.Module, name: str, before: Tensor) -> bool:
-    after = model.get_buffer(name)
-    return not after.is_meta and not torch.equal(after.detach(), before)
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
 
 
 @contextmanager

@@ -104,8 +104,9 @@ def updates_statistics(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bool:
     """Tell whether this call writes to buffers it is given without torch counting the write."""
-    training = _argument(args, kwargs, 5, ("training", "use_input_stats"), default=False)
-    return function_name(function) in _NORMALISATIONS and bool(training)
+    if function_name(function) not in _NORMALISATIONS:
+        return False
+    return bool(_argument(args, kwargs, 5, ("training", "use_input_stats"), default=False))
 
 
 def has_data_dependent_shape(

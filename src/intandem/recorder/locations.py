@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import sys
 import sysconfig
@@ -58,6 +59,7 @@ def _frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+@functools.cache
 def _is_internal(path: str) -> bool:
     if path.startswith("<"):
         return not path.startswith(("<stdin", "<ipython"))

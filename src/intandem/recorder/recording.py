@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from intandem.recorder import refusals
-from intandem.recorder.blocks import find_blocks
+from intandem.recorder.blocks import Inside, find_blocks
 from intandem.recorder.functions import (
     function_name,
     is_effect,
@@ -59,7 +59,7 @@ class _Seen(NamedTuple):
 
     template: tuple[Any, Any]
     given: list[Tensor]
-    buffers: dict[str, Tensor]
+    buffers: list[Tensor]
     written: list[Tensor]
     autocast: tuple[Autocast, ...]
     drew: bool
@@ -96,6 +96,7 @@ class Recorder:
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
         self.parameters = {name for name, _ in _named(model, "parameters")}
         device = next((t.device for t in inputs), torch.device("cpu"))
+        self._registered_in = Inside()
         self._skeleton = Skeleton(device, [tensor for _, tensor in named])
         self._without_data = frozenset(without_data)
         for tensor in inputs:
@@ -162,9 +163,9 @@ class Recorder:
         given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         refuse_hidden_tensors(target.name, args, kwargs)
         template = map_tree(self.template, (args, kwargs))
-        buffers = dict(_named(target.module, "buffers")) if target.module is not None else {}
+        buffers = [] if target.module is None else self._registered_in.buffers(target.module)
         version_of = self._skeleton.version
-        watched = {id(t): (t, version_of(t)) for t in [*given, *buffers.values()]}
+        watched = {id(t): (t, version_of(t)) for t in [*given, *buffers]}
         generator = torch.get_rng_state()
         autocast = autocast_state()
         self._noticed(target, args, kwargs)
@@ -233,7 +234,9 @@ class Recorder:
     def _run(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
     ) -> Any:
-        self._python_generators.check(target.name)
+        may_draw = target.kind is not CallKind.GLUE  # torch functions draw from torch's generators
+        if may_draw:
+            self._python_generators.check(target.name)
         self._allowed = {id(tensor) for tensor in given}
         try:
             is_forced = len(self.calls) in self._without_data
@@ -246,7 +249,8 @@ class Recorder:
             return self._run_without_data(activity, args, kwargs)
         finally:
             self._allowed = None
-            self._python_generators.skip()
+            if may_draw:
+                self._python_generators.skip()
 
     def _run_without_data(
         self, activity: Activity, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -346,11 +350,11 @@ class Recorder:
     def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
         names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of} | self._seen_inside
         if target.module is not None:
-            names |= {self._attr_of[id(p)] for p in target.module.parameters()}
+            names |= {self._attr_of[id(p)] for p in self._registered_in.parameters(target.module)}
         return tuple(sorted(names & self.parameters))
 
-    def _buffers_of(self, given: list[Tensor], buffers: dict[str, Tensor]) -> tuple[str, ...]:
-        tensors = [*given, *buffers.values()]
+    def _buffers_of(self, given: list[Tensor], buffers: list[Tensor]) -> tuple[str, ...]:
+        tensors = [*given, *buffers]
         names = {self._attr_of[id(t)] for t in tensors if id(t) in self._attr_of}
         return tuple(sorted(names - self.parameters))
 

@@ -11,7 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 """Types of leaves that hold no tensors."""
+
+
+_ATOMS = frozenset([Tensor, nn.Parameter, *PLAIN])
+"""Types that are leaves, known without looking further: most of what is met."""
 
 
 class Leaf:
@@ -31,10 +35,10 @@ class Leaf:
 def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return ``tree`` with ``function`` applied to every leaf; containers keep their types."""
     kind = type(tree)
-    if kind is tuple:
-        return tuple([map_tree(function, child) for child in tree])
-    if kind is list:
-        return [map_tree(function, child) for child in tree]
+    if kind in _ATOMS:
+        return function(tree)
+    if kind is tuple or kind is list:
+        return kind([map_tree(function, child) for child in tree])
     if kind is dict:
         return {key: map_tree(function, child) for key, child in tree.items()}
     if kind is slice:
@@ -53,8 +57,22 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
 def leaves(tree: Any) -> list[Any]:
     """Return the leaves of ``tree`` in a fixed order."""
     found: list[Any] = []
-    map_tree(found.append, tree)
+    _collect(tree, found)
     return found
+
+
+def _collect(tree: Any, found: list[Any]) -> None:
+    kind = type(tree)
+    if kind in _ATOMS:
+        found.append(tree)
+    elif kind is tuple or kind is list:
+        for child in tree:
+            _collect(child, found)
+    elif kind is dict:
+        for child in tree.values():
+            _collect(child, found)
+    else:
+        map_tree(found.append, tree)
 
 
 def named_leaves(tree: Any, name: str = "") -> list[tuple[str, Any]]:
