@@ -26,6 +26,7 @@ class Outcome:
         bisection: if it was asked for.
         information: how micro-batches differ from one call on the whole batch.
         why_own: why it was not run in float64, though it was to be.
+        why_tolerance: why more than a float64's rounding is allowed for.
         in_own_dtype: a second check in the model's own dtype, where autocast does something.
     """
 
@@ -36,6 +37,7 @@ class Outcome:
     bisection: Bisection | None = None
     information: Finding | None = None
     why_own: str = ""
+    why_tolerance: str = ""
     in_own_dtype: Outcome | None = None
 
     @property
@@ -63,6 +65,7 @@ def as_lines(outcome: Outcome, num_worst: int) -> list[str]:
         f"run         {outcome.dtype}, {setting.ranks} ranks, schedule {setting.schedule_name}, "
         f"{setting.splitting.microbatches} micro-batches",
         *_wrapped("", outcome.why_own),
+        *_wrapped("", outcome.why_tolerance),
         f"loss        {equality.loss:.6g}, relative error {equality.loss_error:.1e}",
         _kind("outputs", equality.output_errors),
         _kind("gradients", equality.gradient_errors),
@@ -105,11 +108,6 @@ def _verdict(outcome: Outcome) -> list[str]:
     lines = [f"DIFFERENT: more than {equality.tolerance:.0e} from one process's numbers"]
     if equality.equal:
         lines = ["DIFFERENT: equal as asked for, but not on the way there"]
-    if equality.lowered and equality.max_error < 1e-4:
-        lines += _wrapped("note", (
-            f"forward computes in a lower precision, {equality.lowered}, where rounding alone may "
-            "differ by so much"
-        ))  # fmt: skip
     if bisection is None:
         lines.append("to find out why: the same command with --bisect")
     return lines
@@ -159,6 +157,7 @@ def as_object(outcome: Outcome, num_worst: int) -> dict[str, Any]:
         "tolerance": equality.tolerance,
         "dtype": outcome.dtype,
         "why_own_dtype": outcome.why_own or None,
+        "why_tolerance": outcome.why_tolerance or None,
         "ranks": outcome.setting.ranks,
         "schedule": outcome.setting.schedule_name,
         "num_microbatches": outcome.setting.splitting.microbatches,

@@ -39,6 +39,9 @@ A script is run up to its first step; its optimizer, schedule and micro-batches 
 job() returns intandem.Job(model, batch, loss, optimizer=lambda parameters: AdamW(parameters)).
 """
 
+ROUNDINGS = 64
+"""Of a precision below float64 that a model computes in, how many may add up."""
+
 QUIET_S = 2.0
 """How long nothing is said about progress, in seconds."""
 
@@ -114,7 +117,7 @@ def _outcome(arguments: Arguments, found: Found) -> Outcome:
         return _run(arguments, found.job, own)
     try:
         job = as_float64(found.job)
-        outcome = _run(arguments, job, replace(setting, tolerance=TOLERANCE))
+        outcome = _in_float64(arguments, job, replace(setting, tolerance=TOLERANCE))
     except Exception as error:  # of the user's code, the recorder's or torch's: all the same here
         try:
             outcome = _run(arguments, found.job, own)
@@ -125,6 +128,18 @@ def _outcome(arguments: Arguments, found: Found) -> Outcome:
     if outcome.equal and (outcome.equality.autocast or any(s.enabled for s in found.autocast)):
         return replace(outcome, in_own_dtype=_run(arguments, found.job, own))
     return outcome
+
+
+def _in_float64(arguments: Arguments, job: Job, setting: Setting) -> Outcome:
+    """Check; where part of the model computes in a lower precision, allow for its rounding."""
+    outcome = _run(arguments, job, setting)
+    equality = outcome.equality
+    allowed = ROUNDINGS * equality.lowest
+    if outcome.equal or not setting.tolerance < equality.max_error <= allowed:
+        return outcome
+    reason = f"{equality.lowered}, so its rounding is allowed for: {allowed:.0e}"
+    outcome = _run(arguments, job, replace(setting, tolerance=allowed))
+    return replace(outcome, why_tolerance=reason)
 
 
 def _run(arguments: Arguments, job: Job, setting: Setting) -> Outcome:

@@ -10,6 +10,7 @@ import torch
 
 from intandem.equality.comparison import TOLERANCE, Equality, compare
 from intandem.equality.job import Job, Setting
+from intandem.equality.listening import Precision
 from intandem.equality.tandem import in_tandem, twin
 from intandem.equality.updates import described, slack_of, updated
 from intandem.equality.witness import Splitting, one_process
@@ -124,7 +125,10 @@ def check_job(job: Job, setting: Setting) -> Equality:
     """Do what ``check`` says for a job and a setting."""
     plain, ours = twin(job.model), twin(job.model)
     with threads_of(setting.ranks):
-        expected = one_process(plain, job.batch, job.loss, setting.splitting, seed=setting.seed)
+        precision = Precision(plain)
+        expected = one_process(
+            plain, job.batch, job.loss, setting.splitting, seed=setting.seed, watcher=precision
+        )
         found, sight = in_tandem(job, setting, ours)
         after = updated(plain, job.optimizer)
         slack = slack_of(
@@ -136,7 +140,8 @@ def check_job(job: Job, setting: Setting) -> Equality:
     return replace(
         equality,
         optimizer=described(job.optimizer, plain),
-        lowered=sight.lowered,
+        lowered=precision.lowered,
+        lowest=precision.lowest,
         autocast=sight.autocast,
     )
 

@@ -69,7 +69,8 @@ class Equality:
             slack is how far a gradient error of 1 (of that measure) may take it.
         tolerance: up to which they count as equal.
         optimizer: what updated the parameters.
-        lowered: where forward computes in a lower precision than the model's, if anywhere.
+        lowered: where forward or loss computes in a lower precision than the model's, if anywhere.
+        lowest: the machine epsilon there.
         autocast: where forward runs under autocast, if anywhere.
     """
 
@@ -82,6 +83,7 @@ class Equality:
     tolerance: float = TOLERANCE
     optimizer: str = ""
     lowered: str = ""
+    lowest: float = 0.0
     autocast: str = ""
 
     @property

@@ -67,7 +67,8 @@ def explained(
     """Say where a run differs from the one it is held against."""
     if difference is not None:
         place = place_of(difference, found)
-        why = f"the first results that differ in forward, by {difference.error:.1e}"
+        by = f"by {difference.error:.1e}" if math.isfinite(difference.error) else "even in shape"
+        why = f"the first results that differ in forward, {by}"
     else:
         place, why = _in_backward(found, expected, equality)
     return Finding(cause, equality.max_error, place, why, REMEDY[cause])

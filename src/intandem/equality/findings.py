@@ -95,7 +95,7 @@ REMEDY = {
     ),
     Cause.CAPTURE: (
         "keep the module that holds this line whole: Pipeline(..., blocks=[its name]); or write "
-        "the stages by hand: Pipeline([first, second], ...)"
+        "the stages by hand: Pipeline([first, second], ...); and please report it with this output"
     ),
     Cause.CUTTING: (
         "cut elsewhere: split_points=[first module of every stage but the first]; and please "

@@ -28,7 +28,6 @@ from intandem.equality.tandem import in_tandem, twin
 from intandem.equality.trace import TandemTrace
 from intandem.equality.witness import one_process
 from intandem.ir import Action, ActionKind, Placement, Schedule
-from intandem.recorder.capture import left_as_it_was
 from intandem.recorder.stage_chain import StageChain
 from intandem.runtime.losses import WholeBatchLoss
 from intandem.runtime.microbatch import split_batch
@@ -77,11 +76,15 @@ def bisect_job(
     Raises:
         PipelineError: if the model cannot be run in tandem at all.
     """
+    ladder = _Ladder(job, setting, notify)
+    with threads_of(setting.ranks):
+        plain, finding, repeated = ladder.twice()
+        if finding is not None:
+            return Bisection(repeated, tuple(ladder.rungs), finding)
     notify("one process against the pipeline")
     equality = check_job(job, setting)
     with threads_of(setting.ranks):
-        ladder = _Ladder(job, setting, notify)
-        finding = ladder.climb()
+        finding = ladder.climb(plain)
     if finding is None and not equality.equal:
         finding = _unexplained(equality)
     return Bisection(equality, tuple(ladder.rungs), finding, ladder.information)
@@ -124,11 +127,8 @@ class _Ladder:
         """Make this one comparison."""
         self._whole(self._plain(self._job, twin(self._job.model)))
 
-    def climb(self) -> Finding | None:
-        """Run until something differs."""
-        plain, finding = self._twice()
-        if finding is not None:
-            return finding
+    def climb(self, plain: Run) -> Finding | None:
+        """Run until something differs from the plain model in micro-batches."""
         whole = self._whole(plain)
         if whole is not None:
             one = self._step(
@@ -182,19 +182,23 @@ class _Ladder:
 
     # Plain runs.
 
-    def _twice(self) -> tuple[Run, Finding | None]:
+    def twice(self) -> tuple[Run, Finding | None, Equality]:
         """Run the plain model twice; what then differs is drawn by others than torch."""
         self._notify("the plain model, twice")
         model = twin(self._job.model)
-        with left_as_it_was(model):
-            first = self._plain(self._job, model)
+        tables = [module._buffers for module in model.modules()]
+        buffers = [{k: None if b is None else b.clone() for k, b in t.items()} for t in tables]
+        first = self._plain(self._job, model)
         model.zero_grad(set_to_none=True)
+        for table, before in zip(tables, buffers, strict=True):
+            table.update(before)
         second = self._plain(self._job, model)
         equality = self._note("plain, a second time", _PLAIN, second, first)
         if equality.equal:
-            return first, None
+            return first, None, equality
         difference = difference_of(second, first, equality)
-        return first, explained(Cause.RANDOMNESS, second, first, equality, difference)
+        finding = explained(Cause.RANDOMNESS, second, first, equality, difference)
+        return first, finding, equality
 
     def _whole(self, plain: Run) -> tuple[Job, Run] | None:
         """Hold micro-batches against one call on the whole batch; return that call's run."""

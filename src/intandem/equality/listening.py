@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from intandem.equality.trace import Key, Result, Trace, copies
 from intandem.recorder.blocks import find_blocks
@@ -47,6 +48,48 @@ class PlainTrace(Trace):
         self._done.add(microbatch)
         with intercepted(listener.blocks, listener) if is_first else nullcontext():
             yield
+
+
+class Precision(TorchFunctionMode):
+    """Sees where the plain model or its loss computes in a lower precision than the model's own.
+
+    Args:
+        model: its parameters have its own precision.
+
+    Attributes:
+        lowered: the function and line that computes in the lowest; empty if none does.
+        lowest: the machine epsilon there.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        own = (torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+        self._own = min(own, default=torch.finfo(torch.float64).eps)
+        self.lowered = ""
+        self.lowest = 0.0
+
+    def watching(self, model: nn.Module, microbatch: int) -> Precision:
+        """Return the context in which this looks on."""
+        del model, microbatch
+        return self
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():
+            for leaf in [result] if isinstance(result, Tensor) else leaves(result):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                    self._note(func, leaf.dtype)
+        return result
+
+    def _note(self, function: Any, dtype: torch.dtype) -> None:
+        epsilon = torch.finfo(dtype).eps
+        if epsilon > max(self._own, self.lowest):
+            self.lowest = epsilon
+            kind = str(dtype).removeprefix("torch.")
+            self.lowered = f"{function_name(function)} at {user_location()} gives {kind}"
 
 
 class _Listener:

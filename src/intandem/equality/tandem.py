@@ -6,12 +6,10 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from intandem.equality.comparison import Numbers, numbers_of
 from intandem.equality.outputs import joined, snapshot
 from intandem.pipeline import Options, Pipeline
-from intandem.recorder.trees import leaves
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,28 +21,21 @@ if TYPE_CHECKING:
 
 
 class Sight:
-    """Keeps the outputs of a step, and where forward lowers precision or asks for it.
+    """Keeps the outputs of a step, and where forward asks for mixed precision.
 
     Args:
-        precision: bytes per element of the model's own numbers.
         then: shown everything as well.
     """
 
-    def __init__(self, precision: int, then: Observer | None = None) -> None:
+    def __init__(self, then: Observer | None = None) -> None:
         self.outputs: dict[int, Any] = {}
-        self.lowered = ""
         self.autocast = ""
-        self._precision = precision
         self._then = then
 
     def on_call(self, stage: Stage, call: Call, result: Any, where: Where) -> None:
-        """Look at the precision of what a call returned."""
+        """Look at the mixed precision a call runs under."""
         if not self.autocast and any(state.enabled for state in call.autocast):
             self.autocast = f"{call.name} at {call.location}"
-        if not self.lowered:
-            for leaf in leaves(result):
-                if _is_lower(leaf, self._precision):
-                    self.lowered = f"{call.name} at {call.location} gives {_short(leaf)}"
         if self._then is not None:
             self._then.on_call(stage, call, result, where)
 
@@ -60,7 +51,7 @@ def in_tandem(
 ) -> tuple[Numbers, Sight]:
     """Run one step of ``job`` in a pipeline; ``model``, a copy of the job's, gets gradients."""
     splitting = setting.splitting
-    sight = Sight(max((p.element_size() for p in model.parameters()), default=8), observer)
+    sight = Sight(observer)
     pipeline = Pipeline(
         model,
         example=job.batch,
@@ -87,11 +78,3 @@ def twin(model: nn.Module) -> nn.Module:
     for parameter in made.parameters():
         parameter.grad = None
     return made
-
-
-def _is_lower(leaf: Any, precision: int) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.itemsize < precision
-
-
-def _short(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -100,6 +100,10 @@ def rebuilt(
     return make
 
 
+_OWN = {"state", "param_groups", "step"}
+"""What a copy has of its own; schedulers of the learning rate bind ``step`` to the original."""
+
+
 def _copied(optimizer: Optimizer, copy_of: Callable[[Any], Any]) -> Optimizer:
     """Return an optimizer of the same class, groups and state for other parameters."""
     made = type(optimizer).__new__(type(optimizer))
@@ -113,7 +117,7 @@ def _copied(optimizer: Optimizer, copy_of: Callable[[Any], Any]) -> Optimizer:
     attributes = {
         key: value
         for key, value in vars(optimizer).items()
-        if key not in {"state", "param_groups"} and not key.startswith("_optimizer_")
+        if key not in _OWN and not key.startswith("_optimizer_")
     }
     made.__setstate__({**attributes, "state": state, "param_groups": groups})
     return made

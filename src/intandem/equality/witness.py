@@ -108,13 +108,15 @@ def one_process(  # noqa: PLR0913  (the public surface)
         terms.append(term)
         rests.append(rest)
     weights = _weights(parts, [term.count for term in terms], splitting.count)
-    losses = [term.root * weight for term, weight in zip(terms, weights, strict=True) if weight]
+    weighed = [(term.root, weight) for term, weight in zip(terms, weights, strict=True) if weight]
     if counts_labels:
-        pairs = zip(terms, rests, weights, strict=True)
-        losses = [term.root + rest * weight for term, rest, weight in pairs]
+        weighed = [(term.root, 1.0) for term in terms] + list(zip(rests, weights, strict=True))
+        losses = [t.root + r * w for t, r, w in zip(terms, rests, weights, strict=True)]
+    else:
+        losses = [root * weight for root, weight in weighed]
     for value in losses:
         value.backward()  # type: ignore[no-untyped-call]
-    total = sum(float(value.detach()) for value in losses)
+    total = sum(float(root.detach()) * weight for root, weight in weighed)
     return numbers_of(model, total, joined(outputs, carries_loss=loss is None))
 
 
