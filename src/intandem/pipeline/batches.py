@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from intandem.errors import BatchError
 from intandem.pipeline.counting import counting_in
 from intandem.pipeline.materialise import lacks_parameters
 from intandem.recorder.capture import left_as_it_was, record
@@ -24,7 +23,6 @@ from intandem.runtime.losses import carried_loss, loss_term
 from intandem.runtime.microbatch import (
     Microbatches,
     check_split,
-    fingerprint,
     plain_batch,
     split_batch,
 )
@@ -32,7 +30,6 @@ from intandem.runtime.microbatch import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from intandem.pipeline.exchange import Exchange
     from intandem.pipeline.request import Request
     from intandem.recorder import Arguments
 
@@ -116,28 +113,6 @@ class Batches:
                 "rows: give count=fn(batch) if they are means over something else",
                 type(self._request.model).__name__,
             )
-
-
-def agree_on_batch(batch: Any, exchange: Exchange, what: str) -> None:
-    """Compare the batch with rank 0's, which sends what all others work on.
-
-    Args:
-        batch: of this process.
-        exchange: with the other processes.
-        what: the call it is for, such as ``step()``.
-
-    Raises:
-        BatchError: if it differs.
-        RunError: if rank 0 makes another call.
-    """
-    own = fingerprint(batch).encode()
-    first = exchange.first(what, own)
-    if first != own:
-        msg = (
-            f"rank {exchange.rank} has another batch than rank 0: {own.decode()}, not "
-            f"{first.decode()}; give every rank the same batch (seed the loader alike)"
-        )
-        raise BatchError(msg)
 
 
 def join_outputs(outputs: Sequence[Any]) -> Any:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from intandem.pipeline.passing import Trained
     from intandem.recorder import Arguments
     from intandem.runtime.observer import Observer
+    from intandem.runtime.recording_notes import RecordingNote
     from intandem.views.report import Report
 
 
@@ -282,6 +283,10 @@ class Pipeline:
         if self._assembly.home.is_first:
             Path(path).write_text(report_html(report), encoding="utf-8")
         return Path(path)
+
+    def recordings(self) -> tuple[RecordingNote, ...]:
+        """Return what was recorded on this process, why, what it cost, and how often it is used."""
+        return self._assembly.recordings.notes()
 
     @property
     def num_recordings(self) -> int:

@@ -9,8 +9,9 @@ import torch
 
 from intandem.errors import PipelineError
 from intandem.parallel.gradients import add_scaled_
+from intandem.pipeline.agreement import Agreement
 from intandem.pipeline.assembly import evaluating
-from intandem.pipeline.batches import agree_on_batch, join_outputs
+from intandem.pipeline.batches import join_outputs
 from intandem.pipeline.programs import union_of
 from intandem.recorder.recording import autocast_state
 from intandem.runtime.loss_report import LossReport
@@ -58,6 +59,7 @@ class Passes:
     ) -> None:
         self._request = request
         self._batches = batches
+        self._agreement = Agreement(exchange, assembly.recordings)
         self._assembly = assembly
         self._exchange = exchange
         self.observer: Observer | None = None
@@ -130,10 +132,10 @@ class Passes:
 
     def _prepared(self, batch: Any, mode: Mode) -> StepWork:
         if self._assembly.home.membership is not None:
-            agree_on_batch(batch, self._exchange, f"{mode.value}()")
+            self._agreement.check(batch, f"{mode.value}()")
         parts = self._batches.split(batch, self._assembly.home.device)
         self._assembly.weights.refresh()
-        found = [self._assembly.recordings.find(part) for part in parts.parts]
+        found = self._assembly.recordings.find_all(parts.parts)
         links = union_of(recorded.links for recorded in found)
         program = self._assembly.programs.find(len(found), links, training=mode is Mode.TRAIN)
         microbatches = tuple(

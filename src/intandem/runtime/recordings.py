@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ from intandem.recorder.blocks import find_blocks
 from intandem.recorder.capture import record
 from intandem.recorder.cut import StageGraph, cut, links_of, reads, same_cuts
 from intandem.recorder.graph import refs
-from intandem.recorder.python_state import plain_state
-from intandem.recorder.recording import autocast_state
 from intandem.recorder.trees import leaves, named_leaves
+from intandem.runtime.model_state import state_of
+from intandem.runtime.recording_notes import RecordingNotes
 from intandem.runtime.stage import Draw, Stage
 from intandem.runtime.transport.protocol import TensorSpec
 
@@ -25,9 +26,14 @@ if TYPE_CHECKING:
 
     from intandem.ir import StageLinks
     from intandem.recorder import Arguments, Graph
+    from intandem.runtime.model_state import ModelState
+    from intandem.runtime.recording_notes import RecordingNote
     from intandem.runtime.transport.protocol import Contract
     from intandem.runtime.weights import Weights
 
+
+BatchKey = tuple[tuple["Hashable", ...], ...]
+"""Names of leaves, with shape, dtype and device, or with their text."""
 
 _MAX_KEYS = 64
 """Shapes and modes that recordings are kept for; the oldest goes first."""
@@ -102,7 +108,8 @@ class Recordings:
         self._weights = weights
         self._stage_names = tuple(stage_names)
         self._own_stages = tuple(own_stages)
-        self._known: dict[Hashable, list[Recorded]] = {}
+        self._known: dict[Hashable, list[tuple[int, Recorded]]] = {}
+        self._notes = RecordingNotes()
         self._updated: dict[tuple[bool, ...], set[str]] = {}
         self.num_recordings = 0
 
@@ -119,17 +126,43 @@ class Recordings:
         Raises:
             CaptureError: if a new recording is needed and cannot be made or cut alike.
         """
-        key = (*self._key_of_model(), key_of_batch(batch, self._bind(batch)))
-        for recorded in self._known.get(key, ()):
+        return self._find(batch, self.state(), made)
+
+    def find_all(self, batches: Sequence[Any]) -> list[Recorded]:
+        """Return the recordings for the micro-batches of one pass; see ``find``."""
+        state = self.state()
+        return [self._find(batch, state, None) for batch in batches]
+
+    def state(self) -> ModelState:
+        """Return what recordings are for besides a batch, as it is now."""
+        return state_of(self._model, self._blocks)
+
+    def facts(self, state: ModelState) -> dict[str, str]:
+        """Return a state in words."""
+        return state.facts(self._model)
+
+    def notes(self) -> tuple[RecordingNote, ...]:
+        """Return what recordings there are, why, and what they cost."""
+        return self._notes.notes()
+
+    def _find(self, batch: Any, state: ModelState, made: Graph | None) -> Recorded:
+        given = key_of_batch(batch, self._bind(batch))
+        for index, recorded in self._known.get((state, given), ()):
             if recorded.holds_for(batch):
+                self._notes.use(index)
                 return recorded
+        began_s = time.perf_counter()
         training = tuple(module.training for module in self._model.modules())
         updated = self._updated.setdefault(training, set())
         if made is None:
             made = record(self._model, batch, self._bind, updated, self._named_blocks).graph
         recorded = self.add(made)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
-        self._known.setdefault(key, []).append(recorded)
+        seconds = time.perf_counter() - began_s
+        facts, guards = self.facts(state), recorded.graph.guards
+        index = self._notes.add(_in_words(given), facts, guards, seconds)
+        self._notes.use(index)
+        self._known.setdefault((self.state(), given), []).append((index, recorded))
         if len(self._known) > _MAX_KEYS:
             del self._known[next(iter(self._known))]
         return recorded
@@ -149,17 +182,8 @@ class Recordings:
         contracts = _contracts(graph, cuts)
         return Recorded(graph, cuts, stages, links_of(cuts), guard_stage, contracts)
 
-    def _key_of_model(self) -> tuple[Hashable, ...]:
-        return (
-            tuple(module.training for module in self._model.modules()),
-            tuple(parameter.requires_grad for parameter in self._model.parameters()),
-            tuple(plain_state(self._model, self._blocks).items()),
-            torch.is_grad_enabled(),
-            autocast_state(),
-        )
 
-
-def key_of_batch(batch: Any, arguments: Arguments) -> Hashable:
+def key_of_batch(batch: Any, arguments: Arguments) -> BatchKey:
     """Return what a recording depends on in a batch, besides guards.
 
     Args:
@@ -167,7 +191,7 @@ def key_of_batch(batch: Any, arguments: Arguments) -> Hashable:
         arguments: what ``forward`` is given of it; the rest is for the loss.
     """
     given = {id(leaf) for leaf in leaves((arguments.args, arguments.kwargs))}
-    found: list[Hashable] = []
+    found: list[tuple[Hashable, ...]] = []
     for name, leaf in sorted(named_leaves(batch), key=lambda pair: pair[0]):
         if id(leaf) not in given:
             continue
@@ -176,6 +200,14 @@ def key_of_batch(batch: Any, arguments: Arguments) -> Hashable:
         else:
             found.append((name, repr(leaf)))
     return tuple(found)
+
+
+def _in_words(given: BatchKey) -> dict[str, str]:
+    """Return what ``forward`` is given in words, by name."""
+    return {
+        str(name): " ".join(str(tuple(v) if isinstance(v, torch.Size) else v) for v in values[:2])
+        for name, *values in given
+    }
 
 
 def _contracts(graph: Graph, cuts: Sequence[StageGraph]) -> dict[tuple[int, int, bool], Contract]:
