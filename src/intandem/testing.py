@@ -16,6 +16,7 @@ from intandem.recorder import Site
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.functions import is_random
 from intandem.recorder.interception import intercepted
+from intandem.recorder.python_state import python_generators_kept, seed_python_generators
 from intandem.runtime.randomness import draw_key
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ def keyed_randomness(
     """
     seeder = _Seeder(model, (seed, step, microbatch), blocks)
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices), intercepted(seeder.blocks, seeder):
+    with (
+        torch.random.fork_rng(devices=devices),
+        python_generators_kept(),
+        intercepted(seeder.blocks, seeder),
+    ):
         yield
 
 
@@ -74,14 +79,17 @@ class _Seeder:
         if self._in_block:
             return proceed(*args, **kwargs)
         if module in self.blocks:
-            self._seed(self.blocks[module])
+            seed_python_generators(self._seed(self.blocks[module]))
             self._in_block = True
             try:
                 return proceed(*args, **kwargs)
             finally:
                 self._in_block = False
+                self._seed_python()
         outermost = module is self._model and not self._in_model
         self._in_model |= outermost
+        if outermost:
+            self._seed_python()
         try:
             return proceed(*args, **kwargs)
         finally:
@@ -108,6 +116,15 @@ class _Seeder:
             self._seed("glue")
         return function(*args, **kwargs)
 
-    def _seed(self, name: str) -> None:
-        torch.manual_seed(draw_key(*self._key, Site(name, self._calls[name])))
+    def _seed(self, name: str) -> int:
+        key = self._next_key(name)
+        torch.manual_seed(key)
+        return key
+
+    def _seed_python(self) -> None:
+        """What follows a block does not depend on what the block drew."""
+        seed_python_generators(self._next_key("python"))
+
+    def _next_key(self, name: str) -> int:
         self._calls[name] += 1
+        return draw_key(*self._key, Site(name, self._calls[name] - 1))

@@ -11,7 +11,9 @@ from intandem.errors import CaptureError
 from intandem.pipeline.ownership import free_parameters
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import record
+from intandem.recorder.cut import Cuts
 from intandem.runtime.recordings import Recordings
+from intandem.runtime.stage import Draw
 from intandem.runtime.weights import Weights
 from models import SAMPLES
 
@@ -67,10 +69,10 @@ def test_buffers_once_updated_are_updated_in_new_shapes_too():
     model = nn.Sequential(Unseen(), Unseen())
     bind = bind_by_signature(model, loss_is_separate=True)
     graph = record(model, torch.randn(4, 3), bind).graph
-    recordings = Recordings(model, bind, Weights(model, graph), [], [])
-    first = recordings.find(torch.randn(4, 3))
+    recordings = Recordings(model, bind, Weights(model, graph), Cuts((), (0,)), [])
+    first = recordings.find(torch.randn(4, 3), Draw(0, 0, 0))
     free_parameters(model, ())
-    second = recordings.find(torch.randn(2, 3))
+    second = recordings.find(torch.randn(2, 3), Draw(0, 0, 0))
     updates = [call.updates for call in first.graph.calls]
     assert updates == [("0.seen",), ("1.seen",)]
     assert [call.updates for call in second.graph.calls] == updates

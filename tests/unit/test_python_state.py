@@ -1,13 +1,17 @@
 """What forward reads from Python: followed, or refused; never frozen."""
 
+import copy
 import random
 
+import numpy
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import intandem as it
+from intandem.equality.comparison import compare, numbers_of
+from intandem.equality.witness import Splitting, one_process
 from intandem.errors import ActionError, CaptureError, RunError
 from models import SAMPLES
 
@@ -88,12 +92,74 @@ def test_counting_in_forward_is_refused():
     refused(Stack(count), "forward sets scale between blocks")
 
 
-def test_drawing_from_python_is_refused():
-    """A draw of Python's generator would be repeated for ever."""
-    refused(
-        Stack(lambda _m, _l, x: x + 1 if random.random() < 2 else x),
-        "draws from Python's or NumPy's random generator between blocks",
-    )
+class Jitters(nn.Linear):
+    """A block that draws from Python's and NumPy's generators."""
+
+    def forward(self, x):
+        return super().forward(x) * random.random() + numpy.random.rand()
+
+
+def drops(_model, _layer, x):
+    """Glue that draws from both, and takes another path by it."""
+    x = x * torch.tensor(numpy.random.rand(4))
+    return x + 1 if random.random() < 0.5 else x
+
+
+def marks(model, _layer, x):
+    """Hooks its layers when it is first called, and leaves a mark, which makes no difference."""
+    if not model.marked:
+        for layer in model.layers:
+            layer.register_forward_hook(lambda *_: None)
+    model.marked = True
+    return x
+
+
+def marks_and_differs(model, layer, x):
+    """The same, but the first call does something else."""
+    return marks(model, layer, x) if model.marked else marks(model, layer, x) + 1
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, Jitters])
+@pytest.mark.parametrize("recompute", ["none", "all"])
+def test_draws_from_python_are_new_each_time(layer, recompute):
+    """Each step and micro-batch has draws of its own, and they are one process's."""
+    losses = []
+    for ranks in (1, 3):
+        torch.manual_seed(0)
+        model, x = Stack(drops, layer), torch.randn(6, 4, dtype=torch.float64)
+        plain = copy.deepcopy(model)
+        options = {"ranks": ranks, "microbatches": 3, "recompute": recompute}
+        state = random.getstate(), numpy.random.get_state()[1].tolist()
+        with it.Pipeline(model, example=x, loss=square, **options) as pipe:
+            for step in range(3):
+                model.zero_grad()
+                plain.zero_grad()
+                losses.append(float(pipe.step(x)))
+                expected = one_process(plain, x, square, Splitting(3), step=step)
+                found = compare(numbers_of(model, losses[-1]), expected)
+                assert found.equal, found.worst()
+        assert state == (random.getstate(), numpy.random.get_state()[1].tolist())
+    assert losses[:3] == losses[3:]
+    assert len(set(losses)) == 3
+
+
+def test_a_mark_that_makes_no_difference():
+    """A library may put something off until a model is first called."""
+    model = Stack(marks)
+    model.marked = False
+    pipe, x = built(model)
+    with pipe:
+        pipe.step(x)
+    assert model.marked
+    assert pipe.num_recordings == 1
+    assert [len(layer._forward_hooks) for layer in model.layers] == [1, 1, 1]
+
+
+def test_a_mark_that_makes_a_difference_is_refused():
+    """The first call would be another one's."""
+    model = Stack(marks_and_differs)
+    model.marked = False
+    refused(model, "forward sets marked between blocks")
 
 
 class Scaled(nn.Linear):

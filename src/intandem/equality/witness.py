@@ -19,6 +19,7 @@ from intandem.equality.outputs import joined, snapshot
 from intandem.equality.whole_batch import whole_batch_backward
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import without_cache
+from intandem.recorder.trees import own_memory
 from intandem.runtime.huggingface import COUNT_NAME, count_labels, takes_token_count
 from intandem.runtime.losses import LossTerm, WholeBatchLoss, loss_term
 from intandem.runtime.microbatch import split_batch
@@ -98,6 +99,7 @@ def one_process(  # noqa: PLR0913  (the public surface)
     for index, part in enumerate(parts.parts):
 
         def run(given: Any, index: int = index) -> LossTerm:
+            given = own_memory(given)  # forward may write to it; parts share a counter of writes
             with forward(given, index) as output:
                 return loss_term(output, given, loss)
 
@@ -135,7 +137,7 @@ def _sum_and_rest(
     if bool(one.root == 2 * two.root):
         return one, zero
     if bool(one.root == two.root):
-        return LossTerm(zero, None), 2 * two.root - one.root
+        return LossTerm(zero, None), one.root
     return LossTerm(2 * (one.root - two.root), None), 2 * two.root - one.root
 
 

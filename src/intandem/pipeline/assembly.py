@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import logging
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from intandem.errors import LossError, RunError
 from intandem.ir import StageLinks
+from intandem.pipeline.chances import fullest
 from intandem.pipeline.home import Home, place
 from intandem.pipeline.materialise import lacks_parameters, materialise_parameters
 from intandem.pipeline.ownership import (
@@ -32,13 +35,14 @@ from intandem.pipeline.stages import (
 from intandem.profiler.counted import NOMINAL_FLOP_PER_S, OperationMeter, counted_costs
 from intandem.profiler.segments import measure_segments
 from intandem.recorder.capture import Run, left_as_it_was, record
-from intandem.recorder.cut import Segment, cut, segments
+from intandem.recorder.cut import Cuts, Segment, cut, segments
 from intandem.recorder.python_state import attributes_kept
 from intandem.recorder.repetition import check_repeated
 from intandem.recorder.trees import named_leaves
 from intandem.runtime.loss_guard import LeftBehind, Origin, tensors_in_attributes
 from intandem.runtime.losses import WholeBatchLoss, loss_term
 from intandem.runtime.recordings import Recorded, Recordings
+from intandem.runtime.stage import Draw
 from intandem.runtime.tied import TiedGradients
 from intandem.runtime.weights import Weights
 from intandem.runtime.whole_batch import Joining, find_ways
@@ -119,7 +123,8 @@ def assemble(
     before = tensors_in_attributes(model)
     meter = OperationMeter() if lacks_parameters(model) else None
     with torch.enable_grad(), attributes_kept(model):
-        first = _recorded(request, example, bind, meter)
+        usual = _recorded(request, example, bind, meter)
+        first = fullest(request, example, bind, usual)
         left = LeftBehind(before, tensors_in_attributes(model))
         graph, found = first.graph, segments(first.graph)
         check_stages_by_hand(model, found, placement.num_stages)
@@ -140,15 +145,16 @@ def assemble(
         model,
         bind,
         weights,
-        [(found[index].name, found[index].call) for index in plan.starts[1:]],
+        Cuts(tuple((segment.name, segment.call) for segment in found), tuple(plan.starts)),
         [s for s, rank in enumerate(placement.rank_of) if rank in home.own_ranks],
         request.blocks,
     )
     recordings.expect_updates(graph)
     with torch.enable_grad():
-        recorded = recordings.find(example, graph)
+        draw = Draw(request.options.seed, 0, 0)
+        recorded = recordings.find(example, draw, usual.graph)
     if home.membership is not None:
-        _record_all(model, recordings, examples)
+        _record_all(model, recordings, examples, draw)
         free_parameters(model, _held_by(home, holders_of))
         place(model, home.device)
     edges = _edges(recorded, placement) | tied.edges()
@@ -182,22 +188,25 @@ def _recorded(
     leaves them. Without parameters there are no numbers to compare.
     """
     model, blocks, kept = request.model, request.blocks, not request.recomputes
+    again = functools.partial(
+        record, model, example, bind, blocks=blocks, draws=Draw(request.options.seed, 0, 0)
+    )
     if meter is not None:
-        first = record(model, example, bind, blocks=blocks, meter=meter, keeps_attributes=False)
-        return first._replace(tensors=())
-    first = record(model, example, bind, blocks=blocks, keeps_attributes=kept)
-    second = record(model, example, bind, blocks=blocks, keeps_attributes=False)
-    check_repeated(first, second.detached())
+        return again(meter=meter, keeps_attributes=False)._replace(tensors=())
+    first = again(keeps_attributes=kept)
+    check_repeated(first, again(keeps_attributes=False).detached())
     return first._replace(tensors=())
 
 
-def _record_all(model: nn.Module, recordings: Recordings, examples: Sequence[Any]) -> None:
+def _record_all(
+    model: nn.Module, recordings: Recordings, examples: Sequence[Any], draw: Draw
+) -> None:
     """Record what is to be expected while all parameters are still here: uneven parts as well."""
     for part in examples:
         with torch.enable_grad():
-            recordings.find(part)
+            recordings.find(part, draw)
         with evaluating(model):
-            recordings.find(part)
+            recordings.find(part, draw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +365,8 @@ def _edges(recorded: Recorded, placement: Placement) -> set[tuple[int, int]]:
     """Return every pair of ranks that may exchange messages, whatever is frozen or not later."""
     links, chain = recorded.links, StageLinks.chain(placement.num_stages)
     pairs = {*links.activations, *links.gradients, *chain.activations}
+    if recorded.graph.chances:  # any stage may be left empty, and be passed over
+        pairs |= set(itertools.combinations(range(placement.num_stages), 2))
     ranks = {(placement.rank_of[source], placement.rank_of[target]) for source, target in pairs}
     both = ranks | {(target, source) for source, target in ranks}
     return {(source, target) for source, target in both if source != target}

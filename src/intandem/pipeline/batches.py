@@ -11,7 +11,7 @@ from torch import Tensor
 from intandem.pipeline.counting import counting_in
 from intandem.pipeline.materialise import lacks_parameters
 from intandem.recorder.capture import left_as_it_was, record
-from intandem.recorder.trees import leaves, map_tree
+from intandem.recorder.trees import leaves, map_tree, own_memory
 from intandem.runtime.huggingface import (
     COUNT_NAME,
     Counting,
@@ -97,7 +97,7 @@ class Batches:
             return
 
         def loss_given(count: int) -> float:
-            arguments = bind({**part, COUNT_NAME: torch.tensor(count)})
+            arguments = bind(own_memory({**part, COUNT_NAME: torch.tensor(count)}))
             with left_as_it_was(model), torch.no_grad():
                 torch.manual_seed(0)
                 output = model(*arguments.args, **arguments.kwargs)

@@ -135,7 +135,8 @@ class Passes:
             self._agreement.check(batch, f"{mode.value}()")
         parts = self._batches.split(batch, self._assembly.home.device)
         self._assembly.weights.refresh()
-        found = self._assembly.recordings.find_all(parts.parts)
+        seed, step = self._request.options.seed, self._num_steps
+        found = self._assembly.recordings.find_all(parts.parts, (seed, step))
         links = union_of(recorded.links for recorded in found)
         program = self._assembly.programs.find(len(found), links, training=mode is Mode.TRAIN)
         microbatches = tuple(
@@ -146,8 +147,8 @@ class Passes:
         self._num_passes += 1
         return StepWork(
             sequence=self._num_passes,
-            step=self._num_steps,
-            seed=self._request.options.seed,
+            step=step,
+            seed=seed,
             mode=mode,
             program=program,
             microbatches=microbatches,

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature
-from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, refs
+from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, reads_of, refs
 from intandem.recorder.python_state import (
     AttributesWatched,
     attributes_kept,
     python_generators_kept,
 )
 from intandem.recorder.recording import Recorder, listening
-from intandem.recorder.refusals import FilledInError
+from intandem.recorder.refusals import FilledInError, MarkedError
+from intandem.recorder.sameness import same_calls
 from intandem.recorder.skeleton import RunWithoutDataError
 from intandem.recorder.trees import map_tree, named_leaves
 from intandem.recorder.values import version_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from intandem.recorder.draws import Draws
     from intandem.recorder.values import Draft
 
 _log = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ def record(  # noqa: PLR0913  (used by two modules)
     meter: Meter | None = None,
     *,
     keeps_attributes: bool = True,
+    draws: Draws | None = None,
 ) -> Run:
     """Do what ``capture`` says, and return the output as well.
 
@@ -102,13 +105,21 @@ def record(  # noqa: PLR0913  (used by two modules)
         blocks: as for ``capture``.
         meter: looks on.
         keeps_attributes: put attributes that forward sets back afterwards.
+        draws: that the micro-batch will be given; None for whatever the generators give.
     """
     without_data: set[int] = set()
-    manner = _Manner(updated, blocks, meter, without_data, keeps_attributes)
-    is_filled_in = False
+    manner = _Manner(updated, blocks, meter, without_data, keeps_attributes, draws)
+    is_filled_in, marked = False, None
     while True:
         try:
-            return _record_once(model, batch, bind, manner)
+            run = _record_once(model, batch, bind, manner)
+            if marked and marked.graph and not same_calls(marked.graph, run.graph):
+                raise marked
+            return run
+        except MarkedError as error:  # [Note: set once]
+            if marked is not None:
+                raise
+            marked = error
         except RunWithoutDataError as error:
             without_data.add(error.call)
         except FilledInError:  # what is filled in once is not, the second time
@@ -125,6 +136,7 @@ class _Manner(NamedTuple):
     meter: Meter | None
     without_data: Collection[int]
     keeps_attributes: bool
+    draws: Draws | None
 
 
 def _record_once(
@@ -132,17 +144,18 @@ def _record_once(
 ) -> Run:
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
-    recorder = Recorder(model, [leaf for _, leaf in named], manner.blocks, manner.without_data)
     arguments = bind(own)
     kept = attributes_kept(model, on_success=manner.keeps_attributes)
     with left_as_it_was(model) as saved, kept, _unwritten([leaf for _, leaf in named]):
+        inputs = [leaf for _, leaf in named]
+        recorder = Recorder(model, inputs, manner.blocks, manner.without_data, manner.draws)
         registered = _registered(model)
         versions = {name: version_of(p) for name, p in model.named_parameters()}
         attributes = AttributesWatched(model, recorder.blocks)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
         with listening(recorder), without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
-            recorder.check_python_generators()
+            recorder.drawing.call_begins()
         attributes.look()
         _refuse_replaced(registered, _registered(model), recorder)
         _refuse_written(model, versions)
@@ -155,7 +168,11 @@ def _record_once(
         value = recorder.values.find(tensor)
         return value is not None and graph.values[value].derived
 
-    attributes.settle(is_derived)
+    try:
+        attributes.settle(is_derived)
+    except MarkedError as error:
+        error.graph = graph
+        raise
     if recorder.checkpointed:
         _log.warning(
             "forward calls %s under torch.utils.checkpoint(use_reentrant=False) between blocks, "
@@ -211,13 +228,25 @@ def _finished(
     calls = [
         _with_updates(call, updated) for call in _without_dead_renewals(recorder.calls, output)
     ]
-    derived_calls = _derived_calls(calls, recorder.values.drafts, updated)
+    derived_calls = _derived_calls(calls, recorder, updated)
     values = tuple(_value(draft, derived_calls) for draft in recorder.values.drafts)
     _check_guards(recorder.guards, values, updated | recorder.parameters)
     used = {name for call in calls for name in call.parameters}
     used |= set(attrs(output))
     unused = tuple(name for name, _ in model.named_parameters() if name not in used)
-    return Graph(values, inputs, tuple(calls), tuple(recorder.guards), output, unused)
+    guards, draws_python = tuple(recorder.guards), recorder.drawing.python_between_blocks
+    chances = draws_python or _by_chance(calls, values, guards)
+    return Graph(values, inputs, tuple(calls), guards, output, unused, draws_python, chances)
+
+
+def _by_chance(calls: list[Call], values: tuple[Value, ...], guards: tuple[Guard, ...]) -> bool:
+    """Tell whether a guard looks at what was drawn."""
+    drawn: list[bool] = []
+    for call in calls:
+        read = [values[v].producer for v in reads_of(call)]
+        drawn.append(call.site is not None or any(p >= 0 and drawn[p] for p in read))
+    looked_at = (values[v].producer for guard in guards for v in refs(guard.args, guard.kwargs))
+    return any(producer >= 0 and drawn[producer] for producer in looked_at)
 
 
 def _with_updates(call: Call, updated: set[str]) -> Call:
@@ -236,20 +265,21 @@ def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
     return kept[::-1]
 
 
-def _derived_calls(calls: list[Call], drafts: list[Draft], updated: set[str]) -> list[bool]:
-    """Tell for each call whether its results depend on the batch and constant buffers alone."""
+def _derived_calls(calls: list[Call], recorder: Recorder, updated: set[str]) -> list[bool]:
+    """Tell which calls' results depend on the batch, constant buffers and keyed draws alone."""
     derived: list[bool] = []
+    drafts = recorder.values.drafts
 
     def value_is_derived(value: int) -> bool:
         producer = drafts[value].producer
         return producer < 0 or derived[producer]
 
-    for call in calls:
-        read = [*refs(call.args, call.kwargs), *(old for old, _ in call.renewed)]
+    for index, call in enumerate(calls):
+        read = reads_of(call)
         made = [*(v for v in call.outputs if v is not None), *(new for _, new in call.renewed)]
         derived.append(
             call.kind is CallKind.GLUE
-            and call.site is None
+            and (call.site is None or index in recorder.drawing.keyed)
             and not call.parameters
             and not set(call.buffers) & updated
             and all(map(value_is_derived, read))

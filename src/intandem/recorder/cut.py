@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from intandem.errors import CaptureError
 from intandem.ir import StageLinks
-from intandem.recorder.graph import Graph, attrs, refs
+from intandem.recorder.graph import Graph, attrs, reads_of, refs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 Hand = dict[int, tuple[int, ...]]
 """Values by the stage at the other end, ascending."""
@@ -114,8 +114,7 @@ def crossing_bytes(graph: Graph) -> list[int]:
 
 def reads(graph: Graph, index: int) -> list[int]:
     """Return the values that call ``index`` reads."""
-    call = graph.calls[index]
-    return [*refs(call.args, call.kwargs), *(old for old, _ in call.renewed)]
+    return reads_of(graph.calls[index])
 
 
 def _last_reads(graph: Graph) -> dict[int, int]:
@@ -262,29 +261,76 @@ def _hand(values: dict[int, list[int]]) -> Hand:
     return {stage: tuple(found) for stage, found in sorted(values.items())}
 
 
-def same_cuts(graph: Graph, names: Sequence[tuple[str, int]]) -> tuple[int, ...]:
-    """Return where ``graph`` is cut so that each stage begins with the named segment.
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where a model is cut, by names that all its recordings share.
+
+    Attributes:
+        names: (name, call) of every segment of the recording that was cut first, in order.
+        starts: index among them of each stage's first; the first is 0.
+    """
+
+    names: tuple[tuple[str, int], ...]
+    starts: tuple[int, ...]
+
+
+def same_cuts(graph: Graph, cuts: Cuts) -> tuple[int, ...]:
+    """Return where ``graph`` is cut so that each stage runs what it runs in the first recording.
+
+    Where draws decide the path, segments may be missing; a stage that has none left is empty.
 
     Args:
         graph: another recording of the same model.
-        names: (name, call) of the first segment of every stage after the first.
+        cuts: of the first.
 
     Raises:
-        CaptureError: if this recording does not have such a segment.
+        CaptureError: if this recording does not have such segments, or not in that order.
     """
     at = {(segment.name, segment.call): segment.start for segment in segments(graph)}
-    missing = [name for name, call in names if (name, call) not in at]
-    if missing:
+    first_names = [cuts.names[start] for start in cuts.starts[1:]]
+    missing = [name for name, call in first_names if (name, call) not in at]
+    if missing and not graph.chances:
         msg = (
             f"for this batch forward does not call {missing[0]} as it did for the example, and a "
             "stage begins there; choose other stages, or an example that takes the same path"
         )
         raise CaptureError(msg)
-    starts = (0, *(at[key] for key in names))
-    if list(starts) != sorted(set(starts)):
-        msg = f"for this batch forward calls {[n for n, _ in names]} in another order"
+    if graph.chances:
+        _refuse_unknown(at, cuts)
+        starts = _starts_with_gaps(at, cuts, len(graph.calls))
+    else:
+        starts = [0, *(at[key] for key in first_names)]
+    if starts != sorted(starts if graph.chances else set(starts)):
+        msg = f"for this batch forward calls {[n for n, _ in first_names]} in another order"
         raise CaptureError(msg)
-    return starts
+    return tuple(starts)
+
+
+def _starts_with_gaps(at: Mapping[tuple[str, int], int], cuts: Cuts, num_calls: int) -> list[int]:
+    """Let each stage begin at the first of its segments that is there, or where the next does."""
+    starts: list[int] = []
+    end = len(cuts.names)
+    for start in reversed(cuts.starts[1:]):
+        own = [at[name] for name in cuts.names[start:end] if name in at]
+        starts.append(own[0] if own else [num_calls, *starts][-1])
+        end = start
+    return [0, *reversed(starts)]
+
+
+def _refuse_unknown(at: Mapping[tuple[str, int], int], cuts: Cuts) -> None:
+    known = set(cuts.names)
+    order = [cuts.names.index(key) for key in at if key in known]
+    unknown = [name for name, call in at if (name, call) not in known]
+    if unknown or order != sorted(order):
+        what = (
+            f"calls {unknown[0]}, which it did not" if unknown else "calls its blocks in an order"
+        )
+        msg = (
+            f"by the draws of this micro-batch forward {what} when the stages were "
+            "chosen; which stage runs it would be a guess: let draws drop blocks, and not choose "
+            "or reorder them, or put what they choose from into one block"
+        )
+        raise CaptureError(msg)
 
 
 def parameters_of(graph: Graph, stage: StageGraph) -> tuple[str, ...]:

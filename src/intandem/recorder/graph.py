@@ -57,11 +57,13 @@ class Site:
         call: how many calls of that name (for glue: random calls) came before it.
         recomputed: whether autograd may run it again in its own backward
             (``torch.utils.checkpoint``), with the default generators' states put back.
+        python: whether Python's or NumPy's generators are drawn from.
     """
 
     name: str
     call: int
     recomputed: bool = False
+    python: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Value:
         dtype: its dtype.
         num_bytes: its size.
         requires_grad: whether a gradient flows back through it.
-        derived: made from the batch and from buffers alone, so that any stage can make it again.
+        derived: made from the batch, buffers and keyed draws alone, so that any stage can make
+            it again.
         storage: number of the memory it lives in; views of one tensor share it.
     """
 
@@ -165,6 +168,9 @@ class Graph:
         guards: Python values the recording depends on.
         output: what ``forward`` returned, with Ref and Attr in place of tensors.
         unused: names of parameters that no call uses.
+        draws_python: whether it holds what Python's or NumPy's generators gave, so that it
+            serves one micro-batch of one step.
+        chances: whether draws decided which calls there are, or may have.
     """
 
     values: tuple[Value, ...]
@@ -173,6 +179,8 @@ class Graph:
     guards: tuple[Guard, ...]
     output: Any
     unused: tuple[str, ...]
+    draws_python: bool = False
+    chances: bool = False
 
     def __str__(self) -> str:
         blocks = [call for call in self.calls if call.kind is CallKind.BLOCK]
@@ -187,6 +195,11 @@ class Graph:
 def refs(*trees: Any) -> list[int]:
     """Return the values that argument templates mention, in order."""
     return [leaf.value for tree in trees for leaf in leaves(tree) if isinstance(leaf, Ref)]
+
+
+def reads_of(call: Call) -> list[int]:
+    """Return the values that ``call`` reads."""
+    return [*refs(call.args, call.kwargs), *(old for old, _ in call.renewed)]
 
 
 def attrs(*trees: Any) -> list[str]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from intandem.errors import CaptureError
 from intandem.recorder import refusals
 from intandem.recorder.locations import where_set
 
@@ -89,6 +88,7 @@ class AttributesWatched:
         Raises:
             CaptureError: naming the attribute and the line that sets it.
             FilledInError: if it did not before, and forward may do it only once.
+            MarkedError: if it is a flag; see [Note: set once].
         """
         for dotted in self._after:
             if self._after[dotted] == self._before.get(dotted):
@@ -103,6 +103,8 @@ class AttributesWatched:
             )
             if _is_filled_in(self._before.get(dotted), self._after[dotted]):
                 raise refusals.FilledInError(str(refusal))
+            if isinstance(value, bool):
+                raise refusals.MarkedError(str(refusal))
             raise refusal
 
 
@@ -130,27 +132,37 @@ def _is_filled_in(before: Hashable, after: Hashable) -> bool:
 def attributes_kept(model: nn.Module, *, on_success: bool = True) -> Iterator[None]:
     """Put attributes of all modules, and lists and dictionaries in them, back afterwards.
 
-    What torch keeps in modules is left alone.
+    What torch keeps in modules is left alone, and so are flags where ``forward`` has hooked
+    modules: a flag may say that they are hooked already.
 
     Args:
         model: the user's module.
         on_success: put them back even if nothing is raised.
     """
     before = [(module, _attributes(module)) for module in model.modules()]
+    num_hooks = _num_hooks(model)
     try:
         yield
     except BaseException:
-        _put_back(before)
+        _put_back(before, flags=_num_hooks(model) == num_hooks)
         raise
     if on_success:
-        _put_back(before)
+        _put_back(before, flags=_num_hooks(model) == num_hooks)
 
 
-def _put_back(before: list[tuple[nn.Module, dict[str, tuple[Any, Any]]]]) -> None:
+def _num_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def _put_back(before: list[tuple[nn.Module, dict[str, tuple[Any, Any]]]], *, flags: bool) -> None:
     for module, attributes in before:
-        for key in [k for k in vars(module) if k not in attributes and k not in _OF_MODULES]:
+        kept = set() if flags else {k for k, v in vars(module).items() if isinstance(v, bool)}
+        known = _OF_MODULES | kept
+        for key in [k for k in vars(module) if k not in attributes and k not in known]:
             del vars(module)[key]
         for key, (value, content) in attributes.items():
+            if key in kept:
+                continue
             vars(module)[key] = value
             if content is not None:
                 _refill(value, content)
@@ -171,31 +183,6 @@ def _refill(container: Any, content: Any) -> None:
         container.extend(content)
     else:
         container.update(content)
-
-
-class PythonGenerators:
-    """Watches Python's and NumPy's random generators for draws between blocks."""
-
-    def __init__(self) -> None:
-        self._state = _generator_state()
-
-    def skip(self) -> None:
-        """Draws up to now were a block's, which draws again each time it runs."""
-        self._state = _generator_state()
-
-    def check(self, location: str) -> None:
-        """Refuse draws since the last call of ``skip``.
-
-        Raises:
-            CaptureError: if there were any.
-        """
-        if _generator_state() != self._state:
-            msg = (
-                f"forward draws from Python's or NumPy's random generator between blocks, before "
-                f"{location}; a recording would repeat the first draw for ever: use torch.rand, "
-                "or draw outside of forward and pass the result in the batch"
-            )
-            raise CaptureError(msg)
 
 
 class _NotPlain:
@@ -250,7 +237,15 @@ def python_generators_kept() -> Iterator[None]:
             numpy.random.set_state(arrays)
 
 
-def _generator_state() -> object:
+def seed_python_generators(key: int) -> None:
+    """Seed Python's and NumPy's generators with a key of 64 bits."""
+    random.seed(key)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(key % 2**32)
+
+
+def python_generators_state() -> object:
+    """Return a value that differs once anything has been drawn from Python's generators."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return random.getstate()

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import weakref
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from intandem.recorder import refusals
 from intandem.recorder.blocks import Inside, find_blocks
+from intandem.recorder.draws import AnyDraws, Drawing
 from intandem.recorder.functions import (
     function_name,
     is_effect,
@@ -28,7 +29,6 @@ from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, 
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.interception import intercepted
 from intandem.recorder.locations import user_location, user_place
-from intandem.recorder.python_state import PythonGenerators
 from intandem.recorder.skeleton import (
     Activity,
     MadeWithDataError,
@@ -40,8 +40,11 @@ from intandem.recorder.values import Values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from torch.autograd import Function
+
+    from intandem.recorder.draws import Draws
 
 
 class Target(NamedTuple):
@@ -63,6 +66,7 @@ class _Seen(NamedTuple):
     written: list[Tensor]
     autocast: tuple[Autocast, ...]
     drew: bool
+    drew_python: bool
 
 
 class Recorder:
@@ -74,6 +78,7 @@ class Recorder:
         inputs: Sequence[Tensor],
         blocks: Sequence[str | type[nn.Module]] = (),
         without_data: Collection[int] = (),
+        draws: Draws | None = None,
     ) -> None:
         self._model = model
         self.blocks = find_blocks(model, blocks)
@@ -85,9 +90,8 @@ class Recorder:
         self._noticed_recomputation = False
         self._kept: list[Any] = []
         self._made_inside: dict[int, weakref.ref[Tensor]] = {}
-        self._python_generators = PythonGenerators()
+        self.drawing = Drawing(draws or AnyDraws())
         self._calls_of: Counter[str] = Counter()
-        self._random_glue = 0
         self._allowed: set[int] | None = None
         self._seen_inside: set[str] = set()
         self._inside: list[nn.Module] = []
@@ -171,6 +175,7 @@ class Recorder:
         self._noticed(target, args, kwargs)
         output = self._run(target, args, kwargs, given)
         drew = self.noticed_random or not torch.equal(generator, torch.get_rng_state())
+        drew_python = target.kind is CallKind.BLOCK and self.drawing.block_ends()
         written = {k: t for k, (t, before) in watched.items() if version_of(t) != before}
         if names := self.parameters & {self._attr_of.get(k, "") for k in written}:
             raise refusals.parameter_written(min(names), f"at {user_place()}")
@@ -181,7 +186,7 @@ class Recorder:
             self._guard(target, template, given, output)
             return output
         self._guard_shapes(target, (args, kwargs), template, output)
-        seen = _Seen(template, given, buffers, list(written.values()), autocast, drew)
+        seen = _Seen(template, given, buffers, list(written.values()), autocast, drew, drew_python)
         self.calls.append(self._as_call(target, seen, output, results))
         self._kept.append((args, kwargs, output))
         return output
@@ -216,7 +221,7 @@ class Recorder:
             updates=(),
             grad_enabled=torch.is_grad_enabled(),
             autocast=seen.autocast,
-            site=self._site(target, call) if seen.drew else None,
+            site=self._site(target, call, seen),
             anchor=anchor,
             call=call,
             location=user_location(),
@@ -234,14 +239,13 @@ class Recorder:
     def _run(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
     ) -> Any:
-        may_draw = target.kind is not CallKind.GLUE  # torch functions draw from torch's generators
-        if may_draw:
-            self._python_generators.check(target.name)
+        if target.kind is not CallKind.GLUE:  # torch functions draw from torch's generators
+            self.drawing.call_begins()
         self._allowed = {id(tensor) for tensor in given}
         try:
             is_forced = len(self.calls) in self._without_data
             if not is_forced and not self._skeleton.is_needed(target.module, given):
-                with torch._C._EnableTorchFunction():
+                with torch._C._EnableTorchFunction(), self._glue_draws():
                     return target.proceed(*args, **kwargs)
             name = f"{target.name} at {user_location()}"
             inside = self._model if target.kind is CallKind.OPAQUE else target.module
@@ -249,8 +253,9 @@ class Recorder:
             return self._run_without_data(activity, args, kwargs)
         finally:
             self._allowed = None
-            if may_draw:
-                self._python_generators.skip()
+
+    def _glue_draws(self) -> AbstractContextManager[object]:
+        return self.drawing.of_glue(len(self.calls)) if self.noticed_random else nullcontext()
 
     def _run_without_data(
         self, activity: Activity, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -308,14 +313,6 @@ class Recorder:
             if isinstance(leaf, Tensor):
                 self._made_inside[id(leaf)] = weakref.ref(leaf)
 
-    def check_python_generators(self) -> None:
-        """Refuse draws of Python's generators since the last call; to be asked at the end.
-
-        Raises:
-            CaptureError: if there were any.
-        """
-        self._python_generators.check("its end")
-
     def _is_nothing_new(
         self, target: Target, given: list[Tensor], output: Any, *, has_effect: bool
     ) -> bool:
@@ -358,12 +355,13 @@ class Recorder:
         names = {self._attr_of[id(t)] for t in tensors if id(t) in self._attr_of}
         return tuple(sorted(names - self.parameters))
 
-    def _site(self, target: Target, call: int) -> Site:
+    def _site(self, target: Target, call: int, seen: _Seen) -> Site | None:
+        if not (seen.drew or seen.drew_python):
+            return None
         recomputed = self._noticed_recomputation
         if target.module is not None:
-            return Site(target.name, call, recomputed)
-        self._random_glue += 1
-        return Site("glue", self._random_glue - 1, recomputed)
+            return Site(target.name, call, recomputed, seen.drew_python)
+        return self.drawing.next_glue(recomputed=recomputed)
 
 
 @contextmanager

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 from intandem.errors import CaptureError
 
 if TYPE_CHECKING:
-    from intandem.recorder.graph import Guard
+    from intandem.recorder.graph import Graph, Guard
 
 
 class FilledInError(CaptureError):
     """Forward filled in what an object lacked; it may be that it does so only once."""
+
+
+class MarkedError(CaptureError):
+    """Forward set a flag; it may be that it does so only once, and that it makes no difference."""
+
+    graph: Graph | None = None
+    """What it did the first time."""
 
 
 def hidden_in_object(call: str, kind: str, place: str) -> CaptureError:

@@ -54,6 +54,23 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
+def own_memory(tree: Any) -> Any:
+    """Return ``tree`` with copies of its tensors, detached: a model may write to what it is given.
+
+    A tensor that is there twice is one copy.
+    """
+    copies: dict[int, Tensor] = {}
+
+    def copied(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) not in copies:
+            copies[id(leaf)] = leaf.detach().clone()
+        return copies[id(leaf)]
+
+    return map_tree(copied, tree)
+
+
 def leaves(tree: Any) -> list[Any]:
     """Return the leaves of ``tree`` in a fixed order."""
     found: list[Any] = []

@@ -82,7 +82,7 @@ class Pass:
 
     def transmit(self, message: Message, peer: int) -> None:
         """Send what an action left."""
-        payload = self._to_send.pop(message)
+        payload = self._to_send.pop(message, ())  # what another micro-batch sends
         self._transport.send(peer, self._label(message), payload, self._contract(message))
 
     def receive(self, message: Message, peer: int) -> None:

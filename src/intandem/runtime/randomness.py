@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from intandem.recorder.functions import function_name, is_random
+from intandem.recorder.python_state import python_generators_kept, seed_python_generators
 from intandem.recorder.trees import leaves
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _TAKES_GENERATOR = frozenset(
     "exponential_ cauchy_ geometric_ log_normal_ multinomial poisson".split()
 )
 _DEFAULT_GENERATOR_LOCK = threading.Lock()
+_PYTHON_GENERATORS_LOCK = threading.Lock()
 
 
 def draw_key(seed: int, step: int, microbatch: int, site: Site) -> int:
@@ -82,6 +84,40 @@ class KeyedRandom(TorchFunctionMode):
         return self._generators[device]
 
 
+class EqualDraws:
+    """Draws of a recording that is not run: all uniform numbers are one and the same.
+
+    Args:
+        value: between 0 and 1. What is dropped with a probability is kept by a value near 0, or
+            by one near 1.
+    """
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def random(self, site: Site) -> TorchFunctionMode:
+        """Return the context under which uniform numbers are that value."""
+        del site
+        return _EqualRandom(self._value)
+
+    def seed_python(self, number: int) -> None:
+        """Change nothing."""
+        del number
+
+
+class _EqualRandom(TorchFunctionMode):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self._value = value
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        drawn = func(*args, **(kwargs or {}))
+        return drawn.fill_(self._value) if function_name(func) in {"rand", "rand_like"} else drawn
+
+
 @contextmanager
 def default_generators_seeded(key: int) -> Iterator[None]:
     """Let this thread alone draw from the default generators, seeded with ``key``.
@@ -98,6 +134,14 @@ def default_generators_held() -> Iterator[None]:
     """Keep other ranks' threads from drawing from the default generators; put their states back."""
     devices = range(torch.cuda.device_count())
     with _DEFAULT_GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def python_generators_seeded(key: int) -> Iterator[None]:
+    """Let this thread alone draw from Python's and NumPy's generators, seeded with ``key``."""
+    with _PYTHON_GENERATORS_LOCK, python_generators_kept():
+        seed_python_generators(key)
         yield
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.capture import record
-from intandem.recorder.cut import StageGraph, cut, links_of, reads, same_cuts
+from intandem.recorder.cut import Cuts, StageGraph, cut, links_of, reads, same_cuts
 from intandem.recorder.graph import refs
 from intandem.recorder.trees import leaves, named_leaves
 from intandem.runtime.model_state import state_of
@@ -37,6 +37,8 @@ BatchKey = tuple[tuple["Hashable", ...], ...]
 
 _MAX_KEYS = 64
 """Shapes and modes that recordings are kept for; the oldest goes first."""
+_MAX_PATHS = 64
+"""Recordings that are kept for one of them, which guards tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,17 @@ class Recorded:
         named = dict(named_leaves(batch))
         return {v: named[name] for v, name in enumerate(self.graph.inputs) if name in named}
 
-    def holds_for(self, batch: Any) -> bool:
-        """Tell whether every guard has the outcome it had when recorded."""
+    def holds_for(self, batch: Any, draw: Draw) -> bool:
+        """Tell whether every guard has the outcome it had when recorded.
+
+        Args:
+            batch: a micro-batch.
+            draw: keys its random draws, which guards may look at.
+        """
         if self.guard_stage is None:
             return True
         environment = self.tensors_of(batch)
-        self.guard_stage.run(environment, Draw(0, 0, 0), with_gradients=False)
+        self.guard_stage.run(environment, draw, with_gradients=False)
         return all(
             self.guard_stage.call_again(guard, environment) == guard.outcome
             for guard in self.graph.guards
@@ -87,7 +94,7 @@ class Recordings:
         model: the user's module.
         bind: turns a micro-batch into arguments.
         weights: finds what calls use.
-        stage_names: (name, call) of the first segment of every stage after the first.
+        cuts: where the first recording is cut.
         own_stages: stages that this process runs.
         blocks: modules to keep whole besides those found.
     """
@@ -97,7 +104,7 @@ class Recordings:
         model: nn.Module,
         bind: Callable[[Any], Arguments],
         weights: Weights,
-        stage_names: Sequence[tuple[str, int]],
+        cuts: Cuts,
         own_stages: Collection[int],
         blocks: Sequence[str | type[nn.Module]] = (),
     ) -> None:
@@ -106,14 +113,14 @@ class Recordings:
         self._blocks = find_blocks(model, blocks)
         self._bind = bind
         self._weights = weights
-        self._stage_names = tuple(stage_names)
+        self._cuts = cuts
         self._own_stages = tuple(own_stages)
         self._known: dict[Hashable, list[tuple[int, Recorded]]] = {}
         self._notes = RecordingNotes()
         self._updated: dict[tuple[bool, ...], set[str]] = {}
         self.num_recordings = 0
 
-    def find(self, batch: Any, made: Graph | None = None) -> Recorded:
+    def find(self, batch: Any, draw: Draw, made: Graph | None = None) -> Recorded:
         """Return a recording that holds for ``batch``, made now if there is none.
 
         The current gradient and autocast modes of this thread and the modules' training flags
@@ -121,17 +128,26 @@ class Recordings:
 
         Args:
             batch: a micro-batch.
-            made: a recording of it, if there is one.
+            draw: keys its random draws.
+            made: a recording of it with these draws, if there is one.
 
         Raises:
             CaptureError: if a new recording is needed and cannot be made or cut alike.
         """
-        return self._find(batch, self.state(), made)
+        return self._find(batch, draw, self.state(), made)
 
-    def find_all(self, batches: Sequence[Any]) -> list[Recorded]:
-        """Return the recordings for the micro-batches of one pass; see ``find``."""
+    def find_all(self, batches: Sequence[Any], draws: tuple[int, int]) -> list[Recorded]:
+        """Return the recordings for the micro-batches of one pass; see ``find``.
+
+        Args:
+            batches: micro-batches, in order.
+            draws: seed and step, which key their random draws.
+        """
         state = self.state()
-        return [self._find(batch, state, None) for batch in batches]
+        return [
+            self._find(batch, Draw(*draws, index), state, None)
+            for index, batch in enumerate(batches)
+        ]
 
     def state(self) -> ModelState:
         """Return what recordings are for besides a batch, as it is now."""
@@ -145,24 +161,29 @@ class Recordings:
         """Return what recordings there are, why, and what they cost."""
         return self._notes.notes()
 
-    def _find(self, batch: Any, state: ModelState, made: Graph | None) -> Recorded:
+    def _find(self, batch: Any, draw: Draw, state: ModelState, made: Graph | None) -> Recorded:
         given = key_of_batch(batch, self._bind(batch))
         for index, recorded in self._known.get((state, given), ()):
-            if recorded.holds_for(batch):
+            if recorded.holds_for(batch, draw):
                 self._notes.use(index)
                 return recorded
         began_s = time.perf_counter()
         training = tuple(module.training for module in self._model.modules())
         updated = self._updated.setdefault(training, set())
         if made is None:
-            made = record(self._model, batch, self._bind, updated, self._named_blocks).graph
+            blocks = self._named_blocks
+            made = record(self._model, batch, self._bind, updated, blocks, draws=draw).graph
         recorded = self.add(made)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
+        if made.draws_python:
+            return recorded
         seconds = time.perf_counter() - began_s
         facts, guards = self.facts(state), recorded.graph.guards
         index = self._notes.add(_in_words(given), facts, guards, seconds)
         self._notes.use(index)
-        self._known.setdefault((self.state(), given), []).append((index, recorded))
+        key = (self.state(), given)  # [Note: set once] may have marked the model
+        self._known.setdefault(key, []).append((index, recorded))
+        del self._known[key][:-_MAX_PATHS]
         if len(self._known) > _MAX_KEYS:
             del self._known[next(iter(self._known))]
         return recorded
@@ -176,7 +197,7 @@ class Recordings:
     def add(self, graph: Graph) -> Recorded:
         """Cut a recording as all others are and make its stages."""
         self.num_recordings += 1
-        cuts = cut(graph, same_cuts(graph, self._stage_names))
+        cuts = cut(graph, same_cuts(graph, self._cuts))
         stages = {s: Stage(graph, cuts[s], self._weights) for s in self._own_stages}
         guard_stage = _guard_stage(graph, self._weights)
         contracts = _contracts(graph, cuts)

@@ -11,16 +11,21 @@ from torch import Tensor
 
 from intandem.errors import CaptureError
 from intandem.recorder.cut import reads
-from intandem.recorder.graph import refs
+from intandem.recorder.graph import Site, refs
+from intandem.recorder.python_state import seed_python_generators
 from intandem.recorder.templates import compile_template
 from intandem.recorder.trees import leaves
-from intandem.runtime.randomness import KeyedRandom, default_generators_seeded, draw_key
+from intandem.runtime.randomness import (
+    KeyedRandom,
+    default_generators_seeded,
+    draw_key,
+    python_generators_seeded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
-    from intandem.recorder import Call, Graph, Guard, Site
+    from intandem.recorder import Call, Graph, Guard
     from intandem.recorder.cut import StageGraph
     from intandem.recorder.graph import Autocast
     from intandem.runtime.weights import Weights
@@ -40,10 +45,19 @@ class Draw:
     step: int
     microbatch: int
 
-    def random(self, site: Site) -> AbstractContextManager[object]:
+    @contextmanager
+    def random(self, site: Site) -> Iterator[None]:
         """Return the context under which ``site`` draws."""
         key = draw_key(self.seed, self.step, self.microbatch, site)
-        return default_generators_seeded(key) if site.recomputed else KeyedRandom(key)
+        torchs = default_generators_seeded(key) if site.recomputed else KeyedRandom(key)
+        pythons = python_generators_seeded(key) if site.python else nullcontext()
+        with torchs, pythons:
+            yield
+
+    def seed_python(self, number: int) -> None:
+        """Seed Python's and NumPy's generators for what follows the block of that number."""
+        site = Site("python", number)
+        seed_python_generators(draw_key(self.seed, self.step, self.microbatch, site))
 
 
 @dataclass(frozen=True, slots=True)

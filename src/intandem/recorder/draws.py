@@ -1,0 +1,98 @@
+"""What a recording draws from.
+
+[Note: draws of Python] What Python's or NumPy's generators give between blocks is in the recording
+for good, so such a recording serves one micro-batch of one step. Both are seeded when ``forward``
+begins and after each block, so that what is drawn there does not depend on which blocks ran here.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+from intandem.recorder.graph import Site
+from intandem.recorder.python_state import python_generators_state
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+
+class Draws(Protocol):
+    """The random draws of one micro-batch of one step.
+
+    A ``forward`` may decide by a draw what it calls (a layer that is dropped), so a recording is
+    made with the draws that the micro-batch it is for will be given.
+    """
+
+    def random(self, site: Site) -> AbstractContextManager[object]:
+        """Return the context under which ``site`` draws."""
+        ...
+
+    def seed_python(self, number: int) -> None:
+        """Seed Python's and NumPy's generators for what follows the block of that number."""
+        ...
+
+
+class AnyDraws:
+    """Draws of the generators as they are, for a recording that is looked at and not run."""
+
+    def random(self, site: Site) -> AbstractContextManager[object]:
+        """Change nothing."""
+        del site
+        return nullcontext()
+
+    def seed_python(self, number: int) -> None:
+        """Change nothing."""
+        del number
+
+
+class Drawing:
+    """What is drawn between the blocks of one recording.
+
+    Args:
+        draws: to be made.
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self.keyed: set[int] = set()
+        self.python_between_blocks = False
+        self._draws = draws
+        self._num_glue = 0
+        self._number = 0
+        self._state: object = None
+        self._begin()
+
+    def of_glue(self, index: int) -> AbstractContextManager[object]:
+        """Let a call draw what it will draw when it is run: a guard may look at it.
+
+        Args:
+            index: of the call.
+        """
+        self.keyed.add(index)
+        return self._draws.random(Site("glue", self._num_glue))
+
+    def next_glue(self, *, recomputed: bool) -> Site:
+        """Return where the next draw of glue happens."""
+        self._num_glue += 1
+        return Site("glue", self._num_glue - 1, recomputed)
+
+    def call_begins(self) -> None:
+        """Whatever Python's generators gave up to now, they gave between blocks."""
+        self.python_between_blocks |= self._python_drew()
+
+    def block_ends(self) -> bool:
+        """Seed for what follows a block, and tell whether the block drew from Python."""
+        drew = self._python_drew()
+        self._begin()
+        return drew
+
+    def _begin(self) -> None:
+        self._draws.seed_python(self._number)
+        self._number += 1
+        self._state = python_generators_state()
+
+    def _python_drew(self) -> bool:
+        state = python_generators_state()
+        drew = bool(state != self._state)
+        self._state = state
+        return drew
