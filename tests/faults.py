@@ -10,11 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from intandem.equality import shared, witness
 from intandem.ir import ActionKind
 from intandem.pipeline import Pipeline, assembly
 from intandem.recorder import CallKind
 from intandem.recorder.trees import map_tree
-from intandem.runtime import huggingface, passes, stage, tied
+from intandem.runtime import huggingface, microbatch, passes, stage, tied
 from intandem.runtime.losses import LossTerm
 from intandem.runtime.passes import Pass
 from intandem.runtime.ranks import LocalRanks
@@ -83,10 +84,10 @@ def second_use_lost(patch):
 def skip_gradient_lost(patch):
     @instead(patch, Pass, "_backward")
     def backward_of(original, self, action):
-        for source, target, microbatch in list(self._at_hand):
+        for source, target, index in list(self._at_hand):
             if target == action.stage and source > target + 1:
-                payload = self._at_hand[source, target, microbatch]
-                self._at_hand[source, target, microbatch] = (None,) * len(payload)
+                payload = self._at_hand[source, target, index]
+                self._at_hand[source, target, index] = (None,) * len(payload)
         original(self, action)
 
 
@@ -234,6 +235,22 @@ def loss_value_of_the_first_microbatch(patch):
         original(self, stage, environment, microbatch, kept)
         terms = self._work.tally._terms
         terms[microbatch] = terms[min(terms)]
+
+
+@fault
+def rows_given_twice(patch):
+    """In the split that the witness shares."""
+
+    @instead(patch, microbatch, "_part")
+    def part(original, batch, columns, index):
+        return original(batch, columns, 1 if index == 2 else index)
+
+
+@fault
+def labels_counted_unshifted_everywhere(patch):
+    """In the count that the witness shares."""
+    for module in (huggingface, witness, shared):
+        labels_counted_unshifted(lambda owner, name, value, own=module: patch(own, name, value))
 
 
 @contextmanager

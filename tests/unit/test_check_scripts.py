@@ -211,16 +211,25 @@ def test_autocast_is_checked_where_it_acts(check):
     assert found["in_own_dtype"]["tolerance"] == 1e-4
 
 
-def test_text_for_people(check, capsys, tmp_path):
-    """A line per kind, the verdict, and a story that ends with cause, place, why and remedy."""
-    (tmp_path / "script.py").write_text(HEAD + DRAWS % "numpy.random.rand(6)")
-    assert main(["check", "script.py:job", "--bisect", "--ranks", "1"]) == 1
+@pytest.mark.parametrize(
+    ("text", "options", "starts"),
+    [
+        (BATCH_NORM, [], "run loss outputs gradients buffers parameters all EQUAL: note"),
+        (BATCH_NORM, ["--bisect"],
+         "run loss outputs gradients buffers parameters all bisect, EQUAL: note"),
+        (DRAWS % "numpy.random.rand(6)", [],
+         "run loss outputs gradients buffers parameters worst: DIFFERENT: to"),
+        (DRAWS % "numpy.random.rand(6)", ["--bisect"],
+         "run bisect, cause place why remedy DIFFERENT:"),
+    ],
+)  # fmt: skip
+def test_text_for_people(text, options, starts, check, capsys, tmp_path):
+    """A line per kind, the verdict, and with --bisect a story: cause, place, why and remedy."""
+    (tmp_path / "script.py").write_text(HEAD + text)
+    status = main(["check", "script.py:job", *options, "--ranks", "1"])
+    assert status == (0 if text == BATCH_NORM else 1)
     lines = capsys.readouterr().out.splitlines()
-    starts = [line.split()[0] for line in lines if line and line[0] != " "]
-    assert starts == [
-        "run", "loss", "outputs", "gradients", "buffers", "parameters", "worst:", "bisect,",
-        "cause", "place", "why", "remedy", "DIFFERENT:",
-    ]  # fmt: skip
+    assert [line.split()[0] for line in lines if line and line[0] != " "] == starts.split()
 
 
 # Parameters after the optimizer.

@@ -66,13 +66,10 @@ def as_lines(outcome: Outcome, num_worst: int) -> list[str]:
         f"{setting.splitting.microbatches} micro-batches",
         *_wrapped("", outcome.why_own),
         *_wrapped("", outcome.why_tolerance),
-        f"loss        {equality.loss:.6g}, relative error {equality.loss_error:.1e}",
-        _kind("outputs", equality.output_errors),
-        _kind("gradients", equality.gradient_errors),
-        _kind("buffers", equality.buffer_errors),
-        _kind("parameters", equality.parameter_errors, f" after {equality.optimizer}"),
     ]
-    lines += _worst(equality, num_worst)
+    if equality.optimizer:  # else the plain model does not even agree with itself
+        lines += _kinds(equality)
+        lines += _worst(equality, num_worst)
     if outcome.bisection is not None:
         lines += _bisection(outcome.bisection)
     lines += _verdict(outcome)
@@ -87,6 +84,18 @@ def _worst(equality: Equality, count: int) -> list[str]:
         return ["all of them the same to the last digit"]
     worst = [f"  {w.error:.1e}  {w.kind} {w.name}" for w in equality.ranked(count) if w.error]
     return ["worst:", *worst] if worst else []
+
+
+def _kinds(equality: Equality) -> list[str]:
+    batch = [_kind("batch", equality.batch_errors)] if equality.batch_errors else []
+    return [
+        *batch,
+        f"loss        {equality.loss:.6g}, relative error {equality.loss_error:.1e}",
+        _kind("outputs", equality.output_errors),
+        _kind("gradients", equality.gradient_errors),
+        _kind("buffers", equality.buffer_errors),
+        _kind("parameters", equality.parameter_errors, f" after {equality.optimizer}"),
+    ]
 
 
 def _kind(name: str, errors: dict[str, float], more: str = "") -> str:
@@ -173,6 +182,7 @@ def as_object(outcome: Outcome, num_worst: int) -> dict[str, Any]:
         "num_gradients": len(equality.gradient_errors),
         "num_buffers": len(equality.buffer_errors),
         "num_parameters": len(equality.parameter_errors),
+        "batch_errors": equality.batch_errors,
         "output_errors": equality.output_errors,
         "gradient_errors": equality.gradient_errors,
         "buffer_errors": equality.buffer_errors,

@@ -11,6 +11,7 @@ import torch
 from intandem.equality.comparison import TOLERANCE, Equality, compare
 from intandem.equality.job import Job, Setting
 from intandem.equality.listening import Precision
+from intandem.equality.shared import batch_errors
 from intandem.equality.tandem import in_tandem, twin
 from intandem.equality.updates import described, slack_of, updated
 from intandem.equality.witness import Splitting, one_process
@@ -139,6 +140,7 @@ def check_job(job: Job, setting: Setting) -> Equality:
     equality = compare(found, expected, tolerance=setting.tolerance)
     return replace(
         equality,
+        batch_errors=batch_errors(job, setting),
         optimizer=described(job.optimizer, plain),
         lowered=precision.lowered,
         lowest=precision.lowest,

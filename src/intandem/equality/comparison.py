@@ -48,7 +48,7 @@ class Numbers:
 
 
 class Worst(NamedTuple):
-    """One of the worst numbers: ``output``, ``gradient``, ``buffer`` or ``parameter``."""
+    """One of the worst numbers: ``batch``, ``output``, ``gradient``, ``buffer``, ``parameter``."""
 
     kind: str
     name: str
@@ -67,6 +67,7 @@ class Equality:
         output_errors: by path in the model's output, relative in norm.
         parameter_errors: by parameter, after the optimizer: |p - p*| / max(|p*|, slack), where
             slack is how far a gradient error of 1 (of that measure) may take it.
+        batch_errors: what is wrong with the micro-batches themselves; empty if nothing is.
         tolerance: up to which they count as equal.
         optimizer: what updated the parameters.
         lowered: where forward or loss computes in a lower precision than the model's, if anywhere.
@@ -80,6 +81,7 @@ class Equality:
     buffer_errors: dict[str, float] = field(default_factory=dict)
     output_errors: dict[str, float] = field(default_factory=dict)
     parameter_errors: dict[str, float] = field(default_factory=dict)
+    batch_errors: dict[str, float] = field(default_factory=dict)
     tolerance: float = TOLERANCE
     optimizer: str = ""
     lowered: str = ""
@@ -123,6 +125,7 @@ class Equality:
     def ranked(self, count: int = 5) -> list[Worst]:
         """Return the worst outputs, gradients, buffers and parameters, worst first."""
         kinds = {
+            "batch": self.batch_errors,
             "output": self.output_errors,
             "gradient": self.gradient_errors,
             "buffer": self.buffer_errors,

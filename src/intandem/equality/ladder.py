@@ -342,6 +342,11 @@ def _names(keys: Iterable[Key]) -> str:
 
 def _unexplained(equality: Equality) -> Finding:
     """Say what can be said when every run on the way was the same."""
+    if equality.batch_errors:
+        name, error = max(equality.batch_errors.items(), key=lambda item: item[1])
+        why = "the micro-batches, put together again, are not the batch"
+        remedy = REMEDY[Cause.MICROBATCHING]
+        return Finding(Cause.MICROBATCHING, error, f"{name} of the batch", why, remedy)
     others = [equality.loss_error, equality.max_gradient_error, equality.max_buffer_error]
     if max(*others, equality.max_output_error) <= equality.tolerance:
         why = "gradients are the same, parameters after the optimizer are not"
