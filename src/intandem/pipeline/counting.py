@@ -47,7 +47,8 @@ def _calls_after(graph: Graph, value: int) -> set[int]:
     """Return the calls whose results depend on ``value``."""
     reached, found = {value}, set()
     for index, call in enumerate(graph.calls):
-        if reached & {*refs(call.args, call.kwargs), *(old for old, _ in call.renewed)}:
+        read = {*refs(call.args, call.kwargs), *(old for old, _ in call.renewed)}
+        if reached & (read - set(call.unread)):
             found.add(index)
             reached |= {v for v in call.outputs if v is not None}
             reached |= {new for _, new in call.renewed}

@@ -114,6 +114,7 @@ class Call:
             function's with its parameters.
         call: how many calls of the same anchor came before it in this recording.
         location: ``file:line`` of the user's code.
+        unread: values that a block is given and hands to no torch function.
     """
 
     kind: CallKind
@@ -134,6 +135,7 @@ class Call:
     anchor: str
     call: int
     location: str
+    unread: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

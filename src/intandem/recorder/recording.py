@@ -29,6 +29,7 @@ from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, 
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.interception import intercepted
 from intandem.recorder.locations import user_location, user_place
+from intandem.recorder.modes import autocast_state, saved_tensors_are_hooked
 from intandem.recorder.skeleton import (
     Activity,
     MadeWithDataError,
@@ -94,6 +95,7 @@ class Recorder:
         self._calls_of: Counter[str] = Counter()
         self._allowed: set[int] | None = None
         self._seen_inside: set[str] = set()
+        self._read_inside: set[int] = set()
         self._inside: list[nn.Module] = []
         self._name_of = {module: name for name, module in model.named_modules()}
         named = [*_named(model, "parameters"), *_named(model, "buffers")]
@@ -225,12 +227,18 @@ class Recorder:
             anchor=anchor,
             call=call,
             location=user_location(),
+            unread=self._unread(seen.given) if target.kind is CallKind.BLOCK else (),
         )
+
+    def _unread(self, given: list[Tensor]) -> tuple[int, ...]:
+        values = [self.values.find(t) for t in given if id(t) not in self._read_inside]
+        return tuple(value for value in values if value is not None)
 
     def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen_inside = set()
+        self._read_inside = set()
         self._noticed_recomputation = target.name == CheckpointFunction.__name__
-        if target.kind is CallKind.BLOCK and _saved_tensors_are_hooked():
+        if target.kind is CallKind.BLOCK and saved_tensors_are_hooked():
             self.checkpointed.append(target.name)
         self.noticed_random = target.kind is CallKind.GLUE and is_random(
             target.proceed, args, kwargs
@@ -281,14 +289,20 @@ class Recorder:
             self.noticed_random = True
         if updates_statistics(function, args, kwargs):
             self._skeleton.notice_statistics(leaves((args, kwargs)))
-        if _saved_tensors_are_hooked():
+        if saved_tensors_are_hooked():
             self._noticed_recomputation = True
         for leaf in leaves((args, kwargs)):
             if not isinstance(leaf, Tensor):
                 continue
-            if (name := self._attr_of.get(id(self._skeleton.real(leaf)))) is not None:
+            real = self._skeleton.real(leaf)
+            if (name := self._attr_of.get(id(real))) is not None:
                 self._seen_inside.add(name)
-            elif self.values.find(leaf) is not None and id(leaf) not in (self._allowed or ()):
+            self._read_inside.add(id(real))
+            if (
+                name is None
+                and self.values.find(leaf) is not None
+                and id(leaf) not in (self._allowed or ())
+            ):
                 raise refusals.reached_through_object(function_name(function), user_place())
 
     # Values.
@@ -369,21 +383,6 @@ def listening(recorder: Recorder) -> Iterator[None]:
     """Record what this thread calls while the context is open."""
     with intercepted(recorder.blocks, recorder):
         yield
-
-
-def autocast_state() -> tuple[Autocast, ...]:
-    """Return the mixed-precision states that are on in this thread."""
-    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    return tuple(
-        Autocast(kind, enabled=True, dtype=torch.get_autocast_dtype(kind))
-        for kind in kinds
-        if torch.is_autocast_enabled(kind)
-    )
-
-
-def _saved_tensors_are_hooked() -> bool:
-    """How ``torch.utils.checkpoint(..., use_reentrant=False)`` shows."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,22 @@
+"""Modes of this thread that a call runs under."""
+
+from __future__ import annotations
+
+import torch
+
+from intandem.recorder.graph import Autocast
+
+
+def autocast_state() -> tuple[Autocast, ...]:
+    """Return the mixed-precision states that are on in this thread."""
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return tuple(
+        Autocast(kind, enabled=True, dtype=torch.get_autocast_dtype(kind))
+        for kind in kinds
+        if torch.is_autocast_enabled(kind)
+    )
+
+
+def saved_tensors_are_hooked() -> bool:
+    """How ``torch.utils.checkpoint(..., use_reentrant=False)`` shows."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
