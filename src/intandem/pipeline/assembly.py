@@ -152,7 +152,7 @@ def assemble(
     recordings.expect_updates(graph)
     with torch.enable_grad():
         draw = Draw(request.options.seed, 0, 0)
-        recorded = recordings.find(example, draw, usual.graph)
+        recorded = recordings.find(example, draw, None if meter else usual)
     if home.membership is not None:
         _record_all(model, recordings, examples, draw)
         free_parameters(model, _held_by(home, holders_of))

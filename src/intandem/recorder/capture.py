@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -64,16 +65,21 @@ def capture(
 
 
 class Run(NamedTuple):
-    """A recording, what the model returned while it was made, and the tensor of every value."""
+    """A recording, what the model returned while it was made, and the tensor of every value.
+
+    ``seconds`` is what it took, with what had to be run again.
+    """
 
     graph: Graph
     output: Any
     tensors: tuple[Tensor, ...]
+    seconds: float = 0.0
 
     def detached(self) -> Run:
         """Return the same without what autograd keeps."""
         output = map_tree(lambda x: x.detach() if isinstance(x, Tensor) else x, self.output)
-        return Run(self.graph, output, tuple(tensor.detach() for tensor in self.tensors))
+        tensors = tuple(tensor.detach() for tensor in self.tensors)
+        return Run(self.graph, output, tensors, self.seconds)
 
 
 class Meter(Protocol):
@@ -107,6 +113,7 @@ def record(  # noqa: PLR0913  (used by two modules)
         keeps_attributes: put attributes that forward sets back afterwards.
         draws: that the micro-batch will be given; None for whatever the generators give.
     """
+    began_s = time.perf_counter()
     without_data: set[int] = set()
     manner = _Manner(updated, blocks, meter, without_data, keeps_attributes, draws)
     is_filled_in, marked = False, None
@@ -115,7 +122,7 @@ def record(  # noqa: PLR0913  (used by two modules)
             run = _record_once(model, batch, bind, manner)
             if marked and marked.graph and not same_calls(marked.graph, run.graph):
                 raise marked
-            return run
+            return run._replace(seconds=time.perf_counter() - began_s)
         except MarkedError as error:  # [Note: set once]
             if marked is not None:
                 raise

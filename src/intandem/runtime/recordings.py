@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from intandem.ir import StageLinks
     from intandem.recorder import Arguments, Graph
+    from intandem.recorder.capture import Run
     from intandem.runtime.model_state import ModelState
     from intandem.runtime.recording_notes import RecordingNote
     from intandem.runtime.transport.protocol import Contract
@@ -120,7 +121,7 @@ class Recordings:
         self._updated: dict[tuple[bool, ...], set[str]] = {}
         self.num_recordings = 0
 
-    def find(self, batch: Any, draw: Draw, made: Graph | None = None) -> Recorded:
+    def find(self, batch: Any, draw: Draw, made: Run | None = None) -> Recorded:
         """Return a recording that holds for ``batch``, made now if there is none.
 
         The current gradient and autocast modes of this thread and the modules' training flags
@@ -134,7 +135,7 @@ class Recordings:
         Raises:
             CaptureError: if a new recording is needed and cannot be made or cut alike.
         """
-        return self._find(batch, draw, self.state(), made)
+        return self._find(batch, draw, self.state(), made)[1]
 
     def find_all(self, batches: Sequence[Any], draws: tuple[int, int]) -> list[Recorded]:
         """Return the recordings for the micro-batches of one pass; see ``find``.
@@ -144,10 +145,14 @@ class Recordings:
             draws: seed and step, which key their random draws.
         """
         state = self.state()
-        return [
+        found = [
             self._find(batch, Draw(*draws, index), state, None)
             for index, batch in enumerate(batches)
         ]
+        for index, _ in found:
+            if index is not None:
+                self._notes.use(index)
+        return [recorded for _, recorded in found]
 
     def state(self) -> ModelState:
         """Return what recordings are for besides a batch, as it is now."""
@@ -161,32 +166,32 @@ class Recordings:
         """Return what recordings there are, why, and what they cost."""
         return self._notes.notes()
 
-    def _find(self, batch: Any, draw: Draw, state: ModelState, made: Graph | None) -> Recorded:
+    def _find(
+        self, batch: Any, draw: Draw, state: ModelState, made: Run | None
+    ) -> tuple[int | None, Recorded]:
         given = key_of_batch(batch, self._bind(batch))
         for index, recorded in self._known.get((state, given), ()):
             if recorded.holds_for(batch, draw):
-                self._notes.use(index)
-                return recorded
-        began_s = time.perf_counter()
+                return index, recorded
+        began_s = time.perf_counter() - (made.seconds if made else 0.0)
         training = tuple(module.training for module in self._model.modules())
         updated = self._updated.setdefault(training, set())
         if made is None:
             blocks = self._named_blocks
-            made = record(self._model, batch, self._bind, updated, blocks, draws=draw).graph
-        recorded = self.add(made)
+            made = record(self._model, batch, self._bind, updated, blocks, draws=draw)
+        recorded = self.add(made.graph)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
-        if made.draws_python:
-            return recorded
+        if made.graph.draws_python:
+            return None, recorded
         seconds = time.perf_counter() - began_s
         facts, guards = self.facts(state), recorded.graph.guards
         index = self._notes.add(_in_words(given), facts, guards, seconds)
-        self._notes.use(index)
         key = (self.state(), given)  # [Note: set once] may have marked the model
         self._known.setdefault(key, []).append((index, recorded))
         del self._known[key][:-_MAX_PATHS]
         if len(self._known) > _MAX_KEYS:
             del self._known[next(iter(self._known))]
-        return recorded
+        return index, recorded
 
     def expect_updates(self, graph: Graph) -> None:
         """Take the buffers that ``graph`` updates for updated in this mode's other recordings."""
