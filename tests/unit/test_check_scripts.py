@@ -11,6 +11,8 @@ from intandem.equality import Numbers, compare
 from intandem.equality.updates import rebuilt, slack_of, updated
 
 HEAD = """
+import random
+
 import numpy
 import torch
 from torch import nn
@@ -70,6 +72,7 @@ class Drop(nn.Module):
         super().__init__()
         self.linear = nn.Linear(6, 6)
         self.generator = torch.Generator().manual_seed(1)
+        self.arrays, self.python = numpy.random.default_rng(1), random.Random(1)
 
     def forward(self, x):
         return self.linear(x) * torch.as_tensor(%s)
@@ -179,18 +182,27 @@ def test_a_loss_of_the_whole_batch(check):
 @pytest.mark.parametrize(
     "draw",
     [
-        "numpy.random.rand(6)",
-        "[__import__('random').random() for _ in range(6)]",
+        "self.arrays.random(6)",
+        "[self.python.random() for _ in range(6)]",
         "torch.rand(6, generator=self.generator)",
     ],
 )
 def test_draws_that_nobody_keys(check, draw):
-    """NumPy, Python's generator and one of the model's own: randomness, in the block that draws."""
+    """Generators of the model's own: randomness, in the block that draws."""
     status, _, found = check(DRAWS % draw, "--bisect")
     assert status == 1
     assert found["finding"]["cause"] == "randomness"
     assert found["finding"]["place"].startswith("block 1 (Drop)")
     assert [rung["same"] for rung in found["rungs"]] == [False]
+
+
+@pytest.mark.parametrize("draw", ["numpy.random.rand(6)", "[random.random() for _ in range(6)]"])
+def test_draws_that_are_keyed(check, draw):
+    """The process's generators are keyed; draws are not taken for rows that see each other."""
+    status, _, found = check(DRAWS % draw, "--bisect")
+    assert status == 0
+    assert found["whole_batch"] is None
+    assert "draws random numbers even in evaluation mode" in found["rungs"][1]["worst"]
 
 
 def test_a_model_that_float64_breaks(check):
@@ -217,9 +229,7 @@ def test_autocast_is_checked_where_it_acts(check):
         (BATCH_NORM, [], "run loss outputs gradients buffers parameters all EQUAL: note"),
         (BATCH_NORM, ["--bisect"],
          "run loss outputs gradients buffers parameters all bisect, EQUAL: note"),
-        (DRAWS % "numpy.random.rand(6)", [],
-         "run loss outputs gradients buffers parameters worst: DIFFERENT: to"),
-        (DRAWS % "numpy.random.rand(6)", ["--bisect"],
+        (DRAWS % "self.arrays.random(6)", ["--bisect"],
          "run bisect, cause place why remedy DIFFERENT:"),
     ],
 )  # fmt: skip

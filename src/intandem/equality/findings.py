@@ -85,9 +85,10 @@ class Bisection:
 
 REMEDY = {
     Cause.RANDOMNESS: (
-        "draw with torch's own functions (torch.rand, F.dropout), which are keyed by step, "
-        "micro-batch and block; what NumPy, Python's random or a torch.Generator of the model's "
-        "own give depends on who asks first, and so does state kept in Python attributes"
+        "draw with functions that use the process's generators (torch.rand, F.dropout, "
+        "numpy.random.rand, random.random), which are keyed by step, micro-batch and block; what a "
+        "generator of the model's own gives (torch.Generator, numpy.random.default_rng, "
+        "random.Random) depends on who asks first, and so does state kept in attributes"
     ),
     Cause.MICROBATCHING: (
         "try microbatches=1; if that is equal, micro-batches are put together wrongly: please "

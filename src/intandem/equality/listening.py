@@ -15,6 +15,7 @@ from intandem.recorder.blocks import find_blocks
 from intandem.recorder.functions import function_name, is_metadata, is_random
 from intandem.recorder.interception import intercepted
 from intandem.recorder.locations import user_location
+from intandem.recorder.python_state import python_generators_state
 from intandem.recorder.trees import leaves
 
 if TYPE_CHECKING:
@@ -164,10 +165,13 @@ class _Listener:
         kwargs: Any,
     ) -> Any:
         self._inside = key = self._key(name, location)
+        generators = python_generators_state()
         try:
             result = proceed(*args, **kwargs)
         finally:
             self._inside = None
+        if python_generators_state() != generators:
+            self._trace.drawing.add(key)
         with torch._C.DisableTorchFunction():
             self._keep(key, result)
         return result

@@ -77,11 +77,11 @@ def one_process(  # noqa: PLR0913  (the public surface)
     def forward(given: Any, index: int) -> Iterator[Any]:
         arguments = bind(given)
         with (
+            nullcontext() if watcher is None else watcher.watching(model, index),
             keyed_randomness(
                 model, seed=seed, step=step, microbatch=index, blocks=splitting.blocks
             ),
             without_cache(model),
-            nullcontext() if watcher is None else watcher.watching(model, index),
         ):
             output = model(*arguments.args, **arguments.kwargs)
             outputs[index] = snapshot(output)
