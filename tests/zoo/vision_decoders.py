@@ -70,6 +70,26 @@ def paligemma():
     return made._replace(batch=made.batch | {"token_type_ids": types})
 
 
+@animal(
+    "gemma3 vision",
+    refused="under torch.vmap or another transform of torch.func between blocks",
+    remedy="its mask lets an image's tokens see each other, and is made with vmap: make the masks "
+    "outside of forward, and pass them as a dictionary for attention_mask",
+)
+def gemma3():
+    config = transformers.Gemma3Config(
+        vision_config=transformers.SiglipVisionConfig(**VISION, vision_use_head=False),
+        text_config=transformers.Gemma3TextConfig(
+            **DECODER, head_dim=8, query_pre_attn_scalar=8, sliding_window=4
+        ),
+        image_token_index=IMAGE,
+        mm_tokens_per_image=4,
+    )
+    made = spoken_of(transformers.Gemma3ForConditionalGeneration(config))
+    types = (made.batch["input_ids"] == IMAGE).long()
+    return made._replace(batch=made.batch | {"token_type_ids": types})
+
+
 @animal("idefics2")
 def idefics2():
     config = transformers.Idefics2Config(

@@ -157,6 +157,8 @@ class Recorder:
         if is_forbidden(function):
             raise refusals.not_repeatable(function_name(function), user_place())
         name = function_name(function)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise refusals.transformed(name, user_place())
         return self._call(Target(CallKind.GLUE, name, function, None, function), args, kwargs)
 
     # One call.

@@ -70,6 +70,15 @@ def parameter_written(name: str, place: str) -> CaptureError:
     )
 
 
+def transformed(function: str, place: str) -> CaptureError:
+    """Calls within a transform of functions are on tensors that exist only there."""
+    return CaptureError(
+        f"forward calls {function}() under torch.vmap or another transform of torch.func between "
+        f"blocks, at {place}, where tensors are not what they are outside; keep the module around "
+        "it whole (blocks=[...]), or compute it outside of forward and pass it in the batch"
+    )
+
+
 def attribute_set(name: str, where: str) -> CaptureError:
     """Python state that forward changes would stay as it was when recorded."""
     return CaptureError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from intandem.errors import CaptureError
-from intandem.recorder.functions import updates_statistics
+from intandem.recorder.functions import function_name, updates_statistics
 from intandem.recorder.trees import leaves, map_tree
 from intandem.recorder.values import version_of
 
@@ -71,6 +71,19 @@ class Activity(NamedTuple):
     proceed: Callable[..., Any]
     module: nn.Module | None
     is_forced: bool
+
+
+def _ctc_loss(
+    log_probs: Tensor, *args: Any, reduction: str | int = "mean", **kwargs: Any
+) -> Tensor:
+    """Return what has the shape of a CTC loss, which torch does not compute without data."""
+    del args, kwargs
+    each = log_probs.sum((0, 2) if log_probs.dim() == 3 else None)
+    return each if reduction in {"none", 0} else each.mean()
+
+
+_STAND_INS: dict[str, Callable[..., Any]] = {"ctc_loss": _ctc_loss}
+"""What to call without data in place of functions that cannot be."""
 
 
 class _Twin(NamedTuple):
@@ -167,10 +180,11 @@ class Skeleton:
 
     def _proceed(self, activity: Activity, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         made_fake = self._mode if activity.is_forced else nullcontext()
+        proceed = _STAND_INS.get(function_name(activity.proceed), activity.proceed)
         modules = activity.module.modules() if activity.module is not None else ()
         tables = [table for module in modules for table in tables_of(module)]
         with self._replaced(tables), made_fake, torch._C._EnableTorchFunction():
-            return activity.proceed(*args, **kwargs)
+            return proceed(*args, **kwargs)
 
     @contextmanager
     def _replaced(self, tables: Sequence[Table]) -> Iterator[None]:
