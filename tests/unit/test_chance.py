@@ -10,6 +10,9 @@ import intandem as it
 from intandem.equality.comparison import compare, numbers_of
 from intandem.equality.witness import Splitting, one_process
 from intandem.errors import CaptureError
+from intandem.recorder import bind_by_signature
+from intandem.recorder.capture import record
+from intandem.recorder.cut import Cuts, cut, same_cuts, segments
 from zoo.examine import different_bits
 
 
@@ -112,3 +115,34 @@ def test_gradients_keep_their_layout():
             found.append(numbers_of(model, float(pipe.step(x))))
     assert not different_bits(found[1], found[0])
     assert not different_bits(found[2], found[0])
+
+
+class PerRow(nn.Module):
+    """Calls a parameter once for each row, so that a smaller batch has fewer calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.end = nn.Parameter(torch.ones(4))
+        self.head = nn.Linear(4, 2)
+        self.double()
+
+    def forward(self, x):
+        rows = [row * self.end[None] for row in x]
+        return self.head(torch.cat(rows))
+
+
+def test_a_stage_begins_where_its_calls_begin():
+    """Even if the call it begins with for the example is not there for a smaller micro-batch."""
+    model, x = PerRow(), torch.randn(3, 4, dtype=torch.float64)
+    for start in (1, 2, 3):
+        first, second = cut_at(model, x, [0, start])
+        assert first.calls
+        assert second.calls
+
+
+def cut_at(model, x, starts):
+    """A micro-batch of two rows, cut as one of three is at those segments."""
+    bind = bind_by_signature(model, loss_is_separate=True)
+    three, two = (record(model, x[:rows], bind).graph for rows in (3, 2))
+    names = tuple((segment.name, segment.call) for segment in segments(three))
+    return cut(two, same_cuts(two, Cuts(names, tuple(starts))))

@@ -277,7 +277,8 @@ class Cuts:
 def same_cuts(graph: Graph, cuts: Cuts) -> tuple[int, ...]:
     """Return where ``graph`` is cut so that each stage runs what it runs in the first recording.
 
-    Where draws decide the path, segments may be missing; a stage that has none left is empty.
+    A stage begins at the first of its segments that is there. Where draws decide the path, it may
+    have none left, and is empty.
 
     Args:
         graph: another recording of the same model.
@@ -287,8 +288,9 @@ def same_cuts(graph: Graph, cuts: Cuts) -> tuple[int, ...]:
         CaptureError: if this recording does not have such segments, or not in that order.
     """
     at = {(segment.name, segment.call): segment.start for segment in segments(graph)}
-    first_names = [cuts.names[start] for start in cuts.starts[1:]]
-    missing = [name for name, call in first_names if (name, call) not in at]
+    ends = (*cuts.starts[1:], len(cuts.names))
+    spans = [cuts.names[start:end] for start, end in zip(cuts.starts, ends, strict=True)]
+    missing = [span[0][0] for span in spans[1:] if not any(name in at for name in span)]
     if missing and not graph.chances:
         msg = (
             f"for this batch forward does not call {missing[0]} as it did for the example, and a "
@@ -297,11 +299,9 @@ def same_cuts(graph: Graph, cuts: Cuts) -> tuple[int, ...]:
         raise CaptureError(msg)
     if graph.chances:
         _refuse_unknown(at, cuts)
-        starts = _starts_with_gaps(at, cuts, len(graph.calls))
-    else:
-        starts = [0, *(at[key] for key in first_names)]
+    starts = _starts_with_gaps(at, cuts, len(graph.calls))
     if starts != sorted(starts if graph.chances else set(starts)):
-        msg = f"for this batch forward calls {[n for n, _ in first_names]} in another order"
+        msg = f"for this batch forward calls {[span[0][0] for span in spans[1:]]} in another order"
         raise CaptureError(msg)
     return tuple(starts)
 
