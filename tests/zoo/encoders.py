@@ -149,18 +149,13 @@ enter_all(
     BERT,
     span,
 )
-COUNTS_LAYERS = {
-    "refused": "sets funnel.encoder.attention_structure.pooling_mult between blocks",
-    "remedy": "keep the encoder whole: blocks=[FunnelEncoder]",
-}
 enter_all(
     __name__,
     {"funnel, masked": ("Funnel", {})},
     FUNNEL,
     masked,
     options={"count": num_labels},
-    **COUNTS_LAYERS,
 )
-enter_all(__name__, {"funnel, classes": ("Funnel", {})}, FUNNEL, classes, **COUNTS_LAYERS)
+enter_all(__name__, {"funnel, classes": ("Funnel", {})}, FUNNEL, classes)
 enter_all(__name__, {"xlnet, classes": ("XLNet", {})}, XLNET, classes)
 enter_all(__name__, {"xlnet, two targets": ("XLNet", {})}, XLNET, span_simple)

@@ -107,10 +107,6 @@ def balanced(stem, options):
     return causal(stem, {**options, "output_router_logits": True, "router_aux_loss_coef": 0.1})
 
 
-REFUSED = {
-    "refused": "made inside a block is used outside it",
-    "remedy": "return the routers' logits from the layers",
-}
 enter_all(
     __name__,
     {
@@ -120,7 +116,6 @@ enter_all(
     },
     FEW,
     balanced,
-    **REFUSED,
 )
 enter_all(
     __name__,
@@ -131,5 +126,4 @@ enter_all(
     },
     ROUTED,
     balanced,
-    **REFUSED,
 )

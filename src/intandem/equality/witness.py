@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 
 from intandem.equality.comparison import Numbers, numbers_of
 from intandem.equality.outputs import joined, snapshot
@@ -28,7 +27,7 @@ from intandem.testing import keyed_randomness
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from intandem.recorder import Arguments
     from intandem.runtime.microbatch import Microbatches, Split
@@ -71,7 +70,9 @@ def one_process(  # noqa: PLR0913  (the public surface)
     parts = split_batch(batch, splitting.microbatches, splitting.split)
     bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
     counts_labels = loss is None and takes_token_count(model, batch)
-    num_labels = sum(count_labels(model, part) for part in parts.parts) if counts_labels else 0
+    num_labels = 1
+    if counts_labels:
+        num_labels = max(sum(count_labels(model, part) for part in parts.parts), 1)
 
     @contextmanager
     def forward(given: Any, index: int) -> Iterator[Any]:
@@ -95,7 +96,7 @@ def one_process(  # noqa: PLR0913  (the public surface)
         whole = whole_batch_backward(made, parts, loss, splitting.split, (seed, step))
         return numbers_of(model, whole, joined(outputs, carries_loss=False))
     terms: list[LossTerm] = []
-    rests: list[Tensor] = []
+    shares = _weights(parts, [None], splitting.count)
     for index, part in enumerate(parts.parts):
 
         def run(given: Any, index: int = index) -> LossTerm:
@@ -106,66 +107,67 @@ def one_process(  # noqa: PLR0913  (the public surface)
         if not counts_labels:
             terms.append(run(part))
             continue
-        term, rest = _sum_and_rest(model, run, part, max(num_labels, 1))
+        term, shares[index] = _counted(model, run, part, num_labels, shares[index])
         terms.append(term)
-        rests.append(rest)
-    weights = _weights(parts, [term.count for term in terms], splitting.count)
+    weights = shares
+    if not counts_labels:
+        weights = _weights(parts, [term.count for term in terms], splitting.count)
     weighed = [(term.root, weight) for term, weight in zip(terms, weights, strict=True) if weight]
-    if counts_labels:
-        weighed = [(term.root, 1.0) for term in terms] + list(zip(rests, weights, strict=True))
-        losses = [t.root + r * w for t, r, w in zip(terms, rests, weights, strict=True)]
-    else:
-        losses = [root * weight for root, weight in weighed]
+    losses = [root * weight for root, weight in weighed]
     for value in losses:
         value.backward()  # type: ignore[no-untyped-call]
     total = sum(float(root.detach()) * weight for root, weight in weighed)
     return numbers_of(model, total, joined(outputs, carries_loss=loss is None))
 
 
-def _sum_and_rest(
-    model: nn.Module, run: Callable[[Any], LossTerm], part: Any, num_labels: int
-) -> tuple[LossTerm, Tensor]:
-    """Return what of a micro-batch's loss is divided by the number of labels, and what is not.
+def _counted(
+    model: nn.Module, run: Callable[[Any], LossTerm], part: Any, num_labels: int, share: float
+) -> tuple[LossTerm, float]:
+    """Return the loss of a micro-batch whose model is told how many labels the batch has.
 
-    loss = sum / count + rest: halves and wholes are exact in floating point.
+    w * (sum / (w * count) + rest) = sum / count + w * rest, whatever the loss is made of.
+
+    Args:
+        model: the user's module.
+        run: returns the loss of a micro-batch.
+        part: the micro-batch.
+        num_labels: of the whole batch.
+        share: w, what a mean over the micro-batch is multiplied by.
+
+    Returns:
+        The loss, and what it is multiplied by.
     """
-    before = _buffer_copies(model)
-    one = run({**part, COUNT_NAME: num_labels})
-    with _buffers_as(before):
-        two = run({**part, COUNT_NAME: 2 * num_labels})
-    zero = torch.zeros_like(one.root)
-    if bool(one.root == 2 * two.root):
-        return one, zero
-    if bool(one.root == two.root):
-        return LossTerm(zero, None), one.root
-    return LossTerm(2 * (one.root - two.root), None), 2 * two.root - one.root
+    with _buffers_set_aside(model):
+        is_sum = _is_sum(run, part)
+    if is_sum:
+        return run({**part, COUNT_NAME: num_labels}), 1.0
+    dtype = next(model.parameters()).dtype
+    number = torch.tensor(num_labels * (share or 1.0), dtype=dtype)
+    return run({**part, COUNT_NAME: number}), share
 
 
-_Registered = list[tuple[dict[str, Tensor | None], str, Tensor]]
-
-
-def _buffer_copies(model: nn.Module) -> _Registered:
-    """Return a copy of each buffer, and where it is registered."""
-    copies: dict[int, Tensor] = {}
-    return [
-        (module._buffers, key, copies.setdefault(id(buffer), buffer.detach().clone()))
-        for module in model.modules()
-        for key, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+def _is_sum(run: Callable[[Any], LossTerm], part: Any) -> bool:
+    """Tell whether all of the loss is divided by the number: halves and wholes are exact."""
+    with torch.no_grad():
+        one, two = (run({**part, COUNT_NAME: number}).root for number in (8, 16))
+    return bool(one == 2 * two) and bool(one != 0)
 
 
 @contextmanager
-def _buffers_as(copies: _Registered) -> Iterator[None]:
-    """Let ``model`` use the copies; its own, which autograd may have saved, are not written to."""
-    own = [table[key] for table, key, _ in copies]
-    for table, key, copy in copies:
-        table[key] = copy
+def _buffers_set_aside(model: nn.Module) -> Iterator[None]:
+    """Let ``model`` use copies of its buffers; its own, which autograd may have saved, rest."""
+    tables = [module._buffers for module in model.modules()]
+    before = [dict(table) for table in tables]
+    copies: dict[int, Tensor] = {}
+    for table in tables:
+        for key, buffer in table.items():
+            if buffer is not None:
+                table[key] = copies.setdefault(id(buffer), buffer.detach().clone())
     try:
         yield
     finally:
-        for (table, key, _), buffer in zip(copies, own, strict=True):
-            table[key] = buffer
+        for table, own in zip(tables, before, strict=True):
+            table.update(own)
 
 
 def _weights(

@@ -326,7 +326,7 @@ def _identity(graph: Graph, model: nn.Module, source: Source | None) -> bytes:
     """Return a digest that differs for models that differ in calls, shapes or tied weights."""
     digest = hashlib.sha256(source.kind.encode() if source else b"")
     for call in graph.calls:
-        digest.update(f"{call.anchor} {call.call} {call.outputs}\n".encode())
+        digest.update(f"{call.anchor} {call.call} {call.outputs} {call.inner}\n".encode())
     for value in graph.values:
         digest.update(f"{value.shape} {value.dtype} {value.requires_grad}\n".encode())
     for name, parameter in model.named_parameters():

@@ -50,7 +50,7 @@ def _calls_after(graph: Graph, value: int) -> set[int]:
         read = {*refs(call.args, call.kwargs), *(old for old, _ in call.renewed)}
         if reached & (read - set(call.unread)):
             found.add(index)
-            reached |= {v for v in call.outputs if v is not None}
+            reached |= {v for v in call.outputs if v is not None} | {v for _, v in call.inner}
             reached |= {new for _, new in call.renewed}
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from contextlib import contextmanager, nullcontext
@@ -14,14 +13,15 @@ from torch import Tensor, nn
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature
-from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, reads_of, refs
+from intandem.recorder.finishing import finished
 from intandem.recorder.python_state import (
     AttributesWatched,
+    Changed,
     attributes_kept,
+    let_stand,
     python_generators_kept,
 )
 from intandem.recorder.recording import Recorder, listening
-from intandem.recorder.refusals import FilledInError, MarkedError
 from intandem.recorder.sameness import same_calls
 from intandem.recorder.skeleton import RunWithoutDataError
 from intandem.recorder.trees import map_tree, named_leaves
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from intandem.recorder.draws import Draws
-    from intandem.recorder.values import Draft
+    from intandem.recorder.graph import Call, Graph
 
 _log = logging.getLogger(__name__)
 
@@ -114,25 +114,17 @@ def record(  # noqa: PLR0913  (used by two modules)
         draws: that the micro-batch will be given; None for whatever the generators give.
     """
     began_s = time.perf_counter()
-    without_data: set[int] = set()
-    manner = _Manner(updated, blocks, meter, without_data, keeps_attributes, draws)
-    is_filled_in, marked = False, None
-    while True:
-        try:
-            run = _record_once(model, batch, bind, manner)
-            if marked and marked.graph and not same_calls(marked.graph, run.graph):
-                raise marked
-            return run._replace(seconds=time.perf_counter() - began_s)
-        except MarkedError as error:  # [Note: set once]
-            if marked is not None:
-                raise
-            marked = error
-        except RunWithoutDataError as error:
-            without_data.add(error.call)
-        except FilledInError:  # what is filled in once is not, the second time
-            if is_filled_in:
-                raise
-            is_filled_in = True
+    manner = _Manner(updated, blocks, meter, set(), keeps_attributes, draws)
+    with attributes_kept(model, on_success=False):
+        run, changed = _record_with_data_known(model, batch, bind, manner)
+        if changed:  # [Note: set once]
+            first = run
+            run, changed_again = _record_with_data_known(model, batch, bind, manner)
+            is_only_filled_in = all(change.is_filled_in for change in changed)
+            if changed_again or not (is_only_filled_in or same_calls(first.graph, run.graph)):
+                raise changed[0].refusal()
+    let_stand(changed)
+    return run._replace(seconds=time.perf_counter() - began_s)
 
 
 class _Manner(NamedTuple):
@@ -141,19 +133,31 @@ class _Manner(NamedTuple):
     updated: Collection[str]
     blocks: Sequence[str | type[nn.Module]]
     meter: Meter | None
-    without_data: Collection[int]
+    without_data: set[int]
     keeps_attributes: bool
     draws: Draws | None
 
 
+def _record_with_data_known(
+    model: nn.Module, batch: Any, bind: Callable[[Any], Arguments], manner: _Manner
+) -> tuple[Run, list[Changed]]:
+    """Do what ``_record_once`` does; find out which calls are to run without data."""
+    while True:
+        try:
+            return _record_once(model, batch, bind, manner)
+        except RunWithoutDataError as error:
+            manner.without_data.add(error.call)
+
+
 def _record_once(
     model: nn.Module, batch: Any, bind: Callable[[Any], Arguments], manner: _Manner
-) -> Run:
+) -> tuple[Run, list[Changed]]:
+    """Return a recording, and the attributes between blocks that making it has changed."""
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
     arguments = bind(own)
-    kept = attributes_kept(model, on_success=manner.keeps_attributes)
-    with left_as_it_was(model) as saved, kept, _unwritten([leaf for _, leaf in named]):
+    keeping = attributes_kept(model, on_success=manner.keeps_attributes)
+    with left_as_it_was(model) as saved, keeping as kept, _unwritten([leaf for _, leaf in named]):
         inputs = [leaf for _, leaf in named]
         recorder = Recorder(model, inputs, manner.blocks, manner.without_data, manner.draws)
         registered = _registered(model)
@@ -166,20 +170,17 @@ def _record_once(
         attributes.look()
         _refuse_replaced(registered, _registered(model), recorder)
         _refuse_written(model, versions)
-        changed = {buffer.name for buffer in saved if buffer.differs()}
-    names = tuple(name for name, _ in named)
-    changed |= {*manner.updated, *recorder.updated_without_data()}
-    graph = _finished(model, recorder, names, output, changed)
+        written = {buffer.name for buffer in saved if buffer.differs()}
+        written |= {*manner.updated, *recorder.updated_without_data()}
+        names = tuple(name for name, _ in named)
+        graph = finished(model, recorder, names, output, written)
 
-    def is_derived(tensor: Tensor) -> bool:
-        value = recorder.values.find(tensor)
-        return value is not None and graph.values[value].derived
+        def is_derived(tensor: Tensor) -> bool:
+            value = recorder.values.find(tensor)
+            return value is not None and graph.values[value].derived
 
-    try:
-        attributes.settle(is_derived)
-    except MarkedError as error:
-        error.graph = graph
-        raise
+        changed = attributes.changed(is_derived)
+        kept.let_stand(changed)
     if recorder.checkpointed:
         _log.warning(
             "forward calls %s under torch.utils.checkpoint(use_reentrant=False) between blocks, "
@@ -187,7 +188,7 @@ def _record_once(
             'Pipeline(..., recompute="all"), or checkpoint inside the blocks',
             recorder.checkpointed[0],
         )
-    return Run(graph, output, tuple(draft.tensor for draft in recorder.values.drafts))
+    return Run(graph, output, tuple(draft.tensor for draft in recorder.values.drafts)), changed
 
 
 def _used(leaf: Any) -> Any:
@@ -222,99 +223,6 @@ def call_forward(model: nn.Module, arguments: Arguments) -> Any:
             f"{', '.join(given)}: {error}"
         )
         raise CaptureError(msg) from error
-
-
-def _finished(
-    model: nn.Module,
-    recorder: Recorder,
-    inputs: tuple[str, ...],
-    output: Any,
-    updated: set[str],
-) -> Graph:
-    output = map_tree(recorder.template, output)
-    calls = [
-        _with_updates(call, updated) for call in _without_dead_renewals(recorder.calls, output)
-    ]
-    derived_calls = _derived_calls(calls, recorder, updated)
-    values = tuple(_value(draft, derived_calls) for draft in recorder.values.drafts)
-    _check_guards(recorder.guards, values, updated | recorder.parameters)
-    used = {name for call in calls for name in call.parameters}
-    used |= set(attrs(output))
-    unused = tuple(name for name, _ in model.named_parameters() if name not in used)
-    guards, draws_python = tuple(recorder.guards), recorder.drawing.python_between_blocks
-    chances = draws_python or _by_chance(calls, values, guards)
-    return Graph(values, inputs, tuple(calls), guards, output, unused, draws_python, chances)
-
-
-def _by_chance(calls: list[Call], values: tuple[Value, ...], guards: tuple[Guard, ...]) -> bool:
-    """Tell whether a guard looks at what was drawn."""
-    drawn: list[bool] = []
-    for call in calls:
-        read = [values[v].producer for v in reads_of(call)]
-        drawn.append(call.site is not None or any(p >= 0 and drawn[p] for p in read))
-    looked_at = (values[v].producer for guard in guards for v in refs(guard.args, guard.kwargs))
-    return any(producer >= 0 and drawn[producer] for producer in looked_at)
-
-
-def _with_updates(call: Call, updated: set[str]) -> Call:
-    updates = tuple(name for name in call.buffers if name in updated)
-    return dataclasses.replace(call, updates=updates) if updates else call
-
-
-def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
-    """Drop (old, new) pairs whose new value nobody reads."""
-    used = set(refs(output))
-    kept: list[Call] = []
-    for call in reversed(calls):
-        pairs = tuple(pair for pair in call.renewed if pair[1] in used)
-        used |= {old for old, _ in pairs} | set(refs(call.args, call.kwargs))
-        kept.append(dataclasses.replace(call, renewed=pairs) if call.renewed else call)
-    return kept[::-1]
-
-
-def _derived_calls(calls: list[Call], recorder: Recorder, updated: set[str]) -> list[bool]:
-    """Tell which calls' results depend on the batch, constant buffers and keyed draws alone."""
-    derived: list[bool] = []
-    drafts = recorder.values.drafts
-
-    def value_is_derived(value: int) -> bool:
-        producer = drafts[value].producer
-        return producer < 0 or derived[producer]
-
-    for index, call in enumerate(calls):
-        read = reads_of(call)
-        made = [*(v for v in call.outputs if v is not None), *(new for _, new in call.renewed)]
-        derived.append(
-            call.kind is CallKind.GLUE
-            and (call.site is None or index in recorder.drawing.keyed)
-            and not call.parameters
-            and not set(call.buffers) & updated
-            and all(map(value_is_derived, read))
-            and not any(drafts[value].requires_grad for value in made)
-        )
-    return derived
-
-
-def _value(draft: Draft, derived_calls: list[bool]) -> Value:
-    tensor = draft.tensor
-    return Value(
-        producer=draft.producer,
-        shape=tuple(tensor.shape),
-        dtype=tensor.dtype,
-        num_bytes=tensor.numel() * tensor.element_size(),
-        requires_grad=draft.requires_grad,
-        derived=draft.producer < 0 or derived_calls[draft.producer],
-        storage=draft.storage,
-    )
-
-
-def _check_guards(guards: list[Guard], values: tuple[Value, ...], changing: set[str]) -> None:
-    for guard in guards:
-        names = set(attrs(guard.args, guard.kwargs))
-        fixed = all(values[value].derived for value in refs(guard.args, guard.kwargs))
-        if fixed and not names & changing:
-            continue
-        raise refusals.depends_on_activation(guard)
 
 
 def _registered(model: nn.Module) -> dict[str, int]:

@@ -67,6 +67,24 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Inner:
+    """Where a block leaves a tensor that is used outside it without being returned.
+
+    Attributes:
+        module: name within the block of the module that returned it or holds it; empty for the
+            block itself.
+        call: how many calls of that module, within one of the block, came before.
+        leaf: which leaf of what the module returned.
+        attribute: of the module, that holds it when the block has run; None if it was returned.
+    """
+
+    module: str
+    call: int = 0
+    leaf: int = 0
+    attribute: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """A tensor that a call made or the batch brought.
 
@@ -115,6 +133,8 @@ class Call:
         call: how many calls of the same anchor came before it in this recording.
         location: ``file:line`` of the user's code.
         unread: values that a block is given and hands to no torch function.
+        inner: (place, value) of tensors made inside a block that others read without its
+            returning them.
     """
 
     kind: CallKind
@@ -136,6 +156,7 @@ class Call:
     call: int
     location: str
     unread: tuple[int, ...] = ()
+    inner: tuple[tuple[Inner, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

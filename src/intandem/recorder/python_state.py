@@ -1,7 +1,8 @@
 """Python's part of what glue computes with: numbers and flags on modules, and its generators.
 
 A recording holds what glue read when it ran. So plain attributes of modules outside blocks are part
-of what a recording is for, and a ``forward`` that changes them between blocks is refused.
+of what a recording is for, and a ``forward`` that changes them between blocks is refused, unless it
+does so in its first run only, or to the same values in each, and what it calls stays the same.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import random
 import sys
 from collections import deque
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,9 @@ from intandem.recorder import refusals
 from intandem.recorder.locations import where_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterator
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+
+    from intandem.errors import CaptureError
 
 PlainState = dict[str, "Hashable"]
 """Plain attributes of modules by their dotted name, such as ``scale`` or ``encoder.tau``."""
@@ -77,19 +81,15 @@ class AttributesWatched:
                 if self._after.get(dotted) != self._before.get(dotted):
                     self._changed[dotted] = copy.copy(value) if type(value) is dict else value
 
-    def settle(self, is_derived: Callable[[Tensor], bool]) -> None:
-        """Refuse what ``forward`` changed, but for caches of what depends on the batch alone.
+    def changed(self, is_derived: Callable[[Tensor], bool]) -> list[Changed]:
+        """Return what ``forward`` changed, but for caches of what depends on the batch alone.
 
         Those are made again by each run.
 
         Args:
             is_derived: tells whether a tensor is such a value.
-
-        Raises:
-            CaptureError: naming the attribute and the line that sets it.
-            FilledInError: if it did not before, and forward may do it only once.
-            MarkedError: if it is a flag; see [Note: set once].
         """
+        found = []
         for dotted in self._after:
             if self._after[dotted] == self._before.get(dotted):
                 continue
@@ -98,14 +98,29 @@ class AttributesWatched:
             if all(isinstance(item, Tensor) and is_derived(item) for item in cached):
                 continue
             path, _, key = dotted.rpartition(".")
-            refusal = refusals.attribute_set(
-                dotted, where_set(self._model.get_submodule(path), key)
-            )
-            if _is_filled_in(self._before.get(dotted), self._after[dotted]):
-                raise refusals.FilledInError(str(refusal))
-            if isinstance(value, bool):
-                raise refusals.MarkedError(str(refusal))
-            raise refusal
+            is_filled_in = _is_filled_in(self._before.get(dotted), self._after[dotted])
+            found.append(Changed(dotted, self._model.get_submodule(path), key, is_filled_in))
+        return found
+
+
+class Changed(NamedTuple):
+    """An attribute that a run of ``forward`` has changed; see [Note: set once].
+
+    Attributes:
+        name: dotted.
+        module: that has it.
+        key: its name there.
+        is_filled_in: whether all that changed is what it lacked, or had None for.
+    """
+
+    name: str
+    module: nn.Module
+    key: str
+    is_filled_in: bool
+
+    def refusal(self) -> CaptureError:
+        """Return an error that names the attribute and the line that sets it."""
+        return refusals.attribute_set(self.name, where_set(self.module, self.key))
 
 
 def _is_filled_in(before: Hashable, after: Hashable) -> bool:
@@ -128,53 +143,84 @@ def _is_filled_in(before: Hashable, after: Hashable) -> bool:
     )
 
 
-@contextmanager
-def attributes_kept(model: nn.Module, *, on_success: bool = True) -> Iterator[None]:
-    """Put attributes of all modules, and lists and dictionaries in them, back afterwards.
+class Kept:
+    """Attributes of all modules, and lists and dictionaries in them, to be put back.
 
     What torch keeps in modules is left alone, and so are flags where ``forward`` has hooked
     modules: a flag may say that they are hooked already.
 
     Args:
         model: the user's module.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._before = {module: _attributes(module) for module in model.modules()}
+        self._num_hooks = self._count_hooks()
+
+    def put_back(self) -> None:
+        """Give all modules the attributes they had."""
+        are_hooked = self._count_hooks() != self._num_hooks
+        for module, attributes in self._before.items():
+            flags = {key for key, value in vars(module).items() if isinstance(value, bool)}
+            left = flags if are_hooked else set()
+            for key in [k for k in vars(module) if k not in {*attributes, *_OF_MODULES, *left}]:
+                del vars(module)[key]
+            for key, (value, content) in attributes.items():
+                if key not in left:
+                    vars(module)[key] = value
+                    if content is not None:
+                        _refill(value, content)
+
+    def let_stand(self, changes: Iterable[Changed]) -> None:
+        """Take changed attributes as they are now for what is to be put back."""
+        for change in changes:
+            if change.module in self._before:
+                value = vars(change.module)[change.key]
+                self._before[change.module][change.key] = _with_content(value)
+
+    def _count_hooks(self) -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self._before)
+
+
+_OPEN: ContextVar[tuple[Kept, ...]] = ContextVar("attributes to be put back", default=())
+
+
+@contextmanager
+def attributes_kept(model: nn.Module, *, on_success: bool = True) -> Iterator[Kept]:
+    """Put attributes back afterwards; see ``Kept``.
+
+    Args:
+        model: the user's module.
         on_success: put them back even if nothing is raised.
     """
-    before = [(module, _attributes(module)) for module in model.modules()]
-    num_hooks = _num_hooks(model)
+    kept = Kept(model)
+    token = _OPEN.set((*_OPEN.get(), kept))
     try:
-        yield
+        yield kept
     except BaseException:
-        _put_back(before, flags=_num_hooks(model) == num_hooks)
+        kept.put_back()
         raise
+    finally:
+        _OPEN.reset(token)
     if on_success:
-        _put_back(before, flags=_num_hooks(model) == num_hooks)
+        kept.put_back()
 
 
-def _num_hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-def _put_back(before: list[tuple[nn.Module, dict[str, tuple[Any, Any]]]], *, flags: bool) -> None:
-    for module, attributes in before:
-        kept = set() if flags else {k for k, v in vars(module).items() if isinstance(v, bool)}
-        known = _OF_MODULES | kept
-        for key in [k for k in vars(module) if k not in attributes and k not in known]:
-            del vars(module)[key]
-        for key, (value, content) in attributes.items():
-            if key in kept:
-                continue
-            vars(module)[key] = value
-            if content is not None:
-                _refill(value, content)
+def let_stand(changes: Iterable[Changed]) -> None:
+    """Keep what ``forward`` has set up once for all from being put back by any context."""
+    for kept in _OPEN.get():
+        kept.let_stand(changes)
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Return a module's attributes, with a copy of what is in containers."""
     return {
-        key: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
-        for key, value in vars(module).items()
-        if key not in _OF_MODULES
+        key: _with_content(value) for key, value in vars(module).items() if key not in _OF_MODULES
     }
+
+
+def _with_content(value: Any) -> tuple[Any, Any]:
+    return value, copy.copy(value) if type(value) in _CONTAINERS else None
 
 
 def _refill(container: Any, content: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +26,7 @@ from intandem.recorder.functions import (
 )
 from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
+from intandem.recorder.inner import MadeInside
 from intandem.recorder.interception import intercepted
 from intandem.recorder.locations import user_location, user_place
 from intandem.recorder.modes import autocast_state, saved_tensors_are_hooked
@@ -90,7 +90,7 @@ class Recorder:
         self.noticed_random = False
         self._noticed_recomputation = False
         self._kept: list[Any] = []
-        self._made_inside: dict[int, weakref.ref[Tensor]] = {}
+        self._made_inside = MadeInside(self.blocks)
         self.drawing = Drawing(draws or AnyDraws())
         self._calls_of: Counter[str] = Counter()
         self._allowed: set[int] | None = None
@@ -115,7 +115,9 @@ class Recorder:
     ) -> Any:
         """Keep a block whole; let other modules run, so that their glue is seen."""
         if self._allowed is not None:
-            return proceed(*args, **kwargs)
+            output = proceed(*args, **kwargs)
+            self._made_inside.note_module(module, output)
+            return output
         if module not in self.blocks:
             self._inside.append(module)
             try:
@@ -150,7 +152,7 @@ class Recorder:
                 self._look_inside(function, args, kwargs)
             result = function(*args, **kwargs)
             with torch._C.DisableTorchFunction():
-                self._note_made_inside(result)
+                self._made_inside.note(result)
             return result
         if is_metadata(function):
             return function(*args, **kwargs)
@@ -192,6 +194,7 @@ class Recorder:
         self._guard_shapes(target, (args, kwargs), template, output)
         seen = _Seen(template, given, buffers, list(written.values()), autocast, drew, drew_python)
         self.calls.append(self._as_call(target, seen, output, results))
+        self._made_inside.recorded(len(self.calls) - 1)
         self._kept.append((args, kwargs, output))
         return output
 
@@ -249,6 +252,7 @@ class Recorder:
     def _run(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
     ) -> Any:
+        self._made_inside.enter(target.module)
         if target.kind is not CallKind.GLUE:  # torch functions draw from torch's generators
             self.drawing.call_begins()
         self._allowed = {id(tensor) for tensor in given}
@@ -300,11 +304,9 @@ class Recorder:
             if (name := self._attr_of.get(id(real))) is not None:
                 self._seen_inside.add(name)
             self._read_inside.add(id(real))
-            if (
-                name is None
-                and self.values.find(leaf) is not None
-                and id(leaf) not in (self._allowed or ())
-            ):
+            is_from_outside = self.values.find(leaf) is not None
+            is_from_outside |= self._made_inside.is_of_another_run(leaf)
+            if name is None and is_from_outside and id(leaf) not in (self._allowed or ()):
                 raise refusals.reached_through_object(function_name(function), user_place())
 
     # Values.
@@ -313,21 +315,17 @@ class Recorder:
         """Return what stands for ``leaf`` in a recording."""
         if not isinstance(leaf, Tensor):
             return leaf
+        leaf = self._skeleton.real(leaf)
         if (value := self.values.find(leaf)) is not None:
             return Ref(value)
         if (name := self._attr_of.get(id(leaf))) is not None:
             return Attr(name)
-        if (made := self._made_inside.get(id(leaf))) is not None and made() is leaf:
-            raise refusals.left_inside(user_place())
+        if self._made_inside.knows(leaf):
+            return Ref(self._made_inside.adopt(leaf, self.calls, self.values))
         if leaf.requires_grad:
             raise refusals.not_registered(user_place())
         self._kept.append(leaf)
         return leaf
-
-    def _note_made_inside(self, result: Any) -> None:
-        for leaf in [result] if isinstance(result, Tensor) else leaves(result):
-            if isinstance(leaf, Tensor):
-                self._made_inside[id(leaf)] = weakref.ref(leaf)
 
     def _is_nothing_new(
         self, target: Target, given: list[Tensor], output: Any, *, has_effect: bool

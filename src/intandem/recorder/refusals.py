@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING
 from intandem.errors import CaptureError
 
 if TYPE_CHECKING:
-    from intandem.recorder.graph import Graph, Guard
-
-
-class FilledInError(CaptureError):
-    """Forward filled in what an object lacked; it may be that it does so only once."""
-
-
-class MarkedError(CaptureError):
-    """Forward set a flag; it may be that it does so only once, and that it makes no difference."""
-
-    graph: Graph | None = None
-    """What it did the first time."""
+    from intandem.recorder.graph import Guard
 
 
 def hidden_in_object(call: str, kind: str, place: str) -> CaptureError:
@@ -40,9 +29,9 @@ def reached_through_object(function: str, place: str) -> CaptureError:
 def left_inside(place: str) -> CaptureError:
     """Glue reads a tensor that a block made and did not return."""
     return CaptureError(
-        f"a tensor made inside a block is used outside it, at {place}, and is not among what the "
-        "block returns; return it, instead of leaving it in an attribute or in a dictionary that "
-        "the block was given"
+        f"a tensor made inside a block is used outside it, at {place}, and is neither among what "
+        "the block or a module in it returns nor left as it is in an attribute of one; return it, "
+        "instead of putting it into a list or a dictionary"
     )
 
 

@@ -1,8 +1,9 @@
 """Whether two recordings are of the same calls.
 
 [Note: set once] Libraries put some things off until a model is first called (hooks, tables, flags)
-and leave a mark on it. A model that has changed so is recorded again: when the second run changes
-nothing and makes the same calls on the same values, the mark made no difference to them.
+and leave a mark on it; models count layers in attributes that each call sets anew. A model that has
+changed so is recorded again: when the second run changes nothing and makes the same calls on the
+same values, what has been set made no difference to them, and is left as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from intandem.recorder.graph import Call, Graph
 
 _FIELDS = (
-    "kind name anchor call outputs renewed written parameters buffers updates grad_enabled "
+    "kind name anchor call outputs renewed written inner parameters buffers updates grad_enabled "
     "autocast site"
 ).split()
 

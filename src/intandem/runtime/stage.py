@@ -15,6 +15,7 @@ from intandem.recorder.graph import Site, refs
 from intandem.recorder.python_state import seed_python_generators
 from intandem.recorder.templates import compile_template
 from intandem.recorder.trees import leaves
+from intandem.runtime.inner import WithInner, reading
 from intandem.runtime.randomness import (
     KeyedRandom,
     default_generators_seeded,
@@ -122,6 +123,8 @@ class Stage:
                     result = replay.function()(*args, **kwargs)
                 else:
                     result = _run_in_context(replay, draw, args, kwargs)
+                if replay.call.inner:
+                    result = _keep_inner(replay.call, result, environment)
                 _keep(replay.call, result, environment)
                 if observe is not None:
                     observe(replay.call, result)
@@ -163,6 +166,8 @@ class Stage:
         target = call.target
         if target is None:
             function = self._weights.block(call)
+            if call.inner:
+                function = reading(function, call.name, [place for place, _ in call.inner])
         else:
 
             def function() -> Callable[..., Any]:
@@ -200,6 +205,12 @@ def _refuse_other_result(call: Call, found: str, recorded: str) -> NoReturn:
         f"{call.location}, and what follows may depend on it; return it as a tensor"
     )
     raise CaptureError(msg)
+
+
+def _keep_inner(call: Call, result: WithInner, environment: Environment) -> Any:
+    for (_, value), tensor in zip(call.inner, result.tensors, strict=True):
+        environment[value] = tensor
+    return result.output
 
 
 def _keep(call: Call, result: Any, environment: Environment) -> None:

@@ -1,0 +1,122 @@
+"""What has been heard of a run becomes a recording: derived values, updated buffers, guards."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from intandem.recorder import refusals
+from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, reads_of, refs
+from intandem.recorder.trees import map_tree
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from intandem.recorder.recording import Recorder
+    from intandem.recorder.values import Draft
+
+
+def finished(
+    model: nn.Module,
+    recorder: Recorder,
+    inputs: tuple[str, ...],
+    output: Any,
+    updated: set[str],
+) -> Graph:
+    """Return the recording of what a recorder has listened to.
+
+    Args:
+        model: the user's module.
+        recorder: when ``forward`` has returned.
+        inputs: paths of the batch's tensors.
+        output: what ``forward`` returned.
+        updated: names of buffers that calls write to.
+
+    Raises:
+        CaptureError: if what ``forward`` does next hung on an activation.
+    """
+    output = map_tree(recorder.template, output)
+    calls = [
+        _with_updates(call, updated) for call in _without_dead_renewals(recorder.calls, output)
+    ]
+    derived_calls = _derived_calls(calls, recorder, updated)
+    values = tuple(_value(draft, derived_calls) for draft in recorder.values.drafts)
+    _check_guards(recorder.guards, values, updated | recorder.parameters)
+    used = {name for call in calls for name in call.parameters}
+    used |= set(attrs(output))
+    unused = tuple(name for name, _ in model.named_parameters() if name not in used)
+    guards, draws_python = tuple(recorder.guards), recorder.drawing.python_between_blocks
+    chances = draws_python or _by_chance(calls, values, guards)
+    return Graph(values, inputs, tuple(calls), guards, output, unused, draws_python, chances)
+
+
+def _by_chance(calls: list[Call], values: tuple[Value, ...], guards: tuple[Guard, ...]) -> bool:
+    """Tell whether a guard looks at what was drawn."""
+    drawn: list[bool] = []
+    for call in calls:
+        read = [values[v].producer for v in reads_of(call)]
+        drawn.append(call.site is not None or any(p >= 0 and drawn[p] for p in read))
+    looked_at = (values[v].producer for guard in guards for v in refs(guard.args, guard.kwargs))
+    return any(producer >= 0 and drawn[producer] for producer in looked_at)
+
+
+def _with_updates(call: Call, updated: set[str]) -> Call:
+    updates = tuple(name for name in call.buffers if name in updated)
+    return dataclasses.replace(call, updates=updates) if updates else call
+
+
+def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
+    """Drop (old, new) pairs whose new value nobody reads."""
+    used = set(refs(output))
+    kept: list[Call] = []
+    for call in reversed(calls):
+        pairs = tuple(pair for pair in call.renewed if pair[1] in used)
+        used |= {old for old, _ in pairs} | set(refs(call.args, call.kwargs))
+        kept.append(dataclasses.replace(call, renewed=pairs) if call.renewed else call)
+    return kept[::-1]
+
+
+def _derived_calls(calls: list[Call], recorder: Recorder, updated: set[str]) -> list[bool]:
+    """Tell which calls' results depend on the batch, constant buffers and keyed draws alone."""
+    derived: list[bool] = []
+    drafts = recorder.values.drafts
+
+    def value_is_derived(value: int) -> bool:
+        producer = drafts[value].producer
+        return producer < 0 or derived[producer]
+
+    for index, call in enumerate(calls):
+        read = reads_of(call)
+        made = [*(v for v in call.outputs if v is not None), *(new for _, new in call.renewed)]
+        made += [value for _, value in call.inner]
+        derived.append(
+            call.kind is CallKind.GLUE
+            and (call.site is None or index in recorder.drawing.keyed)
+            and not call.parameters
+            and not set(call.buffers) & updated
+            and all(map(value_is_derived, read))
+            and not any(drafts[value].requires_grad for value in made)
+        )
+    return derived
+
+
+def _value(draft: Draft, derived_calls: list[bool]) -> Value:
+    tensor = draft.tensor
+    return Value(
+        producer=draft.producer,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        num_bytes=tensor.numel() * tensor.element_size(),
+        requires_grad=draft.requires_grad,
+        derived=draft.producer < 0 or derived_calls[draft.producer],
+        storage=draft.storage,
+    )
+
+
+def _check_guards(guards: list[Guard], values: tuple[Value, ...], changing: set[str]) -> None:
+    for guard in guards:
+        names = set(attrs(guard.args, guard.kwargs))
+        fixed = all(values[value].derived for value in refs(guard.args, guard.kwargs))
+        if fixed and not names & changing:
+            continue
+        raise refusals.depends_on_activation(guard)

@@ -1,0 +1,147 @@
+"""Tensors made inside blocks that are used outside them without being returned.
+
+Hooks that collect what modules deep inside return (routers' logits, attention weights) and modules
+that leave a tensor in an attribute (a loss of their own) hand tensors over like this. Where such a
+tensor can be found again each time the block runs, it becomes one more value that the block makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from intandem.recorder import refusals
+from intandem.recorder.graph import Inner
+from intandem.recorder.locations import user_place
+from intandem.recorder.trees import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from torch import nn
+
+    from intandem.recorder.graph import Call
+    from intandem.recorder.values import Values
+
+
+class _Made(NamedTuple):
+    """A tensor made inside, and the number of the run that made it."""
+
+    tensor: weakref.ref[Tensor]
+    run: int
+    returned: _Returned | None = None
+    held: _Held | None = None
+
+
+class _Returned(NamedTuple):
+    """Which module returned it, in which of its calls, as which leaf."""
+
+    module: nn.Module
+    call: int
+    leaf: int
+
+
+class _Held(NamedTuple):
+    """Which module holds it when the block has run, in which attribute."""
+
+    module: nn.Module
+    attribute: str
+
+
+class MadeInside:
+    """What was made inside blocks, and where.
+
+    Args:
+        modules: all that are in blocks.
+    """
+
+    def __init__(self, modules: Collection[nn.Module]) -> None:
+        self._modules = modules
+        self._made: dict[int, _Made] = {}
+        self._block: nn.Module | None = None
+        self._run = 0
+        self._calls: Counter[nn.Module] = Counter()
+        self._recorded: dict[int, tuple[int, nn.Module]] = {}
+
+    def enter(self, block: nn.Module | None) -> None:
+        """A block begins to run, or something else that is kept whole."""
+        self._block = block
+        self._run += 1
+        self._calls = Counter()
+
+    def recorded(self, call: int) -> None:
+        """What has run is call ``call`` of the recording."""
+        if self._block is None:
+            return
+        self._recorded[self._run] = call, self._block
+        for module in self._block.modules():
+            for key, value in vars(module).items():
+                if isinstance(value, Tensor) and self._is_new(value):
+                    made = self._made[id(value)]
+                    self._made[id(value)] = made._replace(held=_Held(module, key))
+
+    def note(self, result: Any) -> None:
+        """A torch function inside returned ``result``."""
+        for leaf in [result] if isinstance(result, Tensor) else leaves(result):
+            if isinstance(leaf, Tensor) and not self._is_new(leaf):
+                self._made[id(leaf)] = _Made(weakref.ref(leaf), self._run)
+
+    def note_module(self, module: nn.Module, output: Any) -> None:
+        """A module inside returned ``output``."""
+        if self._block is None or module not in self._modules:
+            return
+        number = self._calls[module]
+        self._calls[module] += 1
+        for index, leaf in enumerate(leaves(output)):
+            if isinstance(leaf, Tensor) and self._is_new(leaf):
+                made = self._made[id(leaf)]
+                if made.returned is None:
+                    self._made[id(leaf)] = made._replace(returned=_Returned(module, number, index))
+
+    def is_of_another_run(self, tensor: Tensor) -> bool:
+        """Tell whether ``tensor`` was made inside a block, before what is running now."""
+        return self.knows(tensor) and self._made[id(tensor)].run != self._run
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Tell whether ``tensor`` was made inside a block."""
+        made = self._made.get(id(tensor))
+        return made is not None and made.tensor() is tensor
+
+    def adopt(self, tensor: Tensor, calls: list[Call], values: Values) -> int:
+        """Make ``tensor`` one more value that the call of its block makes; return the value.
+
+        Raises:
+            CaptureError: if it is not found again when the block runs.
+        """
+        found = self._find(tensor)
+        if found is not None:
+            index, place = found
+            value = values.add(tensor, producer=index)
+            storage = values.drafts[value].storage
+            if not any(storage in later.written for later in calls[index + 1 :]):
+                inner = (*calls[index].inner, (place, value))
+                calls[index] = dataclasses.replace(calls[index], inner=inner)
+                return value
+        raise refusals.left_inside(user_place())
+
+    def _find(self, tensor: Tensor) -> tuple[int, Inner] | None:
+        """Return the call of the block that made ``tensor``, and where it is found again."""
+        _, run, returned, held = self._made[id(tensor)]
+        place = returned or held
+        if run not in self._recorded or place is None:
+            return None
+        call, block = self._recorded[run]
+        names = (name for name, module in block.named_modules() if module is place.module)
+        name = next(names, None)
+        if name is None:
+            return None
+        if isinstance(place, _Returned):
+            return call, Inner(name, place.call, place.leaf)
+        return call, Inner(name, attribute=place.attribute)
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        return self.knows(tensor) and self._made[id(tensor)].run == self._run
