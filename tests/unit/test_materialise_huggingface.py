@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from test_meta import on_meta
+from test_meta import facts, on_meta
 from torch import nn
 
 import intandem as it
@@ -121,3 +121,14 @@ def test_what_a_count_does_is_told_without_data(of, counting):
 def test_llama_divides_by_the_count():
     graph = it.capture(on_meta(llama()), {**language_batch(), COUNT_NAME: torch.tensor(8)})
     assert counting_in(graph, graph.output["loss"]) is Counting.DIVIDES
+
+
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
+def test_experts_are_recorded_without_data(experts):
+    """A router's choice decides what is computed inside a block, not what it returns."""
+    config = transformers.MixtralConfig(
+        **SIZES, num_key_value_heads=1, num_local_experts=4, experts_implementation=experts
+    )
+    model = transformers.MixtralForCausalLM(config)
+    expected = it.capture(model, language_batch())
+    assert facts(it.capture(on_meta(model), language_batch())) == facts(expected)

@@ -116,3 +116,52 @@ class Asking(nn.Module):
 def test_a_question_to_an_activation_is_refused_on_meta_too():
     with pytest.raises(CaptureError, match=r"test_meta\.py:\d+"):
         it.capture(on_meta(Asking()), torch.randn(4, 3))
+
+
+class Looking(nn.Module):
+    """Looks at activations inside, writes to a buffer, and hands on what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x):
+        self.seen[: len((x > 1e9).nonzero()) + 1] += 1
+        y = self.linear(x)
+        return (y.mul_(2) if float(x.detach().sum()) < 1e9 else y), x
+
+
+class AllLooking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Looking() for _ in range(3))
+
+    def forward(self, x):
+        for block in self.blocks:
+            y, same = block(x)
+            x = y + same
+        return x
+
+
+def test_blocks_that_look_at_numbers_run_on_zeros():
+    """The recording is that of the model with data, buffers and what is handed on included."""
+    model, batch = AllLooking(), torch.randn(4, 3)
+    expected = it.capture(model, batch)
+    found = it.capture(on_meta(model), batch)
+    assert facts(found) == facts(expected)
+    assert [c.updates for c in found.calls if c.updates] == [
+        (f"blocks.{i}.seen",) for i in range(3)
+    ]
+
+
+class Insisting(Looking):
+    def forward(self, x):
+        if float(self.linear(x).detach().abs().sum()) == 0:
+            raise ValueError
+        return x
+
+
+def test_a_block_that_cannot_run_on_zeros_is_refused():
+    with pytest.raises(CaptureError, match="cannot be run without data"):
+        it.capture(on_meta(nn.Sequential(Insisting(), Insisting())), torch.randn(4, 3))

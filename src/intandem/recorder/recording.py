@@ -263,7 +263,9 @@ class Recorder:
                     return target.proceed(*args, **kwargs)
             name = f"{target.name} at {user_location()}"
             inside = self._model if target.kind is CallKind.OPAQUE else target.module
-            activity = Activity(name, target.proceed, inside, is_forced)
+            activity = Activity(
+                name, target.proceed, inside, is_forced, is_block=target.kind is CallKind.BLOCK
+            )
             return self._run_without_data(activity, args, kwargs)
         finally:
             self._allowed = None

@@ -5,11 +5,13 @@ stages', a call that meets one runs on fake tensors, which have shapes and a dev
 while glue on the batch alone runs for real, so that guards have values. A buffer that is written to
 without data is fake from then on. Memory made with data that is then written to without it shows
 that the call that made it was misjudged: the recording begins anew, and that call runs without data
-from the start.
+from the start. A block that has to see numbers inside (a router's choice) is run on zeros, for the
+shapes of what it returns.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +24,7 @@ from intandem.errors import CaptureError
 from intandem.recorder.functions import function_name, updates_statistics
 from intandem.recorder.trees import leaves, map_tree
 from intandem.recorder.values import version_of
+from intandem.recorder.zeros import Zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,12 +68,14 @@ class Activity(NamedTuple):
         proceed: makes it.
         module: whose parameters and buffers it may use without being given them; or None.
         is_forced: whether what it makes is fake even if nothing it is given is.
+        is_block: whether it is a block.
     """
 
     name: str
     proceed: Callable[..., Any]
     module: nn.Module | None
     is_forced: bool
+    is_block: bool
 
 
 def _ctc_loss(
@@ -110,6 +115,7 @@ class Skeleton:
         self._some_are_empty = any(tensor.is_meta for tensor in registered)
         self._twins: dict[int, _Twin] = {}
         self._real_of: dict[int, Tensor] = {}
+        self._kept: list[Tensor] = []
         self._unseen_writes: Counter[int] = Counter()
 
     def is_needed(self, module: nn.Module | None, given: Sequence[Tensor]) -> bool:
@@ -133,8 +139,11 @@ class Skeleton:
         fakes = map_tree(self._fake, (args, kwargs))
         before = [self.version(tensor) for tensor in given]
         try:
-            output = self._proceed(activity, *fakes)
+            with _quiet():
+                output = self._proceed(activity, *fakes)
         except (NotImplementedError, RuntimeError) as error:
+            if activity.is_block and (made := self._with_zeros(activity, args, kwargs)):
+                return made[0]
             msg = (
                 f"{activity.name} cannot be run without data, which is needed to record a model "
                 "some of whose parameters are not here (on the meta device, or other ranks'): "
@@ -153,6 +162,45 @@ class Skeleton:
                 )
                 raise MadeWithDataError(msg, tensor)
         return map_tree(self.real, output)
+
+    def _with_zeros(
+        self, activity: Activity, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any] | None:
+        """Run a block on zeros where it has to see numbers, for the shapes of what it returns.
+
+        As in any recording, these are taken not to depend on the numbers.
+
+        Returns:
+            What it returns, with fake tensors; None if it does not run on zeros either.
+        """
+        zeros = Zeros(self._device)
+        modules = activity.module.modules() if activity.module is not None else ()
+        tables = [table for module in modules for table in tables_of(module)]
+        state = [(table, key, leaf) for table in tables for key, leaf in items_of(table)]
+        own_args, own_kwargs = map_tree(zeros.instead_of, (args, kwargs))
+        try:
+            for table, key, leaf in state:
+                table[key] = zeros.instead_of(leaf)
+            self._real_of.update(zeros.originals())
+            with torch._C._EnableTorchFunction():
+                output = activity.proceed(*own_args, **own_kwargs)
+        except Exception:  # it is refused for what it raised without data
+            return None
+        finally:
+            written = zeros.written()
+            written += [leaf for table, key, leaf in state if zeros.replaced(table[key], leaf)]
+            for table, key, leaf in state:
+                table[key] = leaf
+            for key in zeros.originals():
+                self._real_of.pop(key, None)
+        for tensor in written:
+            if isinstance(tensor, FakeTensor) or id(tensor) in self._registered:
+                self._fake(tensor)
+                self._unseen_writes[id(tensor)] += 1
+            else:
+                msg = f"{activity.name} writes in place to memory made with data; {_REMEDY}"
+                raise MadeWithDataError(msg, tensor)
+        return (map_tree(lambda leaf: zeros.original(leaf, self._empty), output),)
 
     def notice_statistics(self, given: Sequence[Any]) -> None:
         """Take the buffers that fake tensors stand for as written to, where torch does not say."""
@@ -209,23 +257,39 @@ class Skeleton:
             fake = self._made(leaf)
             twin = _Twin(leaf, fake, version_of(leaf), version_of(fake))
             self._twins[id(leaf)] = twin
+            self._kept.append(fake)
             self._real_of[id(fake)] = leaf
         return twin.fake
 
     def real(self, leaf: Any) -> Any:
         """Return what a call was given, where it returns what stands for it."""
-        return self._real_of.get(id(leaf), leaf) if isinstance(leaf, FakeTensor) else leaf
+        return self._real_of.get(id(leaf), leaf)
 
     def _made(self, leaf: Tensor) -> Tensor:
         is_number = leaf.dim() == 0 and not leaf.is_meta and not leaf.requires_grad
         value = leaf.item() if is_number else None
-        with self._mode:
-            if value is not None:  # kept: steps counted in buffers, say
+        if value is not None:  # kept: steps counted in buffers, say
+            with self._mode:
                 return torch.tensor(value, dtype=leaf.dtype, device=self._device)
+        return self._empty(leaf)
+
+    def _empty(self, leaf: Tensor) -> Tensor:
+        with self._mode:
             empty = torch.empty_strided(
                 leaf.shape, leaf.stride(), dtype=leaf.dtype, device=self._device
             )
             return empty.requires_grad_(leaf.requires_grad)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let torch not log what fails without data: it is tried otherwise, or refused."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def tables_of(module: nn.Module) -> list[Table]:
