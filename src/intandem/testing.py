@@ -6,11 +6,14 @@ can be held against each other.
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from intandem.recorder import Site
 from intandem.recorder.blocks import find_blocks
@@ -34,10 +37,12 @@ def keyed_randomness(
     step: int = 0,
     microbatch: int = 0,
     blocks: Sequence[str | type[nn.Module]] = (),
-) -> Iterator[None]:
+) -> Iterator[Draws]:
     """Give one plain forward of ``model`` the random draws it gets in a pipeline.
 
-    Use it around one call of the model and its loss; the process's random state is put back.
+    Use it around one call of the model and its loss; the process's random state is put back. Where
+    ``forward`` calls blocks under ``torch.utils.checkpoint``, use ``keyed_backward`` with what it
+    yields: autograd calls those blocks again.
 
     Args:
         model: the plain module.
@@ -53,7 +58,47 @@ def keyed_randomness(
         python_generators_kept(),
         intercepted(seeder.blocks, seeder),
     ):
-        yield
+        seeder.begin()
+        yield seeder.draws
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What one forward was seeded with: a key, by site and the generator's state before.
+
+    Attributes:
+        keys: found by what a site sees when it is run again with the generator's state put back.
+        blocks: names of blocks.
+    """
+
+    keys: dict[tuple[str, bytes], int]
+    blocks: dict[nn.Module, str]
+
+
+def keyed_backward(loss: Tensor, found: Sequence[Draws]) -> None:
+    """Do what ``loss.backward()`` does, giving what autograd runs again the draws it had.
+
+    Args:
+        loss: scalar.
+        found: of every forward that the backward goes through.
+    """
+    again = _Again(found)
+    devices = range(torch.cuda.device_count())
+    with (
+        torch.random.fork_rng(devices=devices),
+        python_generators_kept(),
+        intercepted(again.blocks, again),
+    ):
+        # loss.backward() is a torch function itself, during which torch listens to nobody
+        torch.autograd.Variable._execution_engine.run_backward(
+            (loss,),
+            (torch.ones_like(loss),),
+            keep_graph=False,
+            create_graph=False,
+            inputs=(),
+            allow_unreachable=True,
+            accumulate_grad=True,
+        )
 
 
 class _Seeder:
@@ -71,6 +116,11 @@ class _Seeder:
         self._calls: Counter[str] = Counter()
         self._in_block = False
         self._in_model = False
+        self.draws = Draws({}, self.blocks)
+
+    def begin(self) -> None:
+        """Start from a state that no other forward starts from."""
+        torch.manual_seed(draw_key(*self._key, Site("begin", 0)))
 
     def on_module(
         self, module: nn.Module, proceed: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
@@ -104,9 +154,19 @@ class _Seeder:
         args: tuple[Any, ...],
         kwargs: Any,
     ) -> Any:
-        """Leave functions with their own autograd alone."""
+        """Seed before one, as glue; it is kept whole, like a block, whatever it calls."""
         del function
-        return proceed(*args, **kwargs)
+        if self._in_block or not self._in_model:
+            return proceed(*args, **kwargs)
+        self._seed("glue")
+        seeded = _state()
+        self._in_block = True
+        try:
+            return proceed(*args, **kwargs)
+        finally:
+            self._in_block = False
+            if _state() == seeded:  # it draws nothing, so it is not counted
+                self._calls["glue"] -= 1
 
     def on_torch_function(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -117,7 +177,7 @@ class _Seeder:
         return function(*args, **kwargs)
 
     def _seed(self, name: str) -> int:
-        key = self._next_key(name)
+        key = self.draws.keys[name, _state()] = self._next_key(name)
         torch.manual_seed(key)
         return key
 
@@ -128,3 +188,51 @@ class _Seeder:
     def _next_key(self, name: str) -> int:
         self._calls[name] += 1
         return draw_key(*self._key, Site(name, self._calls[name] - 1))
+
+
+class _Again:
+    """Seeds what is run again as it was seeded before; leaves the rest alone."""
+
+    def __init__(self, found: Sequence[Draws]) -> None:
+        self.blocks = found[0].blocks
+        self._keys = {site: key for draws in found for site, key in draws.keys.items()}
+
+    def on_module(
+        self, module: nn.Module, proceed: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        """Seed a block; what is inside one finds no key of its own."""
+        if module in self.blocks:
+            self._seed(self.blocks[module])
+        return proceed(*args, **kwargs)
+
+    def on_autograd_function(
+        self,
+        function: type[Function],
+        proceed: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
+    ) -> Any:
+        """Leave it alone."""
+        del function
+        return proceed(*args, **kwargs)
+
+    def on_torch_function(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Seed glue that draws."""
+        if is_random(function, args, kwargs):
+            self._seed("glue")
+        return function(*args, **kwargs)
+
+    def _seed(self, name: str) -> None:
+        if (key := self._keys.get((name, _state()))) is not None:
+            torch.manual_seed(key)
+            if name != "glue":
+                seed_python_generators(key)
+
+
+def _state() -> bytes:
+    """Return the state of the default generator."""
+    state = torch.get_rng_state()
+    with torch._C.DisableTorchFunction():
+        return ctypes.string_at(state.data_ptr(), state.numel())

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from intandem.runtime.microbatch import Microbatches, Split
 
 
-def whole_batch_backward(
+def whole_batch_loss(
     outputs: Sequence[Any],
     parts: Microbatches,
     loss: WholeBatchLoss,
     split: Split | None,
     key: tuple[int, int],
-) -> float:
-    """Join outputs, run backward of their loss once through all forwards, and return the loss.
+) -> Tensor:
+    """Join outputs, with their graphs, and return their loss.
 
     Args:
         outputs: the model's, of each micro-batch, with their graphs.
@@ -41,9 +41,7 @@ def whole_batch_backward(
         torch.manual_seed(draw_key(*key, 0, Site("loss", 0)))
         term = loss_term(_joined(outputs, parts.rows), batch, loss)
     count = 1.0 if term.count is None else term.count
-    value = term.root / count if count else term.root * 0.0
-    value.backward()  # type: ignore[no-untyped-call]
-    return float(value.detach())
+    return term.root / count if count else term.root * 0.0
 
 
 def _joined(outputs: Sequence[Any], rows: Sequence[int]) -> Any:

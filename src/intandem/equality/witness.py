@@ -15,14 +15,14 @@ import torch
 
 from intandem.equality.comparison import Numbers, numbers_of
 from intandem.equality.outputs import joined, snapshot
-from intandem.equality.whole_batch import whole_batch_backward
+from intandem.equality.whole_batch import whole_batch_loss
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import without_cache
 from intandem.recorder.trees import own_memory
 from intandem.runtime.huggingface import COUNT_NAME, count_labels, takes_token_count
 from intandem.runtime.losses import LossTerm, WholeBatchLoss, loss_term
 from intandem.runtime.microbatch import split_batch
-from intandem.testing import keyed_randomness
+from intandem.testing import keyed_backward, keyed_randomness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from intandem.recorder import Arguments
     from intandem.runtime.microbatch import Microbatches, Split
+    from intandem.testing import Draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def one_process(  # noqa: PLR0913  (the public surface)
     Gradients are added to ``.grad``.
     """
     outputs: dict[int, Any] = {}
+    draws: list[Draws] = []
     parts = split_batch(batch, splitting.microbatches, splitting.split)
     bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
     counts_labels = loss is None and takes_token_count(model, batch)
@@ -81,9 +83,10 @@ def one_process(  # noqa: PLR0913  (the public surface)
             nullcontext() if watcher is None else watcher.watching(model, index),
             keyed_randomness(
                 model, seed=seed, step=step, microbatch=index, blocks=splitting.blocks
-            ),
+            ) as drawn,
             without_cache(model),
         ):
+            draws.append(drawn)
             output = model(*arguments.args, **arguments.kwargs)
             outputs[index] = snapshot(output)
             yield output
@@ -91,10 +94,11 @@ def one_process(  # noqa: PLR0913  (the public surface)
     if isinstance(loss, WholeBatchLoss):
         made = []
         for index, part in enumerate(parts.parts):
-            with forward(part, index) as output:
+            with forward(own_memory(part), index) as output:
                 made.append(output)
-        whole = whole_batch_backward(made, parts, loss, splitting.split, (seed, step))
-        return numbers_of(model, whole, joined(outputs, carries_loss=False))
+        whole = whole_batch_loss(made, parts, loss, splitting.split, (seed, step))
+        keyed_backward(whole, draws)
+        return numbers_of(model, float(whole.detach()), joined(outputs, carries_loss=False))
     terms: list[LossTerm] = []
     shares = _weights(parts, [None], splitting.count)
     for index, part in enumerate(parts.parts):
@@ -115,7 +119,7 @@ def one_process(  # noqa: PLR0913  (the public surface)
     weighed = [(term.root, weight) for term, weight in zip(terms, weights, strict=True) if weight]
     losses = [root * weight for root, weight in weighed]
     for value in losses:
-        value.backward()  # type: ignore[no-untyped-call]
+        keyed_backward(value, draws)
     total = sum(float(root.detach()) * weight for root, weight in weighed)
     return numbers_of(model, total, joined(outputs, carries_loss=loss is None))
 

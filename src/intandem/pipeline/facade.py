@@ -183,7 +183,12 @@ class Pipeline:
             yield parameter
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield this process's parameters and the user's names for them."""
+        """Yield this process's parameters and the user's names for them.
+
+        Raises:
+            RunError: if parameters were added or removed after the pipeline was built.
+        """
+        self._assembly.weights.refuse_other_modules()
         own = set(self._assembly.home.own_ranks)
         for name, parameter in self._model.named_parameters():
             if own & set(self._assembly.holders_of.get(name, ())):

@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import nn
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
@@ -88,7 +89,8 @@ def intercepted(modules: Iterable[nn.Module], listener: Listener) -> Iterator[No
         owner.__call__ = wrap(originals[owner])
     Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
     try:
-        with _Mode(listener):
+        # compiled blocks run as they are written: a compiler would trace into the listener
+        with torch.compiler.set_stance("force_eager"), _Mode(listener):
             yield
     finally:
         for owner in owners:

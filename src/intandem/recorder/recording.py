@@ -242,7 +242,8 @@ class Recorder:
     def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen_inside = set()
         self._read_inside = set()
-        self._noticed_recomputation = target.name == CheckpointFunction.__name__
+        is_compiled = target.module is not None and any(map(_is_compiled, target.module.modules()))
+        self._noticed_recomputation = target.name == CheckpointFunction.__name__ or is_compiled
         if target.kind is CallKind.BLOCK and saved_tensors_are_hooked():
             self.checkpointed.append(target.name)
         self.noticed_random = target.kind is CallKind.GLUE and is_random(
@@ -385,6 +386,11 @@ def listening(recorder: Recorder) -> Iterator[None]:
     """Record what this thread calls while the context is open."""
     with intercepted(recorder.blocks, recorder):
         yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Its draws are the compiler's, which takes them from the default generators."""
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:

@@ -152,7 +152,7 @@ class Weights:
         Raises:
             RunError: if the user did what they cannot follow.
         """
-        self._refuse_other_modules()
+        self.refuse_other_modules()
         self._refuse_hooks_on_parts()
         for (name, _), alias in self._aliases.items():
             original = self.parameter(name)
@@ -166,7 +166,12 @@ class Weights:
     def _parameter_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self._model.named_parameters())
 
-    def _refuse_other_modules(self) -> None:
+    def refuse_other_modules(self) -> None:
+        """Raise if the model is made of other modules or parameters than it was.
+
+        Raises:
+            RunError: saying what to do first.
+        """
         replaced = [n for n, m in self._blocks.items() if self._model.get_submodule(n) is not m]
         if replaced or self._names != self._parameter_names():
             what = f"module {replaced[0]} was" if replaced else "parameters were"
