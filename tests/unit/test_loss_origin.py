@@ -75,6 +75,25 @@ def test_auxiliary_losses_returned_by_blocks(ranks):
     assert it.check(task()[0], batch, balanced, ranks=ranks, microbatches=3).equal
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_router_losses_of_mixtral(ranks):
+    """``output_router_logits``: the model adds its experts' balance to its own loss."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, num_local_experts=3,
+        output_router_logits=True, router_aux_loss_coef=0.5,
+        experts_implementation="eager",
+    )  # fmt: skip
+    model = MixtralForCausalLM(config).double()
+    ids = torch.randint(40, (4, 8))
+    batch = {"input_ids": ids, "labels": ids.clone()}
+    batch["labels"][0, :5] = -100
+    assert it.check(model, batch, ranks=ranks, microbatches=2).equal
+
+
 def left_in_an_attribute(model):
     def loss(output, batch):
         aux = sum(layer.aux_loss for layer in model.layers)
