@@ -132,6 +132,7 @@ def trained_elsewhere(model):
         (trained_elsewhere, r"depends on a tensor of shape .* that needs gradients, and not thro"),
         (detached_in_an_attribute, r"uses layers\.0\.load, which forward has left in an attribute"),
     ],
+    ids=["attribute", "closure", "elsewhere", "detached"],
 )
 def test_what_reaches_a_loss_by_the_back_door(make, message):
     """It is another stage's or micro-batch's: refused when the pipeline is built."""
