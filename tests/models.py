@@ -4,11 +4,13 @@ Each function of SAMPLES takes the number of rows and returns a Sample in float6
 time. A Sample unpacks to ``model, batch, loss``.
 """
 
+import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -474,6 +476,58 @@ class Replacing(nn.Module):
 @sample
 def replaced_buffers(rows):
     return regression(nn.Sequential(*(Replacing() for _ in range(4))), rows)
+
+
+class Dropping(nn.Module):
+    """Leaves layers out by a draw, and looks at another draw of torch's in glue."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x):
+        for layer in self.layers:
+            if not self.training or torch.rand([]) >= 0.3:
+                x = x + torch.tanh(layer(x))
+        return F.dropout(x, 0.1, self.training)
+
+
+@sample(random=True)
+def dropped_layers(rows):
+    return regression(Dropping(), rows)
+
+
+class PythonDraws(nn.Module):
+    """Draws from Python's and NumPy's generators, in a block and between blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Jittering() for _ in range(4))
+
+    def forward(self, x):
+        for layer in self.layers:
+            if self.training:
+                x = x * torch.tensor(numpy.random.rand(WIDTH))
+                x = x + 1 if random.random() < 0.5 else x
+            x = layer(x)
+        return x
+
+
+class Jittering(nn.Module):
+    """A layer, by a factor that Python draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        factor = random.random() if self.training else 0.5
+        return torch.tanh(self.linear(x)) * factor
+
+
+@sample(random=True)
+def python_draws(rows):
+    return regression(PythonDraws(), rows)
 
 
 # Batches and outputs.

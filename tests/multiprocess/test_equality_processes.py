@@ -33,6 +33,8 @@ TRAINED = [
     ("dropout_in_blocks", "all", 4),
     ("dropout_in_glue", "none", 3),
     ("multi_head_attention", "none", 2),
+    ("dropped_layers", "all", 3),
+    ("python_draws", "all", 3),
     ("shared_block", "all", 3),
     ("parameter_in_glue", "none", 3),
     ("frozen_first", "none", 3),
