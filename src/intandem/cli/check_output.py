@@ -62,7 +62,7 @@ def as_lines(outcome: Outcome, num_worst: int) -> list[str]:
     """Return what is printed for people."""
     setting, equality = outcome.setting, outcome.equality
     lines = [
-        f"run         {outcome.dtype}, {setting.ranks} ranks, schedule {setting.schedule_name}, "
+        f"run         {outcome.dtype}, {setting.ranks} ranks, schedule {setting.schedule_name(outcome.job.loss)}, "
         f"{setting.splitting.microbatches} micro-batches",
         *_wrapped("", outcome.why_own),
         *_wrapped("", outcome.why_tolerance),
@@ -168,7 +168,7 @@ def as_object(outcome: Outcome, num_worst: int) -> dict[str, Any]:
         "why_own_dtype": outcome.why_own or None,
         "why_tolerance": outcome.why_tolerance or None,
         "ranks": outcome.setting.ranks,
-        "schedule": outcome.setting.schedule_name,
+        "schedule": outcome.setting.schedule_name(outcome.job.loss),
         "num_microbatches": outcome.setting.splitting.microbatches,
         "optimizer": equality.optimizer,
         "loss": equality.loss,

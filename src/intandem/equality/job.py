@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from intandem.equality.comparison import TOLERANCE
-from intandem.pipeline.request import AUTO_SCHEDULE
+from intandem.pipeline.request import auto_schedule
 from intandem.recorder.trees import map_tree
 
 if TYPE_CHECKING:
@@ -62,12 +62,11 @@ class Setting:
     tolerance: float = TOLERANCE
     more: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def schedule_name(self) -> str:
-        """What the schedule is called."""
+    def schedule_name(self, loss: object) -> str:
+        """Return what the schedule is called, for a loss."""
         if not isinstance(self.schedule, str):
             return self.schedule.name
-        return AUTO_SCHEDULE if self.schedule == "auto" else self.schedule
+        return auto_schedule(loss) if self.schedule == "auto" else self.schedule
 
 
 def as_float64(job: Job) -> Job:

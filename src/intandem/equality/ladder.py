@@ -149,9 +149,8 @@ class _Ladder:
         how = "all forwards first" if self._is_whole_batch else "one micro-batch at a time"
         yield _Step(f"{setting.ranks} stages, {how}", Cause.CUTTING, plain)
         asked = replace(setting, recompute="none")
-        yield _Step(
-            f"{setting.ranks} stages, schedule {setting.schedule_name}", Cause.SCHEDULE, asked
-        )
+        name = setting.schedule_name(self._job.loss)
+        yield _Step(f"{setting.ranks} stages, schedule {name}", Cause.SCHEDULE, asked)
         if setting.recompute in {"all", True}:
             yield _Step("the same with recomputation", Cause.RECOMPUTATION, setting)
 

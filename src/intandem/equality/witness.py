@@ -145,7 +145,7 @@ def _counted(
         is_sum = _is_sum(run, part)
     if is_sum:
         return run({**part, COUNT_NAME: num_labels}), 1.0
-    dtype = next(model.parameters()).dtype
+    dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
     number = torch.tensor(num_labels * (share or 1.0), dtype=dtype)
     return run({**part, COUNT_NAME: number}), share
 

@@ -174,10 +174,7 @@ class Request:
 
     def _schedule_of(self, num_ranks: int, num_microbatches: int) -> Schedule:
         if isinstance(self.schedule, str):
-            name = self.schedule
-            if name == "auto":
-                is_whole = isinstance(self.loss, WholeBatchLoss)
-                name = WHOLE_BATCH_SCHEDULE if is_whole else AUTO_SCHEDULE
+            name = auto_schedule(self.loss) if self.schedule == "auto" else self.schedule
             return build_schedule(name, num_ranks=num_ranks, num_microbatches=num_microbatches)
         ranks, most = self.schedule.num_ranks, self.schedule.num_microbatches
         asked = most if self.microbatches is None else self.microbatches
@@ -190,6 +187,11 @@ class Request:
             )
             raise ScheduleError(msg)
         return _first_microbatches(self.schedule, num_microbatches)
+
+
+def auto_schedule(loss: object) -> str:
+    """Return the name of the schedule that ``"auto"`` stands for."""
+    return WHOLE_BATCH_SCHEDULE if isinstance(loss, WholeBatchLoss) else AUTO_SCHEDULE
 
 
 def read_schedule(schedule: str | Schedule) -> str | Schedule:

@@ -86,7 +86,8 @@ def with_counts(
     """
     total = max(sum(count_labels(model, part) for part in parts), 1)
     if counting is Counting.MIXES:
-        dtype = next(model.parameters()).dtype
+        # bfloat16 would round a count to 8 bits
+        dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         numbers = [torch.tensor(total * (weight or 1.0), dtype=dtype) for weight in weights]
     else:  # a whole number does not promote the loss to another dtype
         numbers = [torch.tensor(total)] * len(parts)
