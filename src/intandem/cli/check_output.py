@@ -62,7 +62,8 @@ def as_lines(outcome: Outcome, num_worst: int) -> list[str]:
     """Return what is printed for people."""
     setting, equality = outcome.setting, outcome.equality
     lines = [
-        f"run         {outcome.dtype}, {setting.ranks} ranks, schedule {setting.schedule_name(outcome.job.loss)}, "
+        f"run         {outcome.dtype}, {setting.ranks} ranks, "
+        f"schedule {setting.schedule_name(outcome.job.loss)}, "
         f"{setting.splitting.microbatches} micro-batches",
         *_wrapped("", outcome.why_own),
         *_wrapped("", outcome.why_tolerance),
