@@ -167,6 +167,7 @@ def _record_once(
         with listening(recorder), without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
             recorder.drawing.call_begins()
+            recorder.block_attributes.run_ends()
         attributes.look()
         _refuse_replaced(registered, _registered(model), recorder)
         _refuse_written(model, versions)

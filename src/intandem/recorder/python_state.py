@@ -31,10 +31,10 @@ PlainState = dict[str, "Hashable"]
 """Plain attributes of modules by their dotted name, such as ``scale`` or ``encoder.tau``."""
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), Enum, torch.dtype, torch.device)
-_CONTAINERS = (list, dict, set, deque)
+CONTAINERS = (list, dict, set, deque)
 _MAX_ITEMS = 64
 _DEPTH = 3
-_OF_MODULES = frozenset(vars(nn.Module()))
+OF_MODULES = frozenset(vars(nn.Module()))
 """What torch keeps in every module; what may change in it is looked at elsewhere."""
 
 
@@ -50,7 +50,7 @@ def plain_state(model: nn.Module, blocks: Collection[nn.Module]) -> PlainState:
             continue
         prefix = f"{name}." if name else ""
         for key, value in vars(module).items():
-            if key not in _OF_MODULES or key == "training":
+            if key not in OF_MODULES or key == "training":
                 plain = _plain(value, _DEPTH, seen)
                 if plain is not _NOT_PLAIN:
                     found[prefix + key] = plain
@@ -163,7 +163,7 @@ class Kept:
         for module, attributes in self._before.items():
             flags = {key for key, value in vars(module).items() if isinstance(value, bool)}
             left = flags if are_hooked else set()
-            for key in [k for k in vars(module) if k not in {*attributes, *_OF_MODULES, *left}]:
+            for key in [k for k in vars(module) if k not in {*attributes, *OF_MODULES, *left}]:
                 del vars(module)[key]
             for key, (value, content) in attributes.items():
                 if key not in left:
@@ -215,12 +215,12 @@ def let_stand(changes: Iterable[Changed]) -> None:
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Return a module's attributes, with a copy of what is in containers."""
     return {
-        key: _with_content(value) for key, value in vars(module).items() if key not in _OF_MODULES
+        key: _with_content(value) for key, value in vars(module).items() if key not in OF_MODULES
     }
 
 
 def _with_content(value: Any) -> tuple[Any, Any]:
-    return value, copy.copy(value) if type(value) in _CONTAINERS else None
+    return value, copy.copy(value) if type(value) in CONTAINERS else None
 
 
 def _refill(container: Any, content: Any) -> None:

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from intandem.recorder import refusals
+from intandem.recorder.block_state import AttributesOfBlocks
 from intandem.recorder.blocks import Inside, find_blocks
 from intandem.recorder.draws import AnyDraws, Drawing
 from intandem.recorder.functions import (
@@ -24,7 +25,7 @@ from intandem.recorder.functions import (
     is_random,
     updates_statistics,
 )
-from intandem.recorder.graph import Attr, Autocast, Call, CallKind, Guard, Ref, Site
+from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.inner import MadeInside
 from intandem.recorder.interception import intercepted
@@ -36,6 +37,7 @@ from intandem.recorder.skeleton import (
     RunWithoutDataError,
     Skeleton,
 )
+from intandem.recorder.target import Seen, Target
 from intandem.recorder.trees import leaves, map_tree
 from intandem.recorder.values import Values
 
@@ -46,28 +48,6 @@ if TYPE_CHECKING:
     from torch.autograd import Function
 
     from intandem.recorder.draws import Draws
-
-
-class Target(NamedTuple):
-    """What is about to be called: its kind, name, function, and the module if it is a block."""
-
-    kind: CallKind
-    name: str
-    function: Callable[..., Any] | None
-    module: nn.Module | None
-    proceed: Callable[..., Any]
-
-
-class _Seen(NamedTuple):
-    """What a call was given, and what it did besides returning something."""
-
-    template: tuple[Any, Any]
-    given: list[Tensor]
-    buffers: list[Tensor]
-    written: list[Tensor]
-    autocast: tuple[Autocast, ...]
-    drew: bool
-    drew_python: bool
 
 
 class Recorder:
@@ -91,6 +71,7 @@ class Recorder:
         self._noticed_recomputation = False
         self._kept: list[Any] = []
         self._made_inside = MadeInside(self.blocks)
+        self.block_attributes = AttributesOfBlocks(self.blocks)
         self.drawing = Drawing(draws or AnyDraws())
         self._calls_of: Counter[str] = Counter()
         self._allowed: set[int] | None = None
@@ -192,13 +173,13 @@ class Recorder:
             self._guard(target, template, given, output)
             return output
         self._guard_shapes(target, (args, kwargs), template, output)
-        seen = _Seen(template, given, buffers, list(written.values()), autocast, drew, drew_python)
+        seen = Seen(template, given, buffers, list(written.values()), autocast, drew, drew_python)
         self.calls.append(self._as_call(target, seen, output, results))
         self._made_inside.recorded(len(self.calls) - 1)
         self._kept.append((args, kwargs, output))
         return output
 
-    def _as_call(self, target: Target, seen: _Seen, output: Any, results: list[Tensor]) -> Call:
+    def _as_call(self, target: Target, seen: Seen, output: Any, results: list[Tensor]) -> Call:
         """Make values of what a call returned and wrote to, and write the call down."""
         index = len(self.calls)
         returned = leaves(output)
@@ -256,6 +237,8 @@ class Recorder:
         self._made_inside.enter(target.module)
         if target.kind is not CallKind.GLUE:  # torch functions draw from torch's generators
             self.drawing.call_begins()
+        if target.module is not None:
+            self.block_attributes.call_begins(target.module)
         self._allowed = {id(tensor) for tensor in given}
         try:
             is_forced = len(self.calls) in self._without_data
@@ -270,6 +253,8 @@ class Recorder:
             return self._run_without_data(activity, args, kwargs)
         finally:
             self._allowed = None
+            if target.module is not None:
+                self.block_attributes.call_ends(target.module)
 
     def _glue_draws(self) -> AbstractContextManager[object]:
         return self.drawing.of_glue(len(self.calls)) if self.noticed_random else nullcontext()
@@ -372,7 +357,7 @@ class Recorder:
         names = {self._attr_of[id(t)] for t in tensors if id(t) in self._attr_of}
         return tuple(sorted(names - self.parameters))
 
-    def _site(self, target: Target, call: int, seen: _Seen) -> Site | None:
+    def _site(self, target: Target, call: int, seen: Seen) -> Site | None:
         if not (seen.drew or seen.drew_python):
             return None
         recomputed = self._noticed_recomputation

@@ -96,6 +96,15 @@ def not_repeated(what: str) -> CaptureError:
     )
 
 
+def block_attribute_set(name: str, when: str) -> CaptureError:
+    """Python hands something to a block through an attribute."""
+    return CaptureError(
+        f"forward sets {name}, an attribute of a block, {when}; a stage would not see it: pass it "
+        "as an argument, set it before the pipeline is built, or keep both whole in one module "
+        "(blocks=[...])"
+    )
+
+
 def depends_on_activation(guard: Guard) -> CaptureError:
     """What Python does next hangs on numbers that only a run knows."""
     whole = (

@@ -1,0 +1,84 @@
+"""Attributes of blocks: only a block's own call may change them.
+
+A stage calls its blocks and runs glue on tensors. What glue, or another block, sets on a block in
+Python would not be set there: building puts it back, and other stages are elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from intandem.recorder import refusals
+from intandem.recorder.locations import user_place
+from intandem.recorder.python_state import CONTAINERS, OF_MODULES
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from torch import nn
+
+_NUMBERS = (int, float, complex, str)
+
+
+class AttributesOfBlocks:
+    """Numbers, words, tensors and containers of them in attributes of blocks.
+
+    Flags are left out: libraries mark modules that they have made ready.
+
+    Args:
+        blocks: modules kept whole and what lies inside them, with their names.
+    """
+
+    def __init__(self, blocks: Mapping[nn.Module, str]) -> None:
+        self._blocks = blocks
+        self._known = {module: _watched(module) for module in blocks}
+
+    def call_begins(self, block: nn.Module) -> None:
+        """Refuse what has changed since the last call of ``block``.
+
+        Raises:
+            CaptureError: naming the attribute, and the line of the call.
+        """
+        for module in block.modules():
+            self._check(module, f"before it is called at {user_place()}")
+
+    def call_ends(self, block: nn.Module) -> None:
+        """Take what ``block`` has set on itself for what is there."""
+        for module in block.modules():
+            if module in self._known:
+                self._known[module] = _watched(module)
+
+    def run_ends(self) -> None:
+        """Refuse what has been changed after the last calls; see ``call_begins``."""
+        for module in self._known:
+            self._check(module, "after it was called")
+
+    def _check(self, module: nn.Module, when: str) -> None:
+        before = self._known.get(module)
+        if before is None:
+            return
+        after = _watched(module)
+        changed = [key for key in after if after[key] != before.get(key)]
+        if changed:
+            name = f"{self._blocks[module]}.{changed[0]}"
+            raise refusals.block_attribute_set(name, when)
+
+
+def _watched(module: nn.Module) -> dict[str, Hashable]:
+    found = {key: _sign(value) for key, value in vars(module).items() if key not in OF_MODULES}
+    return {key: sign for key, sign in found.items() if sign is not None}
+
+
+def _sign(value: object) -> Hashable:
+    """Return what changes when ``value`` does; None for what is not watched."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, _NUMBERS):
+        return value
+    if isinstance(value, Tensor):
+        return ("tensor", id(value))
+    if isinstance(value, dict):
+        return tuple((repr(key), _sign(item)) for key, item in value.items())
+    return tuple(map(_sign, value)) if isinstance(value, CONTAINERS) else None
