@@ -782,3 +782,42 @@ def test_a_tensor_shared_by_blocks():
     message = refused(Shares, r"a tensor made outside a block reaches add\(\) inside it")
     assert re.search(line_of(Sharing), message), message
     trains(Together, blocks=["sharing"])
+
+
+class Memo(nn.Linear):
+    """Has a table that others make for it on first use."""
+
+    table = None
+
+    def lookup(self):
+        if self.table is None:
+            self.table = torch.arange(WIDTH, dtype=torch.float64)
+        return self.table
+
+
+class UsesMemo(Stack):
+    """Asks blocks for their tables."""
+
+    def layer(self):
+        return Memo(WIDTH, WIDTH)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x) + layer.lookup()
+        return x
+
+
+class KeepsMean(UsesMemo):
+    """Leaves a mean of activations on a block for the next call."""
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+            layer.table = x.detach().mean()
+        return x
+
+
+def test_tensors_set_on_blocks():
+    """What depends on the batch alone may be kept there; activations may not."""
+    trains(UsesMemo)
+    refused(KeepsMean, r"forward sets layers\.\d\.table, an attribute of a block, after it was")

@@ -15,7 +15,7 @@ from intandem.recorder.locations import user_place
 from intandem.recorder.python_state import CONTAINERS, OF_MODULES
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from torch import nn
 
@@ -34,6 +34,7 @@ class AttributesOfBlocks:
     def __init__(self, blocks: Mapping[nn.Module, str]) -> None:
         self._blocks = blocks
         self._known = {module: _watched(module) for module in blocks}
+        self._set_tensors: list[tuple[str, str, Tensor]] = []
 
     def call_begins(self, block: nn.Module) -> None:
         """Refuse what has changed since the last call of ``block``.
@@ -55,15 +56,32 @@ class AttributesOfBlocks:
         for module in self._known:
             self._check(module, "after it was called")
 
+    def settle(self, is_derived: Callable[[Tensor], bool]) -> None:
+        """Refuse tensors that were set on blocks, but for what depends on the batch alone.
+
+        Such a table is made again by whoever needs it.
+
+        Args:
+            is_derived: tells whether a tensor is such a value.
+
+        Raises:
+            CaptureError: naming the attribute.
+        """
+        for name, when, tensor in self._set_tensors:
+            if not is_derived(tensor):
+                raise refusals.block_attribute_set(name, when)
+
     def _check(self, module: nn.Module, when: str) -> None:
         before = self._known.get(module)
         if before is None:
             return
         after = _watched(module)
-        changed = [key for key in after if after[key] != before.get(key)]
-        if changed:
-            name = f"{self._blocks[module]}.{changed[0]}"
-            raise refusals.block_attribute_set(name, when)
+        for key in [key for key in after if after[key] != before.get(key)]:
+            name, value = f"{self._blocks[module]}.{key}", vars(module)[key]
+            if not isinstance(value, Tensor):
+                raise refusals.block_attribute_set(name, when)
+            self._set_tensors.append((name, when, value))
+        self._known[module] = after
 
 
 def _watched(module: nn.Module) -> dict[str, Hashable]:

@@ -180,6 +180,7 @@ def _record_once(
             value = recorder.values.find(tensor)
             return value is not None and graph.values[value].derived
 
+        recorder.block_attributes.settle(is_derived)
         changed = attributes.changed(is_derived)
         kept.let_stand(changed)
     if recorder.checkpointed:
