@@ -169,6 +169,36 @@ def test_what_another_block_reads_is_refused():
         capture(model, torch.randn(2, 4, dtype=torch.float64))
 
 
+def test_what_blocks_share_without_computing_it_is_nobodys():
+    """A table out of nothing, kept by whichever block comes first; and a block's own state."""
+    tables = {}
+
+    class Tabled(nn.Linear):
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            self.register_buffer("mean", torch.zeros(()))
+
+        def forward(self, x):
+            order = tables.setdefault("order", torch.arange(4).flip(0))
+            self.mean = self.mean * 0.5 + x.detach().mean()
+            return super().forward(x)[:, order]
+
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(Tabled(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            for index in (0, 1, 1, 2):
+                x = self.layers[index](x)
+            return x
+
+    model = Stack().double()
+    x = torch.randn(6, 4, dtype=torch.float64)
+    found = it.check(model, x, lambda y, _: y.square().mean(), ranks=2, microbatches=3)
+    assert found.equal, found.worst()
+
+
 def test_a_block_that_leaves_it_no_more_is_told():
     """What follows would read an old tensor."""
     model = Mixture(lambda layer: layer.box[0].tanh().mean())

@@ -14,6 +14,7 @@ from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature
 from intandem.recorder.finishing import finished
+from intandem.recorder.interception import intercepted
 from intandem.recorder.python_state import (
     AttributesWatched,
     Changed,
@@ -21,7 +22,7 @@ from intandem.recorder.python_state import (
     let_stand,
     python_generators_kept,
 )
-from intandem.recorder.recording import Recorder, listening
+from intandem.recorder.recording import Recorder
 from intandem.recorder.sameness import same_calls
 from intandem.recorder.skeleton import RunWithoutDataError
 from intandem.recorder.trees import map_tree, named_leaves
@@ -164,7 +165,7 @@ def _record_once(
         versions = {name: version_of(p) for name, p in model.named_parameters()}
         attributes = AttributesWatched(model, recorder.blocks)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
-        with listening(recorder), without_nested_tensors(), metered:
+        with intercepted(recorder.blocks, recorder), without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
             recorder.drawing.call_begins()
             recorder.block_attributes.run_ends()

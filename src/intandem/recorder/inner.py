@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 
 class _Made(NamedTuple):
-    """A tensor made inside, and the number of the run that made it."""
+    """A tensor made inside: in which run, and whether from tensors or out of nothing."""
 
     tensor: weakref.ref[Tensor]
     run: int
+    is_computed: bool
     returned: _Returned | None = None
     held: _Held | None = None
 
@@ -65,12 +66,14 @@ class MadeInside:
         self._block: nn.Module | None = None
         self._run = 0
         self._calls: Counter[nn.Module] = Counter()
+        self._blocks: dict[int, nn.Module | None] = {}
         self._recorded: dict[int, tuple[int, nn.Module]] = {}
 
     def enter(self, block: nn.Module | None) -> None:
         """A block begins to run, or something else that is kept whole."""
         self._block = block
         self._run += 1
+        self._blocks[self._run] = block
         self._calls = Counter()
 
     def recorded(self, call: int) -> None:
@@ -84,11 +87,16 @@ class MadeInside:
                     made = self._made[id(value)]
                     self._made[id(value)] = made._replace(held=_Held(module, key))
 
-    def note(self, result: Any) -> None:
-        """A torch function inside returned ``result``."""
+    def note(self, result: Any, *, is_computed: bool) -> None:
+        """A torch function inside returned ``result``.
+
+        Args:
+            result: of any kind.
+            is_computed: whether from what was given, registered or computed itself.
+        """
         for leaf in [result] if isinstance(result, Tensor) else leaves(result):
             if isinstance(leaf, Tensor) and not self._is_new(leaf):
-                self._made[id(leaf)] = _Made(weakref.ref(leaf), self._run)
+                self._made[id(leaf)] = _Made(weakref.ref(leaf), self._run, is_computed)
 
     def note_module(self, module: nn.Module, output: Any) -> None:
         """A module inside returned ``output``."""
@@ -102,9 +110,19 @@ class MadeInside:
                 if made.returned is None:
                     self._made[id(leaf)] = made._replace(returned=_Returned(module, number, index))
 
-    def is_of_another_run(self, tensor: Tensor) -> bool:
-        """Tell whether ``tensor`` was made inside a block, before what is running now."""
-        return self.knows(tensor) and self._made[id(tensor)].run != self._run
+    def is_of_another_block(self, tensor: Tensor) -> bool:
+        """Tell whether another block than the one that is running has computed ``tensor``.
+
+        A table that is made out of nothing and kept for all blocks is none's.
+        """
+        if not self.is_computed(tensor):
+            return False
+        run = self._made[id(tensor)].run
+        return run != self._run and self._blocks[run] is not self._block
+
+    def is_computed(self, tensor: Tensor) -> bool:
+        """Tell whether ``tensor`` was made inside, from tensors."""
+        return self.knows(tensor) and self._made[id(tensor)].is_computed
 
     def knows(self, tensor: Tensor) -> bool:
         """Tell whether ``tensor`` was made inside a block."""
@@ -130,7 +148,7 @@ class MadeInside:
 
     def _find(self, tensor: Tensor) -> tuple[int, Inner] | None:
         """Return the call of the block that made ``tensor``, and where it is found again."""
-        _, run, returned, held = self._made[id(tensor)]
+        _, run, _, returned, held = self._made[id(tensor)]
         place = returned or held
         if run not in self._recorded or place is None:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +28,6 @@ from intandem.recorder.functions import (
 from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.inner import MadeInside
-from intandem.recorder.interception import intercepted
 from intandem.recorder.locations import user_location, user_place
 from intandem.recorder.modes import autocast_state, saved_tensors_are_hooked
 from intandem.recorder.skeleton import (
@@ -42,7 +41,7 @@ from intandem.recorder.trees import leaves, map_tree
 from intandem.recorder.values import Values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
 
     from torch.autograd import Function
@@ -130,10 +129,10 @@ class Recorder:
         """Write glue down; inside a block, only look."""
         if self._allowed is not None:
             with torch._C.DisableTorchFunction():
-                self._look_inside(function, args, kwargs)
+                is_computed = self._look_inside(function, args, kwargs)
             result = function(*args, **kwargs)
             with torch._C.DisableTorchFunction():
-                self._made_inside.note(result)
+                self._made_inside.note(result, is_computed=is_computed)
             return result
         if is_metadata(function):
             return function(*args, **kwargs)
@@ -278,9 +277,10 @@ class Recorder:
 
     def _look_inside(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if is_random(function, args, kwargs):
-            self.noticed_random = True
+    ) -> bool:
+        """Note what a block does; tell whether it computes something, or makes it of nothing."""
+        is_computed = is_random(function, args, kwargs)
+        self.noticed_random |= is_computed
         if updates_statistics(function, args, kwargs):
             self._skeleton.notice_statistics(leaves((args, kwargs)))
         if saved_tensors_are_hooked():
@@ -292,10 +292,13 @@ class Recorder:
             if (name := self._attr_of.get(id(real))) is not None:
                 self._seen_inside.add(name)
             self._read_inside.add(id(real))
+            is_given = name is not None or id(leaf) in (self._allowed or ())
             is_from_outside = self.values.find(leaf) is not None
-            is_from_outside |= self._made_inside.is_of_another_run(leaf)
-            if name is None and is_from_outside and id(leaf) not in (self._allowed or ()):
+            is_from_outside |= self._made_inside.is_of_another_block(leaf)
+            if is_from_outside and not is_given:
                 raise refusals.reached_through_object(function_name(function), user_place())
+            is_computed |= is_given or real is not leaf or self._made_inside.is_computed(leaf)
+        return is_computed
 
     # Values.
 
@@ -364,13 +367,6 @@ class Recorder:
         if target.module is not None:
             return Site(target.name, call, recomputed, seen.drew_python)
         return self.drawing.next_glue(recomputed=recomputed)
-
-
-@contextmanager
-def listening(recorder: Recorder) -> Iterator[None]:
-    """Record what this thread calls while the context is open."""
-    with intercepted(recorder.blocks, recorder):
-        yield
 
 
 def _is_compiled(module: nn.Module) -> bool:
