@@ -162,6 +162,38 @@ def test_a_mark_that_makes_a_difference_is_refused():
     refused(model, "forward sets marked between blocks")
 
 
+class Averages(nn.Linear):
+    """Puts a new tensor in place of its buffer in each call."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        self.mean = self.mean * 0.5 + x.detach().mean()
+        return super().forward(x)
+
+
+class CallsTwice(nn.Module):
+    """Its second layer is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Averages(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        for index in (0, 1, 1, 2):
+            x = self.layers[index](x)
+        return x
+
+
+def test_a_shared_block_that_replaces_its_buffer():
+    """Its calls are not cut apart, which would change the order of updates."""
+    x = torch.randn(6, 4, dtype=torch.float64)
+    found = it.check(CallsTwice().double(), x, square, ranks=2, microbatches=3)
+    assert found.equal, found.worst()
+
+
 class Scaled(nn.Linear):
     """Leaves its scale in a list."""
 

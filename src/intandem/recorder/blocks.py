@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from intandem.recorder.stage_chain import StageChain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
@@ -134,9 +134,18 @@ def has_state(module: nn.Module) -> bool:
 
 
 class Inside:
-    """What is registered in blocks, for as long as no module is added or removed."""
+    """What is registered in blocks, for as long as no module is added or removed.
 
-    def __init__(self) -> None:
+    Args:
+        model: the user's module.
+        names: of its parameters and buffers, by id.
+    """
+
+    def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
+        self._buffer_names = {
+            module: {names[id(b)] for b in module._buffers.values() if b is not None}
+            for module in model.modules()
+        }
         self._modules: dict[nn.Module, tuple[nn.Module, ...]] = {}
         self._parameters: dict[nn.Module, tuple[nn.Parameter, ...]] = {}
 
@@ -148,7 +157,15 @@ class Inside:
 
     def buffers(self, module: nn.Module) -> list[Tensor]:
         """Return the buffers that ``module`` and the modules in it have now."""
+        tables = (m._buffers for m in self.modules(module) if m._buffers)
+        return [buffer for table in tables for buffer in table.values() if buffer is not None]
+
+    def buffer_names(self, module: nn.Module) -> set[str]:
+        """Return the names of its buffers, whatever tensors a block has put in their places."""
+        return set().union(*(self._buffer_names.get(m, ()) for m in self.modules(module)))
+
+    def modules(self, module: nn.Module) -> tuple[nn.Module, ...]:
+        """Return ``module`` and the modules in it."""
         if module not in self._modules:
             self._modules[module] = tuple(module.modules())
-        tables = (m._buffers for m in self._modules[module] if m._buffers)
-        return [buffer for table in tables for buffer in table.values() if buffer is not None]
+        return self._modules[module]

@@ -82,7 +82,7 @@ class Recorder:
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
         self.parameters = {name for name, _ in _named(model, "parameters")}
         device = next((t.device for t in inputs), torch.device("cpu"))
-        self._registered_in = Inside()
+        self._registered_in = Inside(model, self._attr_of)
         self._skeleton = Skeleton(device, [tensor for _, tensor in named])
         self._without_data = frozenset(without_data)
         for tensor in inputs:
@@ -172,7 +172,7 @@ class Recorder:
             self._guard(target, template, given, output)
             return output
         self._guard_shapes(target, (args, kwargs), template, output)
-        seen = Seen(template, given, buffers, list(written.values()), autocast, drew, drew_python)
+        seen = Seen(template, given, list(written.values()), autocast, drew, drew_python)
         self.calls.append(self._as_call(target, seen, output, results))
         self._made_inside.recorded(len(self.calls) - 1)
         self._kept.append((args, kwargs, output))
@@ -204,7 +204,7 @@ class Recorder:
             renewed=renewed,
             written=storages,
             parameters=parameters,
-            buffers=self._buffers_of(seen.given, seen.buffers),
+            buffers=self._buffers_of(target, seen.given),
             updates=(),
             grad_enabled=torch.is_grad_enabled(),
             autocast=seen.autocast,
@@ -355,9 +355,10 @@ class Recorder:
             names |= {self._attr_of[id(p)] for p in self._registered_in.parameters(target.module)}
         return tuple(sorted(names & self.parameters))
 
-    def _buffers_of(self, given: list[Tensor], buffers: list[Tensor]) -> tuple[str, ...]:
-        tensors = [*given, *buffers]
-        names = {self._attr_of[id(t)] for t in tensors if id(t) in self._attr_of}
+    def _buffers_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
+        names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of}
+        if target.module is not None:
+            names |= self._registered_in.buffer_names(target.module)
         return tuple(sorted(names - self.parameters))
 
     def _site(self, target: Target, call: int, seen: Seen) -> Site | None:

@@ -27,7 +27,6 @@ class Seen(NamedTuple):
 
     template: tuple[Any, Any]
     given: list[Tensor]
-    buffers: list[Tensor]
     written: list[Tensor]
     autocast: tuple[Autocast, ...]
     drew: bool
