@@ -10,7 +10,7 @@ import torch
 
 import intandem as it
 from intandem.equality import Splitting, numbers_of, one_process
-from intandem.pipeline import assembly
+from intandem.pipeline import agreed_plan
 from intandem.profiler.segments import SegmentCost
 from intandem.recorder import bind_by_signature
 from intandem.recorder.cut import segments
@@ -29,7 +29,7 @@ def repeatable_cuts(seed=0):
         return tuple(SegmentCost(rng.uniform(1, 3), rng.uniform(1, 3)) for _ in found)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "measure_segments", costs)
+        patch.setattr(agreed_plan, "measure_segments", costs)
         yield
 
 

@@ -9,7 +9,7 @@ import torch
 import intandem as it
 from intandem.equality import Splitting, compare, numbers_of, one_process
 from intandem.errors import PipelineError
-from intandem.pipeline import assembly
+from intandem.pipeline import agreed_plan
 from intandem.profiler.segments import SegmentCost
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import record
@@ -68,12 +68,12 @@ def even_cuts(seed=0):
         rng = random.Random(seed)
         return tuple(SegmentCost(rng.uniform(1, 1.2), rng.uniform(1, 1.2)) for _ in found)
 
-    before = assembly.measure_segments
-    assembly.measure_segments = costs
+    before = agreed_plan.measure_segments
+    agreed_plan.measure_segments = costs
     try:
         yield
     finally:
-        assembly.measure_segments = before
+        agreed_plan.measure_segments = before
 
 
 def first_microbatch(entry, sample):

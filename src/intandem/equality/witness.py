@@ -7,6 +7,7 @@ is written apart, with ``testing.keyed_randomness``.
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,61 +68,92 @@ def one_process(  # noqa: PLR0913  (the public surface)
 
     Gradients are added to ``.grad``.
     """
-    outputs: dict[int, Any] = {}
-    draws: list[Draws] = []
     parts = split_batch(batch, splitting.microbatches, splitting.split)
-    bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
-    counts_labels = loss is None and takes_token_count(model, batch)
-    num_labels = 1
-    if counts_labels:
-        num_labels = max(sum(count_labels(model, part) for part in parts.parts), 1)
+    plain = _Plain(model, loss, splitting, (seed, step), watcher)
+    if isinstance(loss, WholeBatchLoss):
+        outputs = [plain.output(part, index) for index, part in enumerate(parts.parts)]
+        whole = whole_batch_loss(outputs, parts, loss, splitting.split, (seed, step))
+        weighed = [(whole, 1.0)]
+    else:
+        weighed = _weighed_losses(plain, parts, batch)
+    for value in [root * weight for root, weight in weighed]:
+        keyed_backward(value, plain.draws)
+    total = sum(float(root.detach()) * weight for root, weight in weighed)
+    return numbers_of(model, total, joined(plain.outputs, carries_loss=loss is None))
+
+
+class _Plain:
+    """Calls the user's module on micro-batches, with the draws that a pipeline gives it.
+
+    Args:
+        model: the user's module.
+        loss: as for ``Pipeline``.
+        splitting: how micro-batches become arguments and calls of blocks.
+        key: seed and step of random draws.
+        watcher: is told of each call, if given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any, Any], Any] | None,
+        splitting: Splitting,
+        key: tuple[int, int],
+        watcher: Watcher | None,
+    ) -> None:
+        self.model = model
+        self.splitting = splitting
+        self.outputs: dict[int, Any] = {}
+        self.draws: list[Draws] = []
+        self.carries_loss = loss is None
+        self._loss = loss
+        self._bind = splitting.inputs or bind_by_signature(model, loss_is_separate=loss is not None)
+        self._key = key
+        self._watcher = watcher
+
+    def output(self, part: Any, index: int) -> Any:
+        """Return what the model gives for a micro-batch."""
+        with self._forward(own_memory(part), index) as output:
+            return output
+
+    def loss(self, part: Any, index: int) -> LossTerm:
+        """Return the loss of a micro-batch."""
+        part = own_memory(part)  # forward may write to it; parts share a counter of writes
+        with self._forward(part, index) as output:
+            return loss_term(output, part, self._loss)
 
     @contextmanager
-    def forward(given: Any, index: int) -> Iterator[Any]:
-        arguments = bind(given)
+    def _forward(self, part: Any, index: int) -> Iterator[Any]:
+        arguments = self._bind(part)
+        seed, step = self._key
         with (
-            nullcontext() if watcher is None else watcher.watching(model, index),
+            nullcontext() if self._watcher is None else self._watcher.watching(self.model, index),
             keyed_randomness(
-                model, seed=seed, step=step, microbatch=index, blocks=splitting.blocks
+                self.model, seed=seed, step=step, microbatch=index, blocks=self.splitting.blocks
             ) as drawn,
-            without_cache(model),
+            without_cache(self.model),
         ):
-            draws.append(drawn)
-            output = model(*arguments.args, **arguments.kwargs)
-            outputs[index] = snapshot(output)
+            self.draws.append(drawn)
+            output = self.model(*arguments.args, **arguments.kwargs)
+            self.outputs[index] = snapshot(output)
             yield output
 
-    if isinstance(loss, WholeBatchLoss):
-        made = []
-        for index, part in enumerate(parts.parts):
-            with forward(own_memory(part), index) as output:
-                made.append(output)
-        whole = whole_batch_loss(made, parts, loss, splitting.split, (seed, step))
-        keyed_backward(whole, draws)
-        return numbers_of(model, float(whole.detach()), joined(outputs, carries_loss=False))
+
+def _weighed_losses(plain: _Plain, parts: Microbatches, batch: Any) -> list[tuple[Tensor, float]]:
+    """Return the losses of micro-batches and what each is multiplied by; none for a weight of 0."""
+    model, count = plain.model, plain.splitting.count
     terms: list[LossTerm] = []
-    shares = _weights(parts, [None], splitting.count)
-    for index, part in enumerate(parts.parts):
-
-        def run(given: Any, index: int = index) -> LossTerm:
-            given = own_memory(given)  # forward may write to it; parts share a counter of writes
-            with forward(given, index) as output:
-                return loss_term(output, given, loss)
-
-        if not counts_labels:
-            terms.append(run(part))
-            continue
-        term, shares[index] = _counted(model, run, part, num_labels, shares[index])
-        terms.append(term)
-    weights = shares
-    if not counts_labels:
-        weights = _weights(parts, [term.count for term in terms], splitting.count)
-    weighed = [(term.root, weight) for term, weight in zip(terms, weights, strict=True) if weight]
-    losses = [root * weight for root, weight in weighed]
-    for value in losses:
-        keyed_backward(value, draws)
-    total = sum(float(root.detach()) * weight for root, weight in weighed)
-    return numbers_of(model, total, joined(outputs, carries_loss=loss is None))
+    if plain.carries_loss and takes_token_count(model, batch):
+        num_labels = max(sum(count_labels(model, part) for part in parts.parts), 1)
+        weights = _weights(parts, [None], count)
+        for index, part in enumerate(parts.parts):
+            run = functools.partial(plain.loss, index=index)
+            term, weights[index] = _counted(model, run, part, num_labels, weights[index])
+            terms.append(term)
+    else:
+        terms = [plain.loss(part, index) for index, part in enumerate(parts.parts)]
+        weights = _weights(parts, [term.count for term in terms], count)
+    return [(term.root, weight) for term, weight in zip(terms, weights, strict=True) if weight]
 
 
 def _counted(

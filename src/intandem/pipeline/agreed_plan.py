@@ -1,0 +1,108 @@
+"""Where a model is cut, from what its parts cost; the same on every rank."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from intandem.errors import RunError
+from intandem.pipeline.stages import StagePlan, balanced_starts, named_starts
+from intandem.profiler.counted import NOMINAL_FLOP_PER_S, counted_costs
+from intandem.profiler.segments import measure_segments
+from intandem.recorder.python_state import attributes_kept
+from intandem.recorder.trees import named_leaves
+from intandem.runtime.weights import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from intandem.pipeline.home import Home
+    from intandem.pipeline.materialise import Source
+    from intandem.pipeline.study import Subject
+    from intandem.profiler.segments import SegmentCost
+    from intandem.recorder import Graph
+
+_log = logging.getLogger(__name__)
+
+
+def agree_on_plan(
+    subject: Subject, home: Home, num_stages: int, source: Source | None
+) -> StagePlan:
+    """Return rank 0's plan, on every rank, if all have built the same model.
+
+    Args:
+        subject: what is to be cut.
+        home: of this process's ranks.
+        num_stages: that it is to be cut into.
+        source: fills parameters; None where they are filled.
+
+    Raises:
+        RunError: if this process has built another model than rank 0's.
+    """
+    identity = _identity(subject.graph, subject.request.model, source)
+    if not home.is_first:
+        theirs, _, encoded = home.agree("plan", None).partition(b"\n")
+        if theirs != identity:
+            msg = (
+                f"rank {home.own_ranks[0]} built another model than rank 0, or gave it another "
+                "example; build both alike on every rank, after torch.manual_seed(...)"
+            )
+            raise RunError(msg)
+        return StagePlan.decode(encoded)
+    plan = _plan(subject, num_stages, home.threads_per_rank)
+    home.agree("plan", identity + b"\n" + plan.encode())
+    return plan
+
+
+def _plan(subject: Subject, num_stages: int, num_threads: int) -> StagePlan:
+    request, found = subject.request, subject.segments
+    costs = _costs(subject, num_threads)
+    if request.first_modules is None:
+        return StagePlan(balanced_starts(found, costs, num_stages), costs)
+    return StagePlan(named_starts(found, request.first_modules, num_stages), costs)
+
+
+def _costs(subject: Subject, num_threads: int) -> tuple[SegmentCost, ...]:
+    """Return what every segment costs: measured, or counted where there is no data to run on."""
+    request, found = subject.request, subject.segments
+    if subject.meter is not None:
+        _log.info(
+            "the model has no data yet, so costs are counted, not measured: %d operations in the "
+            "forward of a micro-batch, at %g per second",
+            subject.meter.total, NOMINAL_FLOP_PER_S,
+        )  # fmt: skip
+        return counted_costs(subject.graph, found, subject.meter)
+
+    named = dict(named_leaves(subject.example))
+    tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
+    weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
+    with _threads(num_threads), torch.enable_grad(), attributes_kept(request.model):
+        return measure_segments(subject.graph, found, weights, tensors, subject.loss)
+
+
+def _identity(graph: Graph, model: nn.Module, source: Source | None) -> bytes:
+    """Return a digest that differs for models that differ in calls, shapes or tied weights."""
+    digest = hashlib.sha256(source.kind.encode() if source else b"")
+    for call in graph.calls:
+        digest.update(f"{call.anchor} {call.call} {call.outputs} {call.inner}\n".encode())
+    for value in graph.values:
+        digest.update(f"{value.shape} {value.dtype} {value.requires_grad}\n".encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+    return digest.hexdigest().encode()
+
+
+@contextmanager
+def _threads(num_threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
