@@ -5,6 +5,11 @@ import pytest
 from zoo.catalogue import entries
 from zoo.examine import examine
 
+pytestmark = [  # the libraries' own
+    pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces a better way:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning"),
+]
+
 ENTRIES = {entry.name: entry for entry in entries()}
 WORKING = [name for name, entry in ENTRIES.items() if entry.refused is None]
 REFUSED = [name for name, entry in ENTRIES.items() if entry.refused is not None]
