@@ -14,6 +14,7 @@ from intandem.pipeline.assembly import evaluating
 from intandem.pipeline.batches import join_outputs
 from intandem.pipeline.programs import union_of
 from intandem.recorder.recording import autocast_state
+from intandem.runtime.foretold import backward_is_linear, foretold_count, refuse_correction
 from intandem.runtime.loss_report import LossReport
 from intandem.runtime.passes import end_of_pass
 from intandem.runtime.stage import in_autocast
@@ -82,9 +83,11 @@ class Passes:
         with torch.enable_grad():
             work = dataclasses.replace(self._work(batch, Mode.TRAIN), scale=scale())
         self._num_steps += 1
-        earlier = self._set_gradients_aside(parameters)
+        earlier = self._set_gradients_aside(parameters) if work.is_linear else None
         results = self._execute(work)
         report = self._report_of(work, results)
+        if not work.is_linear:
+            refuse_correction(report.correction)
         if earlier is not None:
             add_scaled_(parameters, earlier, report.correction)
         spans = tuple(span for result in results for span in result.spans)
@@ -144,6 +147,11 @@ class Passes:
             for part, recorded in zip(parts.parts, found, strict=True)
         )
         joining = self._assembly.joining
+        autocast, loss = autocast_state(), self._request.loss
+        is_sum = self._assembly.loss_is_sum if mode is Mode.TRAIN else None
+        is_linear = not is_sum or backward_is_linear(self._request.model, microbatches)
+        asked = not is_linear and joining is None
+        foretold = foretold_count(microbatches, loss, autocast) if asked else None
         self._num_passes += 1
         return StepWork(
             sequence=self._num_passes,
@@ -154,10 +162,12 @@ class Passes:
             microbatches=microbatches,
             tally=LossTally(
                 [1.0] if joining else self._batches.weights(parts),
-                is_sum=self._assembly.loss_is_sum if mode is Mode.TRAIN else None,
+                is_sum=is_sum,
+                foretold=foretold,
             ),
-            loss=self._request.loss,
-            autocast=autocast_state(),
+            loss=loss,
+            autocast=autocast,
+            is_linear=is_linear,
             observer=self.observer,
             joining=joining,
         )

@@ -47,7 +47,10 @@ def finished(
     unused = tuple(name for name, _ in model.named_parameters() if name not in used)
     guards, draws_python = tuple(recorder.guards), recorder.drawing.python_between_blocks
     chances = draws_python or _by_chance(calls, values, guards)
-    return Graph(values, inputs, tuple(calls), guards, output, unused, draws_python, chances)
+    return Graph(
+        values, inputs, tuple(calls), guards, output, unused, draws_python, chances,
+        recorder.own_backward,
+    )  # fmt: skip
 
 
 def _by_chance(calls: list[Call], values: tuple[Value, ...], guards: tuple[Guard, ...]) -> bool:

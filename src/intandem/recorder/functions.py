@@ -20,6 +20,7 @@ _METADATA = frozenset(
     "is_tensor is_nested promote_types sym_size sym_numel sym_stride".split()
 )
 _EFFECTS = frozenset(["__setitem__", "__set__", "__delitem__", "register_hook", "retain_grad"])
+_GRADIENT_HOOKS = frozenset(["register_hook", "register_post_accumulate_grad_hook"])
 _FORBIDDEN = frozenset(["backward", "grad", "numpy", "__array__", "share_memory_"])
 
 _DATA_SHAPED = frozenset(
@@ -70,6 +71,11 @@ def is_metadata(function: Callable[..., Any]) -> bool:
 def is_effect(function: Callable[..., Any]) -> bool:
     """Tell whether ``function`` is called for what it does to its arguments."""
     return getattr(function, "__name__", "") in _EFFECTS
+
+
+def is_gradient_hook(function: Callable[..., Any]) -> bool:
+    """Tell whether ``function`` has a gradient shown to a function of the user's."""
+    return getattr(function, "__name__", "") in _GRADIENT_HOOKS
 
 
 def is_forbidden(function: Callable[..., Any]) -> bool:

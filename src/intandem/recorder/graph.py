@@ -194,6 +194,8 @@ class Graph:
         draws_python: whether it holds what Python's or NumPy's generators gave, so that it
             serves one micro-batch of one step.
         chances: whether draws decided which calls there are, or may have.
+        own_backward: whether code of the user's takes part in backward: hooks of tensors, functions
+            with a backward of their own, between blocks or inside them.
     """
 
     values: tuple[Value, ...]
@@ -204,6 +206,7 @@ class Graph:
     unused: tuple[str, ...]
     draws_python: bool = False
     chances: bool = False
+    own_backward: bool = False
 
     def __str__(self) -> str:
         blocks = [call for call in self.calls if call.kind is CallKind.BLOCK]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from intandem.recorder.graph import Autocast
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def autocast_state() -> tuple[Autocast, ...]:
@@ -20,3 +25,8 @@ def autocast_state() -> tuple[Autocast, ...]:
 def saved_tensors_are_hooked() -> bool:
     """How ``torch.utils.checkpoint(..., use_reentrant=False)`` shows."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def compiles(module: nn.Module) -> bool:
+    """Its draws are the compiler's, which takes them from the default generators."""
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")

@@ -54,7 +54,16 @@ def plain_state(model: nn.Module, blocks: Collection[nn.Module]) -> PlainState:
                 plain = _plain(value, _DEPTH, seen)
                 if plain is not _NOT_PLAIN:
                     found[prefix + key] = plain
+        for key, tensor in module._buffers.items():
+            found[prefix + key] = _kind(tensor)
     return found
+
+
+def _kind(tensor: Tensor | None) -> Hashable:
+    """Return what forward may ask of a buffer besides its numbers."""
+    if tensor is None:
+        return _NONE
+    return ("buffer", f"{tensor.dtype} {tuple(tensor.shape)}")
 
 
 class AttributesWatched:

@@ -21,6 +21,7 @@ from intandem.recorder.functions import (
     is_effect,
     is_forbidden,
     is_getter,
+    is_gradient_hook,
     is_metadata,
     is_random,
     updates_statistics,
@@ -29,7 +30,7 @@ from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.inner import MadeInside
 from intandem.recorder.locations import user_location, user_place
-from intandem.recorder.modes import autocast_state, saved_tensors_are_hooked
+from intandem.recorder.modes import autocast_state, compiles, saved_tensors_are_hooked
 from intandem.recorder.skeleton import (
     Activity,
     MadeWithDataError,
@@ -67,6 +68,7 @@ class Recorder:
         self.values = Values()
         self.checkpointed: list[str] = []
         self.noticed_random = False
+        self.own_backward = False
         self._noticed_recomputation = False
         self._kept: list[Any] = []
         self._made_inside = MadeInside(self.blocks)
@@ -115,6 +117,7 @@ class Recorder:
         kwargs: Any,
     ) -> Any:
         """Keep a function with its own autograd whole."""
+        self.own_backward |= function is not CheckpointFunction
         if self._allowed is not None:
             self._noticed_recomputation |= function is CheckpointFunction
             return proceed(*args, **kwargs)
@@ -127,6 +130,7 @@ class Recorder:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Write glue down; inside a block, only look."""
+        self.own_backward |= is_gradient_hook(function)
         if self._allowed is not None:
             with torch._C.DisableTorchFunction():
                 is_computed = self._look_inside(function, args, kwargs)
@@ -222,7 +226,7 @@ class Recorder:
     def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen_inside = set()
         self._read_inside = set()
-        is_compiled = target.module is not None and any(map(_is_compiled, target.module.modules()))
+        is_compiled = target.module is not None and any(map(compiles, target.module.modules()))
         self._noticed_recomputation = target.name == CheckpointFunction.__name__ or is_compiled
         if target.kind is CallKind.BLOCK and saved_tensors_are_hooked():
             self.checkpointed.append(target.name)
@@ -368,11 +372,6 @@ class Recorder:
         if target.module is not None:
             return Site(target.name, call, recomputed, seen.drew_python)
         return self.drawing.next_glue(recomputed=recomputed)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Its draws are the compiler's, which takes them from the default generators."""
-    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:

@@ -27,7 +27,8 @@ class ModelState:
     Attributes:
         training: flag of every module, in order.
         needs_gradients: flag of every parameter, in order.
-        attributes: plain attributes of modules outside blocks.
+        attributes: plain attributes of modules outside blocks, and dtypes and shapes of their
+            buffers.
         grad_enabled: whether autograd records.
         autocast: mixed-precision modes.
     """

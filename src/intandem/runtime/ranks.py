@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import queue
 import threading
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from intandem.runtime.watch import Watch
     from intandem.runtime.weights import Weights
     from intandem.runtime.work import RankResult, StepWork
+
+    _Job = tuple[contextvars.Context, StepWork]
+    """What to do, and the caller's context variables."""
 
 
 class Ranks(Protocol):
@@ -71,12 +75,12 @@ class LocalRanks:
         self._results: queue.SimpleQueue[RankResult | BaseException] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._closed = False
-        self._jobs: list[queue.SimpleQueue[StepWork | None]] = []
+        self._jobs: list[queue.SimpleQueue[_Job | None]] = []
         self._threads: list[threading.Thread] = []
         for rank, (transport, watch) in enumerate(
             zip(self._transports, self._watches, strict=True)
         ):
-            jobs: queue.SimpleQueue[StepWork | None] = queue.SimpleQueue()
+            jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
             executor = Executor(rank, transport, watch, weights, tied)
             thread = threading.Thread(
                 target=_work,
@@ -106,8 +110,9 @@ class LocalRanks:
         if self._failure is not None:
             msg = f"this pipeline ended with a failure: {self._failure}; build a new one"
             raise RunError(msg) from self._failure
+        context = contextvars.copy_context()
         for jobs in self._jobs:
-            jobs.put(work)
+            jobs.put((context.copy(), work))
         try:
             found = [self._results.get() for _ in self._jobs]
         except BaseException as error:  # KeyboardInterrupt: let the ranks stop at their next wait
@@ -184,13 +189,14 @@ def default_threads_per_rank(num_ranks: int) -> int:
 
 def _work(
     executor: Executor,
-    jobs: queue.SimpleQueue[StepWork | None],
+    jobs: queue.SimpleQueue[_Job | None],
     results: queue.SimpleQueue[RankResult | BaseException],
     num_threads: int,
 ) -> None:
     torch.set_num_threads(num_threads)
-    while (work := jobs.get()) is not None:
+    while (job := jobs.get()) is not None:
+        context, work = job
         try:
-            results.put(executor.execute(work))
+            results.put(context.run(executor.execute, work))
         except BaseException as error:  # handed to the thread that asked
             results.put(error)

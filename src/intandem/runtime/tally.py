@@ -26,13 +26,20 @@ class LossTally:
         weights: what each micro-batch's scalar loss is multiplied by; a ``LossSum`` goes by its
             count instead.
         is_sum: whether every loss is a ``LossSum`` (true) or none is; None to do as the first.
+        foretold: what the counts of all micro-batches add up to, if that is thought to be known.
     """
 
-    def __init__(self, weights: Sequence[float], *, is_sum: bool | None = None) -> None:
+    def __init__(
+        self,
+        weights: Sequence[float],
+        *,
+        is_sum: bool | None = None,
+        foretold: float | None = None,
+    ) -> None:
         self._weights = tuple(weights)
         self._is_sum = is_sum
         self._terms: dict[int, LossTerm] = {}
-        self._provisional: float | None = None
+        self._provisional: float | None = 1.0 / foretold if foretold else None
 
     def add(self, microbatch: int, term: LossTerm) -> float:
         """Take in one micro-batch's loss and return the gradient that its root is given.

@@ -86,7 +86,7 @@ class TiedGradients:
                 transport.post(rank, label, contract)
                 (part,) = transport.wait(rank, label)
             if part is not None:
-                total = part if total is None else total + part
+                total = part if total is None else _added(total, part)
         parameter.grad = total
         for rank in tied.others:
             payload = (None if total is None else total.detach(),)
@@ -108,6 +108,11 @@ class TiedGradients:
 
     def _parts(self, tied: TiedParameter) -> Mapping[Use, nn.Parameter]:
         return {alias.use: alias.leaf for alias in self._weights.aliases(tied.name)}
+
+
+def _added(total: Tensor, part: Tensor) -> Tensor:
+    """Add a part; torch adds what is sparse to what is dense, and not the reverse."""
+    return part + total if total.is_sparse and not part.is_sparse else total + part
 
 
 def _take(leaf: nn.Parameter | None) -> Tensor | None:

@@ -159,9 +159,10 @@ class Weights:
             if alias.data_ptr() != original.data_ptr() or alias.dtype != original.dtype:
                 alias.data = original.detach()
             alias.requires_grad_(original.requires_grad)
+        leaves = {id(alias) for alias in self._aliases.values()}
         for original_module, clone in self._clones.values():
             for source, target in zip(original_module.modules(), clone.modules(), strict=True):
-                _follow(source, target)
+                _follow(source, target, leaves)
 
     def _parameter_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self._model.named_parameters())
@@ -229,8 +230,11 @@ def _clone(
     return clone
 
 
-def _follow(source: nn.Module, clone: nn.Module) -> None:
-    """Let a clone have the attributes that its original has now."""
+def _follow(source: nn.Module, clone: nn.Module, leaves: set[int]) -> None:
+    """Let a clone have the attributes and parameters that its original has now, but for leaves."""
+    for key, parameter in source._parameters.items():
+        if id(clone._parameters.get(key)) not in leaves:
+            clone._parameters[key] = parameter
     own = set(vars(clone)) & {"_parameters", "_modules"}
     own |= {key for key, value in vars(clone).items() if _holds_parameters(value)}
     for key in set(vars(clone)) - set(vars(source)) - own:

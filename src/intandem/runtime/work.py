@@ -60,6 +60,7 @@ class StepWork:
         observer: shown what is computed.
         joining: how outputs are joined where the loss is the whole batch's; else None.
         scale: what the loss is multiplied by before it is differentiated.
+        is_linear: whether gradients may be multiplied by a factor once backward is over.
     """
 
     sequence: int
@@ -74,6 +75,7 @@ class StepWork:
     observer: Observer | None = None
     joining: Joining | None = None
     scale: float = 1.0
+    is_linear: bool = True
 
 
 @dataclass(slots=True)
