@@ -31,11 +31,11 @@ def read_text() -> Tensor:
     return torch.tensor(bytearray(b"".join(path.read_bytes() for path in sources)))
 
 
-def batch_of(text: Tensor, step: int) -> Batch:
-    """Inputs and targets of a step, ``(ROWS, SEQ)`` each: the same ones on every rank."""
+def batch_of(text: Tensor, step: int, rows: int = ROWS, seq: int = SEQ) -> Batch:
+    """Inputs and targets of a step, ``(rows, seq)`` each: the same ones on every rank."""
     generator = torch.Generator().manual_seed(step)
-    starts = torch.randint(len(text) - SEQ, (ROWS, 1), generator=generator)
-    windows = text[starts + torch.arange(SEQ + 1)].long()
+    starts = torch.randint(len(text) - seq, (rows, 1), generator=generator)
+    windows = text[starts + torch.arange(seq + 1)].long()
     return windows[:, :-1], windows[:, 1:]
 
 

@@ -11,27 +11,11 @@ import os
 
 import torch
 from gpt import GPT
-from torch import Tensor
-from torch.nn import functional as F
-from train_gpt import read_text
+from train_gpt import batch_of, loss_fn, read_text
 
 import intandem as it
 
 ROWS, SEQ = 4, 2048
-Batch = tuple[Tensor, Tensor]
-
-
-def batch_of(text: Tensor, step: int) -> Batch:
-    """Inputs and targets of a step, ``(ROWS, SEQ)`` each: the same ones on every rank."""
-    generator = torch.Generator().manual_seed(step)
-    starts = torch.randint(len(text) - SEQ, (ROWS, 1), generator=generator)
-    windows = text[starts + torch.arange(SEQ + 1)].long()
-    return windows[:, :-1], windows[:, 1:]
-
-
-def loss_fn(logits: Tensor, batch: Batch) -> Tensor:
-    """Nats per byte."""
-    return F.cross_entropy(logits.flatten(0, 1), batch[1].flatten())
 
 
 def main() -> None:
@@ -46,7 +30,7 @@ def main() -> None:
     text = read_text()
     pipe = it.Pipeline(
         GPT(seq=SEQ, width=128, num_blocks=4, num_heads=4),
-        example=batch_of(text, 0),
+        example=batch_of(text, 0, ROWS, SEQ),
         loss=loss_fn,
         ranks=None if "WORLD_SIZE" in os.environ else 2,
         microbatches=4,
@@ -54,7 +38,7 @@ def main() -> None:
     )
     optimizer = torch.optim.AdamW(pipe.parameters(), lr=2e-3)
     for step in range(options.steps):
-        loss = pipe.step(batch_of(text, step))
+        loss = pipe.step(batch_of(text, step, ROWS, SEQ))
         pipe.clip_grad_norm_(1.0)
         optimizer.step()
         optimizer.zero_grad()
