@@ -4,6 +4,8 @@ The contrastive loss compares every image of the batch with every caption of the
 the whole batch at once: ``WholeBatchLoss`` runs all forwards, then the loss, then all backwards.
 After training, images that were held out are named by the caption that is nearest.
 
+In one process, or with one for each rank::
+
     python examples/train_clip_digits.py
     intandem run --ranks 2 examples/train_clip_digits.py
 """

@@ -4,6 +4,8 @@ The text is the documentation of Python's own standard library. The encoder read
 their vowels; the decoder writes the lines as they were. Lines differ in length: padding counts for
 nothing, because the loss is a sum over characters with the number of them.
 
+In one process, or with one for each rank::
+
     python examples/train_encoder_decoder.py
     intandem run --ranks 2 examples/train_encoder_decoder.py
 """

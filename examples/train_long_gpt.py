@@ -1,7 +1,9 @@
 """Train a GPT on sequences of 2,048 bytes of Python's own sources, two stages in tandem.
 
-python examples/train_long_gpt.py
-intandem run --ranks 2 examples/train_long_gpt.py
+In one process, or with one for each rank::
+
+    python examples/train_long_gpt.py
+    intandem run --ranks 2 examples/train_long_gpt.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Train a vision transformer on scikit-learn's digits, real 8 x 8 images, two stages in tandem.
 
-python examples/train_vit_digits.py
-intandem run --ranks 2 examples/train_vit_digits.py
+In one process, or with one for each rank::
+
+    python examples/train_vit_digits.py
+    intandem run --ranks 2 examples/train_vit_digits.py
 """
 
 from __future__ import annotations
