@@ -3,6 +3,8 @@
 import copy
 from contextvars import ContextVar
 
+import numpy
+import pytest
 import torch
 from torch import nn
 
@@ -107,6 +109,110 @@ def test_a_weight_with_sparse_and_dense_gradients():
     ) as pipe:
         square(plain(batch), batch).backward()
         pipe.step(batch)
+    assert relative_error(gradients(model), gradients(plain)) <= TOLERANCE
+
+
+FACTORS = {"global": 1.0}
+
+
+def halved(x):
+    return x * FACTORS["global"]
+
+
+class Reads(nn.Module):
+    """Glue of all that Python can hold."""
+
+    of_class = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.activation, self.function, self.functions = nn.Tanh(), torch.tanh, [torch.tanh]
+        self.many, self.deep = [1.0] * 100, {"a": {"b": {"c": {"d": 1.0}}}}
+        self.array = numpy.ones(3)
+
+    def forward(self, x):
+        x = self.activation(self.layers[0](x)) * self.many[70] * self.deep["a"]["b"]["c"]["d"]
+        x = self.function(self.layers[1](halved(x))) * self.of_class
+        return self.functions[0](self.layers[2](x * float(self.array.sum())))
+
+
+def replaced_module(model):
+    model.activation = nn.Sigmoid()
+
+
+def replaced_forward(model):
+    model.activation.forward = torch.sin
+
+
+def hook_of_function(model):
+    model.activation.register_forward_hook(lambda module, given, output: output * 2)
+
+
+def hook_of_model(model):
+    model.register_forward_pre_hook(lambda module, given: (given[0] * 2,))
+
+
+def other_function(model):
+    model.function = torch.sin
+
+
+def other_function_in_list(model):
+    model.functions[0] = torch.sin
+
+
+def item_of_many(model):
+    model.many[70] = 2.0
+
+
+def item_deep_inside(model):
+    model.deep["a"]["b"]["c"]["d"] = 3.0
+
+
+def item_of_array(model):
+    model.array[1] = 7
+
+
+def number_of_class(model):
+    type(model).of_class = 3.0
+
+
+def number_of_module(model):
+    del model
+    FACTORS["global"] = 3.0
+
+
+CHANGES = [
+    replaced_module,
+    replaced_forward,
+    hook_of_function,
+    hook_of_model,
+    other_function,
+    other_function_in_list,
+    item_of_many,
+    item_deep_inside,
+    item_of_array,
+    number_of_class,
+    number_of_module,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_glue_reads_in_python_may_change(change, monkeypatch):
+    monkeypatch.setattr(Reads, "of_class", 1.0)
+    monkeypatch.setitem(FACTORS, "global", 1.0)
+    plain, model = pair(Reads)
+    batch = torch.randn(6, 4, dtype=torch.float64)
+    with it.Pipeline(
+        model, example=batch, loss=square, ranks=2, microbatches=1, options=OPTIONS
+    ) as pipe:
+        for number in range(4):
+            if number == 1:
+                change(plain)
+                change(model)
+            square(plain(batch), batch).backward()
+            pipe.step(batch)
+        assert pipe.num_recordings <= 3
     assert relative_error(gradients(model), gradients(plain)) <= TOLERANCE
 
 

@@ -32,13 +32,28 @@ PlainState = dict[str, "Hashable"]
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), Enum, torch.dtype, torch.device)
 CONTAINERS = (list, dict, set, deque)
-_MAX_ITEMS = 64
-_DEPTH = 3
+
+
+class _Reach(NamedTuple):
+    """How far containers and objects are looked into."""
+
+    depth: int
+    num_items: int
+
+    def within(self) -> _Reach:
+        return self._replace(depth=self.depth - 1)
+
+
+_WATCHED = _Reach(depth=3, num_items=64)
+_COMPARED = _Reach(depth=6, num_items=1024)
+_MAX_BYTES = 1 << 16
 OF_MODULES = frozenset(vars(nn.Module()))
 """What torch keeps in every module; what may change in it is looked at elsewhere."""
 
 
-def plain_state(model: nn.Module, blocks: Collection[nn.Module]) -> PlainState:
+def plain_state(
+    model: nn.Module, blocks: Collection[nn.Module], reach: _Reach = _COMPARED
+) -> PlainState:
     """Return what glue may read on the modules outside ``blocks``, besides registered tensors.
 
     Lists, dictionaries and plain objects in attributes are looked into, each object once.
@@ -51,7 +66,7 @@ def plain_state(model: nn.Module, blocks: Collection[nn.Module]) -> PlainState:
         prefix = f"{name}." if name else ""
         for key, value in vars(module).items():
             if key not in OF_MODULES or key == "training":
-                plain = _plain(value, _DEPTH, seen)
+                plain = _plain(value, reach, seen)
                 if plain is not _NOT_PLAIN:
                     found[prefix + key] = plain
         for key, tensor in module._buffers.items():
@@ -77,13 +92,13 @@ class AttributesWatched:
     def __init__(self, model: nn.Module, blocks: Collection[nn.Module]) -> None:
         self._blocks = blocks
         self._model = model
-        self._before = plain_state(model, blocks)
+        self._before = plain_state(model, blocks, _WATCHED)
         self._after: PlainState = {}
         self._changed: dict[str, Any] = {}
 
     def look(self) -> None:
         """Note what there is now."""
-        self._after = plain_state(self._model, self._blocks)
+        self._after = plain_state(self._model, self._blocks, _WATCHED)
         for name, module in self._model.named_modules():
             for key, value in vars(module).items():
                 dotted = f"{name}.{key}" if name else key
@@ -251,20 +266,28 @@ _NONE = ("NoneType", None)
 _NOT_PLAIN = _NotPlain()
 
 
-def _plain(value: Any, depth: int, seen: set[int]) -> Hashable:
+def _plain(value: Any, reach: _Reach, seen: set[int]) -> Hashable:
     """Return what to compare ``value`` by; unregistered tensors are compared by identity."""
     if isinstance(value, Tensor):
         return ("tensor", id(value))
     if isinstance(value, _PLAIN):
         return (type(value).__name__, value)
-    if not depth or isinstance(value, nn.Module | type) or callable(value):
+    if _is_array(value):
+        return ("array", f"{value.dtype} {value.shape} {value.tobytes().hex()}")
+    if not reach.depth or isinstance(value, nn.Module | type) or callable(value):
         return _NOT_PLAIN
     children = _children(value)
-    if children is None or len(children) > _MAX_ITEMS or id(value) in seen:
+    if children is None or len(children) > reach.num_items or id(value) in seen:
         return _NOT_PLAIN
     seen.add(id(value))
-    found = tuple((key, _plain(child, depth - 1, seen)) for key, child in children)
+    found = tuple((key, _plain(child, reach.within(), seen)) for key, child in children)
     return (type(value).__name__, found)
+
+
+def _is_array(value: Any) -> bool:
+    """Tell whether ``value`` is a NumPy array that is small enough to be compared."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray) and value.nbytes <= _MAX_BYTES
 
 
 def _children(value: Any) -> list[tuple[Hashable, Any]] | None:

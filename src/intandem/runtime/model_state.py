@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from intandem.recorder.code_state import CodeState
+
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -31,6 +33,7 @@ class ModelState:
             buffers.
         grad_enabled: whether autograd records.
         autocast: mixed-precision modes.
+        code: what glue runs, and globals that it reads.
     """
 
     training: tuple[bool, ...]
@@ -38,9 +41,14 @@ class ModelState:
     attributes: tuple[tuple[str, Hashable], ...]
     grad_enabled: bool
     autocast: tuple[Hashable, ...]
+    code: tuple[tuple[str, Hashable], ...]
+
+    def code_in_words(self) -> dict[str, str]:
+        """Return what glue runs and reads in words, which may differ between processes."""
+        return {name: str(hash(value)) for name, value in self.code}
 
     def facts(self, model: nn.Module) -> dict[str, str]:
-        """Return the same in words, which are the same in every process of a run."""
+        """Return all but the code in words, which are the same in every process of a run."""
         modules = [name or "the model" for name, _ in model.named_modules()]
         parameters = [name for name, _ in model.named_parameters()]
         trained = zip(modules, self.training, strict=False)
@@ -54,7 +62,7 @@ class ModelState:
         }
 
 
-def state_of(model: nn.Module, blocks: Collection[nn.Module]) -> ModelState:
+def state_of(model: nn.Module, blocks: Collection[nn.Module], code: CodeState) -> ModelState:
     """Return the state of ``model`` now, in the modes of this thread."""
     return ModelState(
         training=tuple(module.training for module in model.modules()),
@@ -66,6 +74,7 @@ def state_of(model: nn.Module, blocks: Collection[nn.Module]) -> ModelState:
         ),
         grad_enabled=torch.is_grad_enabled(),
         autocast=autocast_state(),
+        code=tuple(code.now(blocks).items()),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.capture import record
+from intandem.recorder.code_state import CodeState
 from intandem.recorder.cut import Cuts, StageGraph, cut, links_of, reads, same_cuts
 from intandem.recorder.graph import refs
 from intandem.recorder.trees import leaves, named_leaves
@@ -112,6 +113,7 @@ class Recordings:
         self._model = model
         self._named_blocks = tuple(blocks)
         self._blocks = find_blocks(model, blocks)
+        self._code = CodeState(model)
         self._bind = bind
         self._weights = weights
         self._cuts = cuts
@@ -156,7 +158,7 @@ class Recordings:
 
     def state(self) -> ModelState:
         """Return what recordings are for besides a batch, as it is now."""
-        return state_of(self._model, self._blocks)
+        return state_of(self._model, self._blocks, self._code)
 
     def facts(self, state: ModelState) -> dict[str, str]:
         """Return a state in words."""
@@ -184,7 +186,8 @@ class Recordings:
         if made.graph.draws_python:
             return None, recorded
         seconds = time.perf_counter() - began_s
-        facts, guards = self.facts(state), recorded.graph.guards
+        facts = {**self.facts(state), **state.code_in_words()}
+        guards = recorded.graph.guards
         index = self._notes.add(_in_words(given), facts, guards, seconds)
         key = (self.state(), given)  # [Note: set once] may have marked the model
         self._known.setdefault(key, []).append((index, recorded))

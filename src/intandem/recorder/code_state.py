@@ -1,0 +1,141 @@
+"""What glue runs and reads besides attributes: hooks, functions, modules between blocks, globals.
+
+A recording holds what they did when it was made; another is made once any of them is another.
+Globals are those that methods of modules outside blocks name, and functions of the same file that
+they call: numbers, tensors, and lists and dictionaries of them.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Iterator
+
+_NUMBERS = (int, float, complex, bool, str, bytes, type(None))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_MAX_ITEMS = 64
+_OF_TORCH = "torch."
+
+
+class Same:
+    """Equal to another if it stands for the very same object, which it keeps alive.
+
+    Args:
+        value: any object.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class CodeState:
+    """Finds what modules outside blocks run and read.
+
+    Args:
+        model: the user's module.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._functions: dict[type, tuple[FunctionType, ...]] = {}
+
+    def now(self, blocks: Collection[nn.Module]) -> dict[str, Hashable]:
+        """Return it by name, with values that are equal as long as nothing is another.
+
+        Args:
+            blocks: modules kept whole.
+        """
+        found: dict[str, Hashable] = {}
+        kinds: dict[type, None] = {}
+        for name, module in self._model.named_modules():
+            if module in blocks:
+                continue
+            kinds[type(module)] = None
+            found[f"module {name}"] = Same(module)
+            for table in _HOOKS:
+                if hooks := vars(module)[table]:
+                    found[f"hooks of {name} {table}"] = tuple(map(Same, hooks.values()))
+            for key, value in vars(module).items():
+                if key not in {*_HOOKS, "_modules"}:
+                    held = [Same(f) for f in _in_container(value) if callable(f)]
+                    if held:
+                        found[f"function {name}.{key}"] = tuple(held)
+        for kind in kinds:
+            if not kind.__module__.startswith(_OF_TORCH):
+                self._add_read_by(kind, found)
+        return found
+
+    def _add_read_by(self, kind: type, found: dict[str, Hashable]) -> None:
+        """Add class attributes of ``kind``, and globals and closures of its methods."""
+        if kind not in self._functions:
+            self._functions[kind] = tuple(_reached(kind))
+        for base in _own_bases(kind):
+            for key, value in vars(base).items():
+                if not key.startswith("__"):
+                    _add(f"{base.__qualname__}.{key}", value, found)
+        for function in self._functions[kind]:
+            for key in function.__code__.co_names:
+                if key in function.__globals__:
+                    _add(f"{function.__module__}.{key}", function.__globals__[key], found)
+            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            for key, cell in cells:
+                if key != "__class__":
+                    _add(f"{function.__qualname__}.{key}", _content(cell), found)
+
+
+def _add(name: str, value: Any, found: dict[str, Hashable]) -> None:
+    items = list(_in_container(value))
+    if len(items) <= _MAX_ITEMS and all(isinstance(i, (*_NUMBERS, Tensor)) for i in items):
+        found[f"global {name}"] = tuple(
+            Same(i) if isinstance(i, Tensor) else (type(i).__name__, i) for i in items
+        )
+
+
+def _in_container(value: Any) -> Iterator[Any]:
+    """Yield what a list, tuple or dictionary holds; what is none of them is yielded itself."""
+    if type(value) in {list, tuple}:
+        yield from value
+    elif type(value) is dict:
+        for key, item in value.items():
+            yield key if isinstance(key, _NUMBERS) else None
+            yield item
+    else:
+        yield value
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _own_bases(kind: type) -> list[type]:
+    return [base for base in kind.__mro__ if not base.__module__.startswith(_OF_TORCH)][:-1]
+
+
+def _reached(kind: type) -> Iterator[FunctionType]:
+    """Yield the methods of a class of modules, and functions of their files that they name."""
+    todo = [f for base in _own_bases(kind) for f in vars(base).values()]
+    seen: set[int] = set()
+    while todo:
+        function = todo.pop()
+        if not isinstance(function, FunctionType) or id(function) in seen:
+            continue
+        seen.add(id(function))
+        if function.__name__ != "__init__":
+            yield function
+            named = [function.__globals__.get(name) for name in function.__code__.co_names]
+            todo += [f for f in named if getattr(f, "__module__", None) == function.__module__]
