@@ -1,8 +1,8 @@
 """What glue runs and reads besides attributes: hooks, functions, modules between blocks, globals.
 
 A recording holds what they did when it was made; another is made once any of them is another.
-Globals are those that methods of modules outside blocks name, and functions of the same file that
-they call: numbers, tensors, and lists and dictionaries of them.
+Globals and class attributes are those that ``forward`` of modules outside blocks names, or methods
+and functions of the same file that it names: numbers, tensors, and lists and dictionaries of them.
 """
 
 from __future__ import annotations
@@ -81,12 +81,11 @@ class CodeState:
         """Add class attributes of ``kind``, and globals and closures of its methods."""
         if kind not in self._functions:
             self._functions[kind] = tuple(_reached(kind))
-        for base in _own_bases(kind):
-            for key, value in vars(base).items():
-                if not key.startswith("__"):
-                    _add(f"{base.__qualname__}.{key}", value, found)
+        of_class = {k: v for base in reversed(_own_bases(kind)) for k, v in vars(base).items()}
         for function in self._functions[kind]:
             for key in function.__code__.co_names:
+                if key in of_class:
+                    _add(f"{kind.__qualname__}.{key}", of_class[key], found)
                 if key in function.__globals__:
                     _add(f"{function.__module__}.{key}", function.__globals__[key], found)
             cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
@@ -127,15 +126,19 @@ def _own_bases(kind: type) -> list[type]:
 
 
 def _reached(kind: type) -> Iterator[FunctionType]:
-    """Yield the methods of a class of modules, and functions of their files that they name."""
-    todo = [f for base in _own_bases(kind) for f in vars(base).values()]
+    """Yield a class's ``forward``, the methods that it names, and functions of their files."""
+    of_class = {name: f for base in reversed(_own_bases(kind)) for name, f in vars(base).items()}
+    todo: list[Any] = [of_class.get("forward")]
     seen: set[int] = set()
     while todo:
         function = todo.pop()
+        function = function.fget if isinstance(function, property) else function
         if not isinstance(function, FunctionType) or id(function) in seen:
             continue
         seen.add(id(function))
-        if function.__name__ != "__init__":
-            yield function
-            named = [function.__globals__.get(name) for name in function.__code__.co_names]
-            todo += [f for f in named if getattr(f, "__module__", None) == function.__module__]
+        yield function
+        names = function.__code__.co_names
+        named = [function.__globals__.get(name) for name in names]
+        todo += [f for f in named if getattr(f, "__module__", None) == function.__module__]
+        todo += [of_class[name] for name in names if name in of_class]
+        todo += [_content(cell) for cell in function.__closure__ or ()]
