@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature
+from intandem.recorder.carried import refuse_counting, refuse_overlapping_buffers
 from intandem.recorder.finishing import finished
 from intandem.recorder.interception import intercepted
 from intandem.recorder.python_state import (
@@ -176,6 +177,8 @@ def _record_once(
         written |= {*manner.updated, *recorder.updated_without_data()}
         names = tuple(name for name, _ in named)
         graph = finished(model, recorder, names, output, written)
+        refuse_overlapping_buffers({b.name: b.tensor for b in saved}, written)
+        refuse_counting(model, graph, kept.before)
 
         def is_derived(tensor: Tensor) -> bool:
             value = recorder.values.find(tensor)

@@ -23,7 +23,7 @@ from intandem.recorder import refusals
 from intandem.recorder.locations import where_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 
     from intandem.errors import CaptureError
 
@@ -180,6 +180,11 @@ class Kept:
     def __init__(self, model: nn.Module) -> None:
         self._before = {module: _attributes(module) for module in model.modules()}
         self._num_hooks = self._count_hooks()
+
+    @property
+    def before(self) -> Mapping[nn.Module, Mapping[str, tuple[Any, Any]]]:
+        """Attributes of every module, with a copy of what is in containers."""
+        return self._before
 
     def put_back(self) -> None:
         """Give all modules the attributes they had."""
