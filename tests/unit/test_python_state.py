@@ -143,6 +143,21 @@ def test_draws_from_python_are_new_each_time(layer, recompute):
     assert len(set(losses)) == 3
 
 
+@pytest.mark.parametrize("between", [drops, lambda _model, _layer, x: x])
+@pytest.mark.parametrize("layer", [nn.Linear, Jitters])
+def test_a_recording_says_where_python_was_drawn_from(layer, between):
+    """Although the generators are looked at closely only where something is drawn."""
+    model, x = Stack(between, layer), torch.randn(6, 4, dtype=torch.float64)
+    state = random.getstate(), numpy.random.get_state()[1].tolist()
+
+    graph = it.capture(model, x)
+
+    sites = [call.site for call in graph.calls if call.name.startswith("layers")]
+    assert [site is not None and site.python for site in sites] == 3 * [layer is Jitters]
+    assert graph.draws_python == (between is drops)
+    assert (random.getstate(), numpy.random.get_state()[1].tolist()) == state
+
+
 def test_a_mark_that_makes_no_difference():
     """A library may put something off until a model is first called."""
     model = Stack(marks)

@@ -75,8 +75,8 @@ def unet_condition():
 @animal("unet 3d with text", library="diffusers")
 def unet_3d():
     model = diffusers.UNet3DConditionModel(
-        sample_size=SIZE,
-        block_out_channels=(WIDTH, WIDTH),
+        sample_size=SIZE // 2,
+        block_out_channels=(WIDTH // 2, WIDTH // 2),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
@@ -84,8 +84,8 @@ def unet_3d():
         attention_head_dim=8,
         cross_attention_dim=16,
     )
-    made = denoising(model, encoder_hidden_states=words(6, 16))
-    return filmed(made, "sample", 3)
+    made = denoising(model, size=SIZE // 2, encoder_hidden_states=words(6, 16))
+    return filmed(made, "sample", 2)
 
 
 @animal("unet 1d", library="diffusers")

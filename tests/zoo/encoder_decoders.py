@@ -96,7 +96,12 @@ def longt5_global():
 @animal("switch_transformers")
 def switch_transformers():
     return t5_like(
-        "SwitchTransformers", num_experts=2, num_sparse_encoder_layers=1, expert_capacity=8
+        "SwitchTransformers",
+        num_decoder_layers=2,
+        num_experts=2,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
+        expert_capacity=8,
     )
 
 

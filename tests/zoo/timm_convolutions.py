@@ -3,12 +3,15 @@
 import copy
 import dataclasses
 import functools
+import importlib
+from unittest import mock
 
 from torch import nn
 
 from zoo.timm_models import DROPS, of_timm
 
 # isort: split
+from timm.layers import ConvNormAct
 from timm.models import cspnet as cspnet_file
 from timm.models import hrnet as hrnet_file
 from timm.models import nfnet as nfnet_file
@@ -113,9 +116,30 @@ def vgg():
     return functools.partial(VGG, channels), 32, arguments
 
 
+inception_file = importlib.import_module("timm.models.inception_v3")
+INCEPTION_SHARE = 8
+"""One in so many channels is left in each layer."""
+
+
+def narrow_inception(**arguments):
+    """Inception V3 has no arguments for its widths and depth."""
+
+    def narrow(in_channels, out_channels, **others):
+        narrowed = in_channels if in_channels == 3 else in_channels // INCEPTION_SHARE
+        return ConvNormAct(narrowed, out_channels // INCEPTION_SHARE, **others)
+
+    with mock.patch.object(inception_file, "ConvNormAct", narrow):
+        model = inception_file.InceptionV3(**arguments)
+    for repeated in ("Mixed_5d", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7c"):
+        setattr(model, repeated, nn.Identity())
+    model.num_features //= INCEPTION_SHARE
+    model.reset_classifier(arguments["num_classes"])
+    return model
+
+
 @of_timm
 def inception_v3():
-    return "inception_v3", 75, {"drop_rate": 0.1}
+    return narrow_inception, 75, {"drop_rate": 0.1}
 
 
 @of_timm
@@ -124,14 +148,26 @@ def inception_next():
     return MetaNeXt, 32, {**small, **DROPS}
 
 
+def narrow_hrnet(shape, **arguments):
+    """HRNet has no arguments for the width of its last convolution."""
+    model = hrnet_file.HighResolutionNet(shape, **arguments)
+    last, norm, relu = model.final_layer
+    model.num_features = 32
+    last = nn.Conv2d(last.in_channels, model.num_features, kernel_size=1)
+    model.final_layer = nn.Sequential(last, type(norm)(model.num_features), relu)
+    model.reset_classifier(arguments["num_classes"])
+    return model
+
+
 @of_timm
 def hrnet():
     shape = copy.deepcopy(hrnet_file.cfg_cls["hrnet_w18_small"])
     for part in shape.values():
         if isinstance(part, dict):
             part["num_channels"] = tuple(width // 4 for width in part["num_channels"])
+            part["num_blocks"] = tuple(1 for _ in part["num_blocks"])
     shape["stem_width"] = 16
-    return functools.partial(hrnet_file.HighResolutionNet, shape), 32, {"drop_rate": 0.1}
+    return functools.partial(narrow_hrnet, shape), 32, {"drop_rate": 0.1}
 
 
 @of_timm

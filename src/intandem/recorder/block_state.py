@@ -15,11 +15,12 @@ from intandem.recorder.locations import user_place
 from intandem.recorder.python_state import CONTAINERS, OF_MODULES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from torch import nn
 
 _NUMBERS = (int, float, complex, str)
+_WATCHED = (*_NUMBERS, Tensor, *CONTAINERS)
 
 
 class AttributesOfBlocks:
@@ -29,10 +30,16 @@ class AttributesOfBlocks:
 
     Args:
         blocks: modules kept whole and what lies inside them, with their names.
+        modules_of: returns a block and the modules in it.
     """
 
-    def __init__(self, blocks: Mapping[nn.Module, str]) -> None:
+    def __init__(
+        self,
+        blocks: Mapping[nn.Module, str],
+        modules_of: Callable[[nn.Module], Iterable[nn.Module]],
+    ) -> None:
         self._blocks = blocks
+        self._modules_of = modules_of
         self._known = {module: _watched(module) for module in blocks}
         self._set_tensors: list[tuple[str, str, Tensor]] = []
 
@@ -42,19 +49,19 @@ class AttributesOfBlocks:
         Raises:
             CaptureError: naming the attribute, and the line of the call.
         """
-        for module in block.modules():
-            self._check(module, f"before it is called at {user_place()}")
+        for module in self._modules_of(block):
+            self._check(module, lambda: f"before it is called at {user_place()}")
 
     def call_ends(self, block: nn.Module) -> None:
         """Take what ``block`` has set on itself for what is there."""
-        for module in block.modules():
+        for module in self._modules_of(block):
             if module in self._known:
                 self._known[module] = _watched(module)
 
     def run_ends(self) -> None:
         """Refuse what has been changed after the last calls; see ``call_begins``."""
         for module in self._known:
-            self._check(module, "after it was called")
+            self._check(module, lambda: "after it was called")
 
     def settle(self, is_derived: Callable[[Tensor], bool]) -> None:
         """Refuse tensors that were set on blocks, but for what depends on the batch alone.
@@ -71,22 +78,33 @@ class AttributesOfBlocks:
             if not is_derived(tensor):
                 raise refusals.block_attribute_set(name, when)
 
-    def _check(self, module: nn.Module, when: str) -> None:
+    def _check(self, module: nn.Module, when: Callable[[], str]) -> None:
         before = self._known.get(module)
         if before is None:
             return
         after = _watched(module)
+        if after == before:
+            return
         for key in [key for key in after if after[key] != before.get(key)]:
             name, value = f"{self._blocks[module]}.{key}", vars(module)[key]
             if not isinstance(value, Tensor):
-                raise refusals.block_attribute_set(name, when)
-            self._set_tensors.append((name, when, value))
+                raise refusals.block_attribute_set(name, when())
+            self._set_tensors.append((name, when(), value))
         self._known[module] = after
 
 
 def _watched(module: nn.Module) -> dict[str, Hashable]:
-    found = {key: _sign(value) for key, value in vars(module).items() if key not in OF_MODULES}
-    return {key: sign for key, sign in found.items() if sign is not None}
+    return {
+        key: sign
+        for key, value in vars(module).items()
+        if key not in OF_MODULES and _may_be_watched(type(value))
+        if (sign := _sign(value)) is not None
+    }
+
+
+def _may_be_watched(kind: type) -> bool:
+    """Tell by its type; asking the object may be slow (configurations of Hugging Face)."""
+    return kind is not bool and issubclass(kind, _WATCHED)
 
 
 def _sign(value: object) -> Hashable:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from intandem.recorder.modes import compiles
+from intandem.recorder.modules import named_modules
 from intandem.recorder.stage_chain import StageChain
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def find_blocks(
     for module, name in _outer_blocks(model, "", whole, in_container=is_list):
         found.setdefault(module, name)
     for module, name in list(found.items()):
-        for inner, child in module.named_modules(prefix=name):
+        for inner, child in named_modules(module, name):
             found.setdefault(child, inner)
     found.pop(model, None)
     return found
@@ -54,7 +56,9 @@ def _named_modules(
     model: nn.Module, named: Sequence[str | type[nn.Module]]
 ) -> frozenset[nn.Module]:
     """Return the modules that ``named`` means; see ``find_blocks``."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    if not named:
+        return frozenset()
+    modules = dict(named_modules(model, each_once=False))
     whole: set[nn.Module] = set()
     for name in named:
         if isinstance(name, str):
@@ -144,15 +148,18 @@ class Inside:
     def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
         self._buffer_names = {
             module: {names[id(b)] for b in module._buffers.values() if b is not None}
-            for module in model.modules()
+            for _, module in named_modules(model)
         }
         self._modules: dict[nn.Module, tuple[nn.Module, ...]] = {}
         self._parameters: dict[nn.Module, tuple[nn.Parameter, ...]] = {}
+        self._compiled: dict[nn.Module, bool] = {}
 
     def parameters(self, module: nn.Module) -> tuple[nn.Parameter, ...]:
         """Return the parameters of ``module`` and the modules in it."""
         if module not in self._parameters:
-            self._parameters[module] = tuple(module.parameters())
+            tables = (inner._parameters.values() for inner in self.modules(module))
+            found = {id(p): p for table in tables for p in table if p is not None}
+            self._parameters[module] = tuple(found.values())
         return self._parameters[module]
 
     def buffers(self, module: nn.Module) -> list[Tensor]:
@@ -164,8 +171,14 @@ class Inside:
         """Return the names of its buffers, whatever tensors a block has put in their places."""
         return set().union(*(self._buffer_names.get(m, ()) for m in self.modules(module)))
 
+    def is_compiled(self, module: nn.Module) -> bool:
+        """Tell whether it, or a module in it, is compiled."""
+        if module not in self._compiled:
+            self._compiled[module] = any(map(compiles, self.modules(module)))
+        return self._compiled[module]
+
     def modules(self, module: nn.Module) -> tuple[nn.Module, ...]:
         """Return ``module`` and the modules in it."""
         if module not in self._modules:
-            self._modules[module] = tuple(module.modules())
+            self._modules[module] = tuple(inner for _, inner in named_modules(module))
         return self._modules[module]

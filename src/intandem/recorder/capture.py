@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature
 from intandem.recorder.carried import refuse_counting, refuse_overlapping_buffers
+from intandem.recorder.draws import AnyDraws, PythonDrawnError
 from intandem.recorder.finishing import finished
 from intandem.recorder.interception import intercepted
+from intandem.recorder.modules import named_modules, registered_in
 from intandem.recorder.python_state import (
     AttributesWatched,
     Changed,
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from intandem.recorder.graph import Call, Graph
 
 _log = logging.getLogger(__name__)
+_DRAW_FROM_PYTHON: WeakSet[nn.Module] = WeakSet()
+"""Models known to: their next recording need not find it out."""
 
 
 def capture(
@@ -116,6 +121,8 @@ def record(  # noqa: PLR0913  (used by two modules)
         draws: that the micro-batch will be given; None for whatever the generators give.
     """
     began_s = time.perf_counter()
+    if draws is None and model in _DRAW_FROM_PYTHON:
+        draws = AnyDraws()
     manner = _Manner(updated, blocks, meter, set(), keeps_attributes, draws)
     with attributes_kept(model, on_success=False):
         run, changed = _record_with_data_known(model, batch, bind, manner)
@@ -143,12 +150,15 @@ class _Manner(NamedTuple):
 def _record_with_data_known(
     model: nn.Module, batch: Any, bind: Callable[[Any], Arguments], manner: _Manner
 ) -> tuple[Run, list[Changed]]:
-    """Do what ``_record_once`` does; find out which calls are to run without data."""
+    """Do what ``_record_once`` does; find out what it needs to be told about the run."""
     while True:
         try:
             return _record_once(model, batch, bind, manner)
         except RunWithoutDataError as error:
             manner.without_data.add(error.call)
+        except PythonDrawnError:
+            _DRAW_FROM_PYTHON.add(model)
+            manner = manner._replace(draws=AnyDraws())
 
 
 def _record_once(
@@ -162,21 +172,21 @@ def _record_once(
     with left_as_it_was(model) as saved, keeping as kept, _unwritten([leaf for _, leaf in named]):
         inputs = [leaf for _, leaf in named]
         recorder = Recorder(model, inputs, manner.blocks, manner.without_data, manner.draws)
-        registered = _registered(model)
-        versions = {name: version_of(p) for name, p in model.named_parameters()}
+        versions = recorder.registered.versions()
         attributes = AttributesWatched(model, recorder.blocks)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
         with intercepted(recorder.blocks, recorder), without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
-            recorder.drawing.call_begins()
+            recorder.drawing.run_ends()
             recorder.block_attributes.run_ends()
         attributes.look()
-        _refuse_replaced(registered, _registered(model), recorder)
-        _refuse_written(model, versions)
+        registered = registered_in(model)
+        _refuse_replaced(recorder.registered.identities(), registered.identities(), recorder)
+        _refuse_written(registered.versions(), versions)
         written = {buffer.name for buffer in saved if buffer.differs()}
         written |= {*manner.updated, *recorder.updated_without_data()}
         names = tuple(name for name, _ in named)
-        graph = finished(model, recorder, names, output, written)
+        graph = finished(recorder, names, output, written)
         refuse_overlapping_buffers({b.name: b.tensor for b in saved}, written)
         refuse_counting(model, graph, kept.before)
 
@@ -231,14 +241,6 @@ def call_forward(model: nn.Module, arguments: Arguments) -> Any:
         raise CaptureError(msg) from error
 
 
-def _registered(model: nn.Module) -> dict[str, int]:
-    named = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    return {name: id(tensor) for name, tensor in named}
-
-
 def _refuse_replaced(before: dict[str, int], after: dict[str, int], recorder: Recorder) -> None:
     inside = tuple(f"{name}." for name in recorder.blocks.values())
     for name, identity in after.items():
@@ -250,9 +252,9 @@ def _refuse_replaced(before: dict[str, int], after: dict[str, int], recorder: Re
             raise CaptureError(msg)
 
 
-def _refuse_written(model: nn.Module, versions: dict[str, int]) -> None:
-    for name, parameter in model.named_parameters():
-        if version_of(parameter) != versions.get(name, version_of(parameter)):
+def _refuse_written(after: dict[str, int], before: dict[str, int]) -> None:
+    for name, version in after.items():
+        if version != before.get(name, version):
             raise refusals.parameter_written(name, "inside the block that has it")
 
 
@@ -281,7 +283,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[list[_Buffer]]:
     """Put buffers, random state and ``use_cache`` back afterwards; yields the buffers."""
     buffers = [
         _Buffer(f"{path}.{key}" if path else key, module._buffers, key, tensor, _copy(tensor))
-        for path, module in model.named_modules(remove_duplicate=False)
+        for path, module in named_modules(model, each_once=False)
         for key, tensor in module._buffers.items()
         if tensor is not None and not tensor.is_meta
     ]
@@ -336,5 +338,10 @@ def without_nested_tensors() -> Iterator[None]:
 
 def _configurations(model: nn.Module) -> list[Any]:
     """Return the configuration objects (Hugging Face) that modules of ``model`` carry."""
-    found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    holders = (
+        module
+        for _, module in named_modules(model)
+        if "config" in vars(module) or hasattr(type(module), "config")
+    )
+    found = {id(holder.config): holder.config for holder in holders}
     return list(found.values())

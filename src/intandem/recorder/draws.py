@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
+from intandem.errors import CaptureError
 from intandem.recorder.graph import Site
 from intandem.recorder.python_state import python_generators_state
 
@@ -28,9 +29,17 @@ class Draws(Protocol):
         """Return the context under which ``site`` draws."""
         ...
 
-    def seed_python(self, number: int) -> None:
-        """Seed Python's and NumPy's generators for what follows the block of that number."""
+    def seed_python(self, number: int) -> bool:
+        """Seed Python's and NumPy's generators for what follows the block of that number.
+
+        Returns:
+            Whether they are other than they were.
+        """
         ...
+
+
+class PythonDrawnError(CaptureError):
+    """A recording has to begin anew, with Python's generators looked at after every block."""
 
 
 class AnyDraws:
@@ -41,25 +50,29 @@ class AnyDraws:
         del site
         return nullcontext()
 
-    def seed_python(self, number: int) -> None:
+    def seed_python(self, number: int) -> bool:
         """Change nothing."""
         del number
+        return False
 
 
 class Drawing:
     """What is drawn between the blocks of one recording.
 
+    Python's generators are large. Where nothing seeds them, they are looked at once, at the end.
+
     Args:
-        draws: to be made.
+        draws: to be made; None for whatever the generators give, if nothing draws from Python's.
     """
 
-    def __init__(self, draws: Draws) -> None:
+    def __init__(self, draws: Draws | None) -> None:
         self.keyed: set[int] = set()
         self.python_between_blocks = False
-        self._draws = draws
+        self._looks_often = draws is not None
+        self._draws = draws or AnyDraws()
         self._num_glue = 0
         self._number = 0
-        self._state: object = None
+        self._state = python_generators_state()
         self._begin()
 
     def of_glue(self, index: int) -> AbstractContextManager[object]:
@@ -78,18 +91,31 @@ class Drawing:
 
     def call_begins(self) -> None:
         """Whatever Python's generators gave up to now, they gave between blocks."""
-        self.python_between_blocks |= self._python_drew()
+        if self._looks_often:
+            self.python_between_blocks |= self._python_drew()
+
+    def run_ends(self) -> None:
+        """Whatever Python's generators gave since the last block, they gave between blocks.
+
+        Raises:
+            PythonDrawnError: if they gave something, and it is not known where.
+        """
+        if not self._looks_often and self._python_drew():
+            raise PythonDrawnError
+        self.call_begins()
 
     def block_ends(self) -> bool:
         """Seed for what follows a block, and tell whether the block drew from Python."""
+        if not self._looks_often:
+            return False
         drew = self._python_drew()
         self._begin()
         return drew
 
     def _begin(self) -> None:
-        self._draws.seed_python(self._number)
+        if self._draws.seed_python(self._number):
+            self._state = python_generators_state()
         self._number += 1
-        self._state = python_generators_state()
 
     def _python_drew(self) -> bool:
         state = python_generators_state()

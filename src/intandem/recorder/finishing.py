@@ -10,14 +10,11 @@ from intandem.recorder.graph import Call, CallKind, Graph, Guard, Value, attrs, 
 from intandem.recorder.trees import map_tree
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from intandem.recorder.recording import Recorder
     from intandem.recorder.values import Draft
 
 
 def finished(
-    model: nn.Module,
     recorder: Recorder,
     inputs: tuple[str, ...],
     output: Any,
@@ -26,7 +23,6 @@ def finished(
     """Return the recording of what a recorder has listened to.
 
     Args:
-        model: the user's module.
         recorder: when ``forward`` has returned.
         inputs: paths of the batch's tensors.
         output: what ``forward`` returned.
@@ -44,7 +40,10 @@ def finished(
     _check_guards(recorder.guards, values, updated | recorder.parameters)
     used = {name for call in calls for name in call.parameters}
     used |= set(attrs(output))
-    unused = tuple(name for name, _ in model.named_parameters() if name not in used)
+    first_name: dict[int, str] = {}
+    for name, parameter in recorder.registered.parameters:
+        first_name.setdefault(id(parameter), name)
+    unused = tuple(name for name in first_name.values() if name not in used)
     guards, draws_python = tuple(recorder.guards), recorder.drawing.python_between_blocks
     chances = draws_python or _by_chance(calls, values, guards)
     return Graph(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from intandem.recorder.trees import leaves
+from intandem.recorder.trees import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from torch import Tensor
 
 _METADATA = frozenset(
     "size dim ndimension numel nelement element_size stride storage_offset is_contiguous "
@@ -48,6 +48,12 @@ _SAMPLERS = frozenset(
 )
 _NORMALISATIONS = frozenset(["batch_norm", "instance_norm"])
 _RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
+_MAY_DRAW = (
+    _SAMPLERS
+    | _DROPOUTS
+    | _RECURRENT
+    | {"scaled_dot_product_attention", "multi_head_attention_forward", "rrelu", "rrelu_"}
+)
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -83,11 +89,19 @@ def is_forbidden(function: Callable[..., Any]) -> bool:
     return getattr(function, "__name__", "") in _FORBIDDEN
 
 
+def may_draw_or_count(function: Callable[..., Any]) -> bool:
+    """Tell whether a call of ``function`` may be random, or may update statistics."""
+    name = function_name(function)
+    return name in _MAY_DRAW or name in _NORMALISATIONS
+
+
 def is_random(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bool:
     """Tell whether this call of ``function`` draws random numbers."""
     name = function_name(function)
+    if name not in _MAY_DRAW:
+        return False
     if name in _SAMPLERS:
         return True
     if name in _DROPOUTS:
@@ -101,9 +115,7 @@ def is_random(
         return bool(training) and _number(args, kwargs, 10, "dropout_p", 0.0) > 0
     if name in {"rrelu", "rrelu_"}:
         return bool(_argument(args, kwargs, 3, ("training",), default=False))
-    if name in _RECURRENT:
-        return _recurrent_dropout(args)
-    return False
+    return _recurrent_dropout(args)
 
 
 def updates_statistics(
@@ -147,7 +159,7 @@ def sizes_given(
         sizes = (args, dict(kwargs))
     elif name in _SIZED_BY_NUMBERS:
         sizes = (args[1:], dict(kwargs))
-    return [leaf for leaf in leaves(sizes) if isinstance(leaf, Tensor)]
+    return tensors_in(sizes)
 
 
 def selects_by_mask(function: Callable[..., Any]) -> bool:

@@ -17,10 +17,12 @@ from intandem.recorder.functions import (
 )
 from intandem.recorder.graph import Guard
 from intandem.recorder.locations import user_place
-from intandem.recorder.trees import PLAIN, holds_tensors, leaves
+from intandem.recorder.trees import ATOMS, PLAIN, holds_tensors, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_SEEN = (Tensor, nn.Module, *PLAIN)
 
 
 def shape_guards(
@@ -61,7 +63,7 @@ def refuse_hidden_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, An
         CaptureError: naming the call, the type and the line.
     """
     for leaf in leaves((args, kwargs)):
-        if isinstance(leaf, (Tensor, nn.Module, *PLAIN)) or callable(leaf):
+        if type(leaf) in ATOMS or isinstance(leaf, _SEEN) or callable(leaf):
             continue
         if holds_tensors(leaf, depth=3):
             raise refusals.hidden_in_object(name, type(leaf).__name__, user_place())

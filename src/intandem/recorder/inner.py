@@ -17,10 +17,12 @@ from torch import Tensor
 from intandem.recorder import refusals
 from intandem.recorder.graph import Inner
 from intandem.recorder.locations import user_place
-from intandem.recorder.trees import leaves
+from intandem.recorder.modules import named_modules
+from intandem.recorder.python_state import OF_MODULES
+from intandem.recorder.trees import leaves, tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from torch import nn
 
@@ -58,10 +60,16 @@ class MadeInside:
 
     Args:
         modules: all that are in blocks.
+        modules_of: returns a block and the modules in it.
     """
 
-    def __init__(self, modules: Collection[nn.Module]) -> None:
+    def __init__(
+        self,
+        modules: Collection[nn.Module],
+        modules_of: Callable[[nn.Module], Iterable[nn.Module]],
+    ) -> None:
         self._modules = modules
+        self._modules_of = modules_of
         self._made: dict[int, _Made] = {}
         self._block: nn.Module | None = None
         self._run = 0
@@ -81,9 +89,11 @@ class MadeInside:
         if self._block is None:
             return
         self._recorded[self._run] = call, self._block
-        for module in self._block.modules():
+        for module in self._modules_of(self._block):
             for key, value in vars(module).items():
-                if isinstance(value, Tensor) and self._is_new(value):
+                if key in OF_MODULES or not isinstance(value, Tensor):
+                    continue
+                if self._is_new(value):
                     made = self._made[id(value)]
                     self._made[id(value)] = made._replace(held=_Held(module, key))
 
@@ -94,8 +104,9 @@ class MadeInside:
             result: of any kind.
             is_computed: whether from what was given, registered or computed itself.
         """
-        for leaf in [result] if isinstance(result, Tensor) else leaves(result):
-            if isinstance(leaf, Tensor) and not self._is_new(leaf):
+        for leaf in tensors_in(result):
+            made = self._made.get(id(leaf))
+            if made is None or made.run != self._run or made.tensor() is not leaf:
                 self._made[id(leaf)] = _Made(weakref.ref(leaf), self._run, is_computed)
 
     def note_module(self, module: nn.Module, output: Any) -> None:
@@ -105,24 +116,23 @@ class MadeInside:
         number = self._calls[module]
         self._calls[module] += 1
         for index, leaf in enumerate(leaves(output)):
-            if isinstance(leaf, Tensor) and self._is_new(leaf):
-                made = self._made[id(leaf)]
-                if made.returned is None:
-                    self._made[id(leaf)] = made._replace(returned=_Returned(module, number, index))
+            if not isinstance(leaf, Tensor):
+                continue
+            made = self._made.get(id(leaf))
+            is_new = made is not None and made.run == self._run and made.tensor() is leaf
+            if made is not None and is_new and made.returned is None:
+                made = _Made(*made[:3], _Returned(module, number, index), made.held)
+                self._made[id(leaf)] = made
 
-    def is_of_another_block(self, tensor: Tensor) -> bool:
-        """Tell whether another block than the one that is running has computed ``tensor``.
+    def origin(self, tensor: Tensor) -> tuple[bool, bool]:
+        """Tell whether ``tensor`` was made inside from tensors, and if so, by another block.
 
         A table that is made out of nothing and kept for all blocks is none's.
         """
-        if not self.is_computed(tensor):
-            return False
-        run = self._made[id(tensor)].run
-        return run != self._run and self._blocks[run] is not self._block
-
-    def is_computed(self, tensor: Tensor) -> bool:
-        """Tell whether ``tensor`` was made inside, from tensors."""
-        return self.knows(tensor) and self._made[id(tensor)].is_computed
+        made = self._made.get(id(tensor))
+        if made is None or not made.is_computed or made.tensor() is not tensor:
+            return False, False
+        return True, made.run != self._run and self._blocks[made.run] is not self._block
 
     def knows(self, tensor: Tensor) -> bool:
         """Tell whether ``tensor`` was made inside a block."""
@@ -153,7 +163,7 @@ class MadeInside:
         if run not in self._recorded or place is None:
             return None
         call, block = self._recorded[run]
-        names = (name for name, module in block.named_modules() if module is place.module)
+        names = (name for name, module in named_modules(block) if module is place.module)
         name = next(names, None)
         if name is None:
             return None

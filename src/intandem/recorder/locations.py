@@ -51,11 +51,10 @@ def _frames() -> Iterator[FrameType]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(_OURS):
-            if frame.f_code.co_name == "call_forward":
-                return
-        elif not _is_internal(path):
+        if not _is_internal(path):
             yield frame
+        elif frame.f_code.co_name == "call_forward" and path.startswith(_OURS):
+            return
         frame = frame.f_back
 
 
@@ -63,7 +62,7 @@ def _frames() -> Iterator[FrameType]:
 def _is_internal(path: str) -> bool:
     if path.startswith("<"):
         return not path.startswith(("<stdin", "<ipython"))
-    if path.startswith(_TORCH):
+    if path.startswith((_OURS, _TORCH)):
         return True
     return path.startswith(_PYTHON) and not path.startswith(_LIBRARIES)
 

@@ -29,4 +29,5 @@ def saved_tensors_are_hooked() -> bool:
 
 def compiles(module: nn.Module) -> bool:
     """Its draws are the compiler's, which takes them from the default generators."""
-    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+    is_wrapper = "_orig_mod" in module._modules or "_orig_mod" in vars(module)
+    return is_wrapper or module._compiled_call_impl is not None

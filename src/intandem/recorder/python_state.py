@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from intandem.recorder import refusals
 from intandem.recorder.locations import where_set
+from intandem.recorder.modules import named_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
@@ -31,7 +32,9 @@ PlainState = dict[str, "Hashable"]
 """Plain attributes of modules by their dotted name, such as ``scale`` or ``encoder.tau``."""
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), Enum, torch.dtype, torch.device)
+_EXACTLY_PLAIN = frozenset(_PLAIN)
 CONTAINERS = (list, dict, set, deque)
+_COPIED = frozenset(CONTAINERS)
 
 
 class _Reach(NamedTuple):
@@ -60,7 +63,7 @@ def plain_state(
     """
     found: PlainState = {}
     seen: set[int] = set()
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if module in blocks:
             continue
         prefix = f"{name}." if name else ""
@@ -98,11 +101,13 @@ class AttributesWatched:
 
     def look(self) -> None:
         """Note what there is now."""
-        self._after = plain_state(self._model, self._blocks, _WATCHED)
-        for name, module in self._model.named_modules():
+        before, after = self._before, plain_state(self._model, self._blocks, _WATCHED)
+        self._after = after
+        keys = {key for key in {**before, **after} if after.get(key) != before.get(key)}
+        for name, module in named_modules(self._model) if keys else ():
             for key, value in vars(module).items():
                 dotted = f"{name}.{key}" if name else key
-                if self._after.get(dotted) != self._before.get(dotted):
+                if dotted in keys:
                     self._changed[dotted] = copy.copy(value) if type(value) is dict else value
 
     def changed(self, is_derived: Callable[[Tensor], bool]) -> list[Changed]:
@@ -178,7 +183,7 @@ class Kept:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._before = {module: _attributes(module) for module in model.modules()}
+        self._before = {module: _attributes(module) for _, module in named_modules(model)}
         self._num_hooks = self._count_hooks()
 
     @property
@@ -190,13 +195,14 @@ class Kept:
         """Give all modules the attributes they had."""
         are_hooked = self._count_hooks() != self._num_hooks
         for module, attributes in self._before.items():
-            flags = {key for key, value in vars(module).items() if isinstance(value, bool)}
-            left = flags if are_hooked else set()
-            for key in [k for k in vars(module) if k not in {*attributes, *OF_MODULES, *left}]:
-                del vars(module)[key]
+            now = vars(module)
+            left = {k for k, v in now.items() if isinstance(v, bool)} if are_hooked else ()
+            added = [k for k in now if not (k in attributes or k in OF_MODULES or k in left)]
+            for key in added:
+                del now[key]
             for key, (value, content) in attributes.items():
                 if key not in left:
-                    vars(module)[key] = value
+                    now[key] = value
                     if content is not None:
                         _refill(value, content)
 
@@ -244,7 +250,9 @@ def let_stand(changes: Iterable[Changed]) -> None:
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Return a module's attributes, with a copy of what is in containers."""
     return {
-        key: _with_content(value) for key, value in vars(module).items() if key not in OF_MODULES
+        key: (value, value.copy() if type(value) in _COPIED else None)
+        for key, value in vars(module).items()
+        if key not in OF_MODULES
     }
 
 
@@ -273,19 +281,25 @@ _NOT_PLAIN = _NotPlain()
 
 def _plain(value: Any, reach: _Reach, seen: set[int]) -> Hashable:
     """Return what to compare ``value`` by; unregistered tensors are compared by identity."""
+    kind = type(value)
+    if kind in _EXACTLY_PLAIN:
+        return (kind.__name__, value)
+    if id(value) in seen:
+        return _NOT_PLAIN
     if isinstance(value, Tensor):
         return ("tensor", id(value))
     if isinstance(value, _PLAIN):
-        return (type(value).__name__, value)
+        return (kind.__name__, value)
     if _is_array(value):
         return ("array", f"{value.dtype} {value.shape} {value.tobytes().hex()}")
     if not reach.depth or isinstance(value, nn.Module | type) or callable(value):
         return _NOT_PLAIN
     children = _children(value)
-    if children is None or len(children) > reach.num_items or id(value) in seen:
+    if children is None or len(children) > reach.num_items:
         return _NOT_PLAIN
     seen.add(id(value))
-    found = tuple((key, _plain(child, reach.within(), seen)) for key, child in children)
+    within = reach.within()
+    found = tuple((key, _plain(child, within, seen)) for key, child in children)
     return (type(value).__name__, found)
 
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from intandem.recorder import refusals
 from intandem.recorder.block_state import AttributesOfBlocks
 from intandem.recorder.blocks import Inside, find_blocks
-from intandem.recorder.draws import AnyDraws, Drawing
+from intandem.recorder.draws import Drawing
 from intandem.recorder.functions import (
     function_name,
     is_effect,
@@ -24,13 +24,15 @@ from intandem.recorder.functions import (
     is_gradient_hook,
     is_metadata,
     is_random,
+    may_draw_or_count,
     updates_statistics,
 )
 from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.inner import MadeInside
 from intandem.recorder.locations import user_location, user_place
-from intandem.recorder.modes import autocast_state, compiles, saved_tensors_are_hooked
+from intandem.recorder.modes import autocast_state, saved_tensors_are_hooked
+from intandem.recorder.modules import named_modules, registered_in
 from intandem.recorder.skeleton import (
     Activity,
     MadeWithDataError,
@@ -38,7 +40,7 @@ from intandem.recorder.skeleton import (
     Skeleton,
 )
 from intandem.recorder.target import Seen, Target
-from intandem.recorder.trees import leaves, map_tree
+from intandem.recorder.trees import leaves, map_tree, tensors_in
 from intandem.recorder.values import Values
 
 if TYPE_CHECKING:
@@ -71,20 +73,21 @@ class Recorder:
         self.own_backward = False
         self._noticed_recomputation = False
         self._kept: list[Any] = []
-        self._made_inside = MadeInside(self.blocks)
-        self.block_attributes = AttributesOfBlocks(self.blocks)
-        self.drawing = Drawing(draws or AnyDraws())
+        self.drawing = Drawing(draws)
         self._calls_of: Counter[str] = Counter()
         self._allowed: set[int] | None = None
         self._seen_inside: set[str] = set()
         self._read_inside: set[int] = set()
         self._inside: list[nn.Module] = []
-        self._name_of = {module: name for name, module in model.named_modules()}
-        named = [*_named(model, "parameters"), *_named(model, "buffers")]
+        self._name_of = {module: name for name, module in named_modules(model)}
+        self.registered = registered_in(model)
+        named = [*self.registered.parameters, *self.registered.buffers]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
-        self.parameters = {name for name, _ in _named(model, "parameters")}
+        self.parameters = {name for name, _ in self.registered.parameters}
         device = next((t.device for t in inputs), torch.device("cpu"))
         self._registered_in = Inside(model, self._attr_of)
+        self._made_inside = MadeInside(self.blocks, self._registered_in.modules)
+        self.block_attributes = AttributesOfBlocks(self.blocks, self._registered_in.modules)
         self._skeleton = Skeleton(device, [tensor for _, tensor in named])
         self._without_data = frozenset(without_data)
         for tensor in inputs:
@@ -154,7 +157,7 @@ class Recorder:
             return self._record(target, args, kwargs)
 
     def _record(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = tensors_in(args, kwargs)
         refuse_hidden_tensors(target.name, args, kwargs)
         template = map_tree(self.template, (args, kwargs))
         buffers = [] if target.module is None else self._registered_in.buffers(target.module)
@@ -167,11 +170,11 @@ class Recorder:
         drew = self.noticed_random or not torch.equal(generator, torch.get_rng_state())
         drew_python = target.kind is CallKind.BLOCK and self.drawing.block_ends()
         written = {k: t for k, (t, before) in watched.items() if version_of(t) != before}
-        if names := self.parameters & {self._attr_of.get(k, "") for k in written}:
+        if written and (names := self.parameters & {self._attr_of.get(k, "") for k in written}):
             raise refusals.parameter_written(min(names), f"at {user_place()}")
         if self._is_nothing_new(target, given, output, has_effect=bool(written)):
             return output
-        results = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor)]
+        results = tensors_in(output)
         if not results and not is_effect(target.function or target.proceed):
             self._guard(target, template, given, output)
             return output
@@ -226,7 +229,7 @@ class Recorder:
     def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen_inside = set()
         self._read_inside = set()
-        is_compiled = target.module is not None and any(map(compiles, target.module.modules()))
+        is_compiled = target.module is not None and self._registered_in.is_compiled(target.module)
         self._noticed_recomputation = target.name == CheckpointFunction.__name__ or is_compiled
         if target.kind is CallKind.BLOCK and saved_tensors_are_hooked():
             self.checkpointed.append(target.name)
@@ -283,25 +286,25 @@ class Recorder:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
         """Note what a block does; tell whether it computes something, or makes it of nothing."""
-        is_computed = is_random(function, args, kwargs)
-        self.noticed_random |= is_computed
-        if updates_statistics(function, args, kwargs):
-            self._skeleton.notice_statistics(leaves((args, kwargs)))
+        given = tensors_in(args, kwargs)
+        is_computed = False
+        if may_draw_or_count(function):
+            is_computed = is_random(function, args, kwargs)
+            self.noticed_random |= is_computed
+            if updates_statistics(function, args, kwargs):
+                self._skeleton.notice_statistics(given)
         if saved_tensors_are_hooked():
             self._noticed_recomputation = True
-        for leaf in leaves((args, kwargs)):
-            if not isinstance(leaf, Tensor):
-                continue
+        for leaf in given:
             real = self._skeleton.real(leaf)
             if (name := self._attr_of.get(id(real))) is not None:
                 self._seen_inside.add(name)
             self._read_inside.add(id(real))
             is_given = name is not None or id(leaf) in (self._allowed or ())
-            is_from_outside = self.values.find(leaf) is not None
-            is_from_outside |= self._made_inside.is_of_another_block(leaf)
-            if is_from_outside and not is_given:
+            was_computed, is_anothers = self._made_inside.origin(leaf)
+            if not is_given and (is_anothers or self.values.find(leaf) is not None):
                 raise refusals.reached_through_object(function_name(function), user_place())
-            is_computed |= is_given or real is not leaf or self._made_inside.is_computed(leaf)
+            is_computed |= is_given or real is not leaf or was_computed
         return is_computed
 
     # Values.
@@ -331,8 +334,7 @@ class Recorder:
         if isinstance(output, Tensor):
             known = self.values.find(output) is not None or id(output) in self._attr_of
             return known and any(output is tensor for tensor in given)
-        no_tensors = not any(isinstance(leaf, Tensor) for leaf in leaves(output))
-        return no_tensors and (not given or is_getter(target.proceed))
+        return not tensors_in(output) and (not given or is_getter(target.proceed))
 
     def _guard(
         self, target: Target, template: tuple[Any, Any], given: list[Tensor], outcome: Any
@@ -376,7 +378,3 @@ class Recorder:
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
     return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-
-def _named(module: nn.Module, what: str) -> list[tuple[str, Tensor]]:
-    return list(getattr(module, f"named_{what}")(remove_duplicate=False))

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 """Types of leaves that hold no tensors."""
 
 
-_ATOMS = frozenset([Tensor, nn.Parameter, *PLAIN])
+ATOMS = frozenset([Tensor, nn.Parameter, *PLAIN])
 """Types that are leaves, known without looking further: most of what is met."""
 
 
@@ -35,7 +35,7 @@ class Leaf:
 def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return ``tree`` with ``function`` applied to every leaf; containers keep their types."""
     kind = type(tree)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return function(tree)
     if kind is tuple or kind is list:
         return kind([map_tree(function, child) for child in tree])
@@ -78,9 +78,31 @@ def leaves(tree: Any) -> list[Any]:
     return found
 
 
+def tensors_in(*trees: Any) -> list[Tensor]:
+    """Return the leaves of ``trees`` that are tensors, in a fixed order."""
+    found: list[Tensor] = []
+    _collect_tensors(trees, found)
+    return found
+
+
+def _collect_tensors(trees: Iterable[Any], found: list[Tensor]) -> None:
+    for tree in trees:
+        kind = type(tree)
+        if kind is Tensor or kind is nn.Parameter:
+            found.append(tree)
+        elif kind in ATOMS:
+            continue
+        elif kind is tuple or kind is list:
+            _collect_tensors(tree, found)
+        elif kind is dict:
+            _collect_tensors(tree.values(), found)
+        elif not issubclass(kind, Leaf):
+            found += [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor)]
+
+
 def _collect(tree: Any, found: list[Any]) -> None:
     kind = type(tree)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         found.append(tree)
     elif kind is tuple or kind is list:
         for child in tree:
@@ -88,6 +110,8 @@ def _collect(tree: Any, found: list[Any]) -> None:
     elif kind is dict:
         for child in tree.values():
             _collect(child, found)
+    elif issubclass(kind, Leaf):
+        found.append(tree)
     else:
         map_tree(found.append, tree)
 

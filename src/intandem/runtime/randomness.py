@@ -100,9 +100,10 @@ class EqualDraws:
         del site
         return _EqualRandom(self._value)
 
-    def seed_python(self, number: int) -> None:
+    def seed_python(self, number: int) -> bool:
         """Change nothing."""
         del number
+        return False
 
 
 class _EqualRandom(TorchFunctionMode):

@@ -55,10 +55,11 @@ class Draw:
         with torchs, pythons:
             yield
 
-    def seed_python(self, number: int) -> None:
+    def seed_python(self, number: int) -> bool:
         """Seed Python's and NumPy's generators for what follows the block of that number."""
         site = Site("python", number)
         seed_python_generators(draw_key(self.seed, self.step, self.microbatch, site))
+        return True
 
 
 @dataclass(frozen=True, slots=True)

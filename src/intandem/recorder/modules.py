@@ -1,0 +1,73 @@
+"""Walking through a model's modules: what torch's own walks give, in one go.
+
+Torch's are generators in generators, each as deep as the model, and a recording walks often.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from intandem.recorder.values import version_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def named_modules(
+    model: nn.Module, prefix: str = "", *, each_once: bool = True
+) -> list[tuple[str, nn.Module]]:
+    """Return the modules of ``model``, itself first, with their dotted names.
+
+    Args:
+        model: any module.
+        prefix: its own name.
+        each_once: give a module that is registered twice its first name only.
+    """
+    found = [(prefix, model)]
+    _walk(model, prefix, found, {id(model)} if each_once else None)
+    return found
+
+
+def _walk(
+    module: nn.Module, name: str, found: list[tuple[str, nn.Module]], seen: set[int] | None
+) -> None:
+    for key, child in module._modules.items():
+        if child is None:
+            continue
+        if seen is not None:
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+        path = f"{name}.{key}" if name else key
+        found.append((path, child))
+        if child._modules:
+            _walk(child, path, found, seen)
+
+
+class Registered(NamedTuple):
+    """Parameters and buffers under all their names, whether they are shared or not."""
+
+    parameters: list[tuple[str, nn.Parameter]]
+    buffers: list[tuple[str, Tensor]]
+
+    def identities(self) -> dict[str, int]:
+        """Return which tensor is registered under each name."""
+        return {name: id(tensor) for name, tensor in (*self.parameters, *self.buffers)}
+
+    def versions(self) -> dict[str, int]:
+        """Return how often each parameter has been written to."""
+        return {name: version_of(parameter) for name, parameter in self.parameters}
+
+
+def registered_in(model: nn.Module) -> Registered:
+    """Return what is registered in ``model`` and the modules in it now."""
+    found = Registered([], [])
+    for path, module in named_modules(model, each_once=False):
+        prefix = f"{path}." if path else ""
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                found.parameters.append((prefix + key, parameter))
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                found.buffers.append((prefix + key, buffer))
+    return found
