@@ -51,3 +51,49 @@ def test_a_module_called_twice_that_counts():
     with pytest.raises(CaptureError, match=r"0 is called 2 times and sets 0\.number from 0 to 2"):
         it.capture(nn.Sequential(layer, nn.Linear(4, 4), layer), torch.randn(3, 4))
     it.capture(nn.Sequential(layer, nn.Linear(4, 4), Counts()), torch.randn(3, 4))
+
+
+class Holder:
+    level = 0.0
+
+
+class Shares(nn.Linear):
+    """Sets or reads a number in an object that other blocks may hold."""
+
+    def __init__(self, holder, *, sets):
+        super().__init__(4, 4)
+        self.holder, self.sets = holder, sets
+
+    def forward(self, x):
+        x = super().forward(x)
+        if self.sets:
+            self.holder.level = float(x.detach().mean())
+        return x * (1 + self.holder.level)
+
+
+def test_a_number_that_blocks_share_in_an_object():
+    holder = Holder()
+    model = nn.Sequential(Shares(holder, sets=True), nn.Linear(4, 4), Shares(holder, sets=False))
+    with pytest.raises(CaptureError, match=r"0\.holder\.level to .* object that 2\.holder holds"):
+        it.capture(model, torch.randn(3, 4))
+
+
+def test_objects_that_blocks_share_and_leave_alone():
+    holder = Holder()
+    holder.level = 0.5
+    it.capture(nn.Sequential(*(Shares(holder, sets=False) for _ in range(2))), torch.randn(3, 4))
+
+
+def test_an_object_shared_inside_one_block():
+    holder = Holder()
+    both = InOrder(Shares(holder, sets=True), Shares(holder, sets=False))
+    it.capture(nn.Sequential(both, nn.Linear(4, 4)), torch.randn(3, 4))
+
+
+class InOrder(nn.Module):
+    def __init__(self, one, two):
+        super().__init__()
+        self.one, self.two = one, two
+
+    def forward(self, x):
+        return self.two(self.one(x))

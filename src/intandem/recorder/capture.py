@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature
-from intandem.recorder.carried import refuse_counting, refuse_overlapping_buffers
+from intandem.recorder.carried import (
+    SharedObjects,
+    refuse_counting,
+    refuse_overlapping_buffers,
+)
 from intandem.recorder.draws import AnyDraws, PythonDrawnError
 from intandem.recorder.finishing import finished
 from intandem.recorder.interception import intercepted
@@ -174,12 +178,14 @@ def _record_once(
         recorder = Recorder(model, inputs, manner.blocks, manner.without_data, manner.draws)
         versions = recorder.registered.versions()
         attributes = AttributesWatched(model, recorder.blocks)
+        shared = SharedObjects(recorder.blocks)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
         with intercepted(recorder.blocks, recorder), without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
             recorder.drawing.run_ends()
             recorder.block_attributes.run_ends()
         attributes.look()
+        shared.check()
         registered = registered_in(model)
         _refuse_replaced(recorder.registered.identities(), registered.identities(), recorder)
         _refuse_written(registered.versions(), versions)

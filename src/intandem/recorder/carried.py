@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from intandem.errors import CaptureError
+from intandem.recorder.python_state import OF_MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -62,6 +64,60 @@ def refuse_counting(
                         "see; keep it in a buffer that is written to in place"
                     )
                     raise CaptureError(msg)
+
+
+class SharedObjects:
+    """Numbers in Python objects that several blocks hold, before and after a run.
+
+    What one block sets in such an object another could read, and would not where it runs on another
+    stage or is ahead by a micro-batch.
+
+    Args:
+        blocks: modules kept whole and what lies inside them, with their names.
+    """
+
+    def __init__(self, blocks: Mapping[nn.Module, str]) -> None:
+        holders: dict[int, dict[str, str]] = {}
+        self._objects: dict[int, object] = {}
+        outer = ""
+        for name, module in sorted((name, module) for module, name in blocks.items()):
+            outer = outer if outer and name.startswith(f"{outer}.") else name
+            for key, value in vars(module).items():
+                if key not in OF_MODULES and _is_plain_object(value):
+                    self._objects[id(value)] = value
+                    holders.setdefault(id(value), {}).setdefault(outer, f"{name}.{key}")
+        self._shared = {
+            key: list(found.values()) for key, found in holders.items() if len(found) > 1
+        }
+        self._before = {key: _numbers(self._objects[key]) for key in self._shared}
+
+    def check(self) -> None:
+        """Refuse numbers that have changed.
+
+        Raises:
+            CaptureError: naming the attribute and two of its holders.
+        """
+        for key, (one, other, *_) in self._shared.items():
+            after = _numbers(self._objects[key])
+            for name in [name for name in after if after[name] != self._before[key].get(name)]:
+                msg = (
+                    f"forward sets {one}.{name} to {after[name]!r} in an object that {other} holds "
+                    "as well, so that a block could read what one on another stage has set; return "
+                    "it as a tensor, and pass it as an argument"
+                )
+                raise CaptureError(msg)
+
+
+def _is_plain_object(value: object) -> bool:
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, torch.nn.Module | torch.Tensor | type | ModuleType)
+        and not callable(value)
+    )
+
+
+def _numbers(holder: object) -> dict[str, object]:
+    return {key: value for key, value in vars(holder).items() if _is_number(value)}
 
 
 def _is_number(value: Any) -> bool:
