@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from types import ModuleType
+from collections import Counter, defaultdict
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +25,15 @@ def refuse_overlapping_buffers(buffers: Mapping[str, Tensor], written: Collectio
     Raises:
         CaptureError: naming two of them.
     """
+    by_memory: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in buffers.items():
+        if tensor.layout == torch.strided:
+            by_memory[tensor.untyped_storage().data_ptr()].append(name)
     for name in sorted(set(written) & set(buffers)):
         one = buffers[name]
-        for other, tensor in buffers.items():
-            if tensor is not one and _overlap(one, tensor):
+        found = by_memory[one.untyped_storage().data_ptr()] if one.layout == torch.strided else []
+        for other in found:
+            if buffers[other] is not one and _overlap(one, buffers[other]):
                 msg = (
                     f"forward writes to the buffer {name}, which shares memory with the buffer "
                     f"{other}, so a stage could read what another has written; register the same "
@@ -64,6 +69,9 @@ def refuse_counting(
                         "see; keep it in a buffer that is written to in place"
                     )
                     raise CaptureError(msg)
+
+
+_NO_PLAIN_OBJECTS = (torch.nn.Module, torch.Tensor, type, ModuleType, FunctionType)
 
 
 class SharedObjects:
@@ -109,11 +117,8 @@ class SharedObjects:
 
 
 def _is_plain_object(value: object) -> bool:
-    return (
-        hasattr(value, "__dict__")
-        and not isinstance(value, torch.nn.Module | torch.Tensor | type | ModuleType)
-        and not callable(value)
-    )
+    kind = type(value)  # not asked of the object: libraries make that slow
+    return kind.__dictoffset__ != 0 and not issubclass(kind, _NO_PLAIN_OBJECTS)
 
 
 def _numbers(holder: object) -> dict[str, object]:
@@ -125,10 +130,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _overlap(one: Tensor, other: Tensor) -> bool:
-    if not one.layout == other.layout == torch.strided:
-        return False
-    if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
-        return False
     first, second = sorted([_span(one), _span(other)])
     return bool(one.numel() and other.numel()) and second[0] < first[1]
 
