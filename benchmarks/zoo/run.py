@@ -1,7 +1,8 @@
 """The zoo through torch's tracing pipeline and through ours: ``python benchmarks/zoo/run.py``.
 
-Names of entries or families limit it. Prints a line per entry, writes ``results.json`` and
-``results.md`` beside this file. Every entry runs in a process of its own, with a time limit.
+Names of entries or families limit it, and keep the results of the others. Prints a line per entry,
+writes ``results.json`` and ``results.md`` beside this file. Every entry runs in a process of its
+own, with a time limit.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT / "src"), str(ROOT / "tests")]
 
 import torch  # noqa: E402
-from peer import Verdict, judge  # noqa: E402
+from peer import Verdict, judge, without_folders  # noqa: E402
 
 from zoo.catalogue import entries  # noqa: E402
 from zoo.examine import examine  # noqa: E402
 
 LIMIT_S = 90.0
 NUM_WORKERS = 2
+RESULTS = HERE / "results.json"
 Row = dict[str, Any]
 
 
@@ -37,7 +39,7 @@ def ours(entry: Any) -> Verdict:
     finding = examine(entry, stages=(2,))
     error = finding.errors.get(2)
     if finding.refusal is not None or error is None:
-        return Verdict(reason=finding.refusal or "it has one stage only")
+        return Verdict(reason=without_folders(finding.refusal or "it has one stage only"))
     return Verdict(finding.captured, error <= 1e-12, error)
 
 
@@ -90,9 +92,8 @@ def collect(job: Running) -> Row | None:
     return verdict
 
 
-def run(found: list[Any]) -> list[Row]:
-    """Judge every entry on both sides, a few at a time."""
-    rows = {entry.name: {"name": entry.name, "family": entry.family} for entry in found}
+def run(found: list[Any], rows: dict[str, Row]) -> None:
+    """Judge every entry on both sides, a few at a time, into ``rows``."""
     waiting = [(entry, side) for entry in found for side in ("ours", "torch")][::-1]
     running: list[Running] = []
     while waiting or running:
@@ -107,8 +108,14 @@ def run(found: list[Any]) -> list[Row]:
             rows[job.entry.name][job.side] = verdict
             told = "exact" if verdict["exact"] else verdict["reason"]
             print(f"{job.side:5} {job.entry.name:32} {told[:110]}", flush=True)
-            (HERE / "results.json").write_text(json.dumps([*rows.values()], indent=1) + "\n")
-    return list(rows.values())
+            RESULTS.write_text(json.dumps([*rows.values()], indent=1) + "\n")
+
+
+def known() -> dict[str, Row]:
+    """Return a row for every entry, with what an earlier run has found."""
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows: dict[str, Row] = {row["name"]: row for row in earlier}
+    return {e.name: {**rows.get(e.name, {}), "name": e.name, "family": e.family} for e in entries()}
 
 
 def table(rows: list[Row]) -> str:
@@ -142,8 +149,9 @@ def _plain(reason: str) -> str:
 def main() -> None:
     """Run what the command line names, or everything."""
     words = set(sys.argv[1:])
-    found = [e for e in entries() if not words or words & {e.name, e.family}]
-    (HERE / "results.md").write_text(table(run(found)), encoding="utf-8")
+    rows = known()
+    run([e for e in entries() if not words or words & {e.name, e.family}], rows)
+    (HERE / "results.md").write_text(table([*rows.values()]), encoding="utf-8")
 
 
 if __name__ == "__main__":
