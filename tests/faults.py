@@ -12,7 +12,7 @@ from torch import Tensor
 
 from intandem.equality import shared, witness
 from intandem.ir import ActionKind
-from intandem.pipeline import Pipeline, assembly
+from intandem.pipeline import Pipeline, study
 from intandem.recorder import CallKind
 from intandem.recorder.trees import map_tree
 from intandem.runtime import huggingface, microbatch, passes, stage, tied
@@ -56,7 +56,7 @@ def gradient_scale_missing(patch):
 
 @fault
 def mean_of_means(patch):
-    for module in (passes, assembly):
+    for module in (passes, study):
 
         @instead(patch, module, "loss_term")
         def mean(original, *args):

@@ -29,6 +29,7 @@ from intandem.recorder.functions import (
 )
 from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
+from intandem.recorder.hooks import refuse_backward_hooks, refuse_late_hook
 from intandem.recorder.inner import MadeInside
 from intandem.recorder.locations import user_location, user_place
 from intandem.recorder.modes import autocast_state, saved_tensors_are_hooked
@@ -104,6 +105,7 @@ class Recorder:
             self._made_inside.note_module(module, output)
             return output
         if module not in self.blocks:
+            refuse_backward_hooks(module, self._name_of.get(module, ""))
             self._inside.append(module)
             try:
                 return proceed(*args, **kwargs)
@@ -145,6 +147,8 @@ class Recorder:
             return function(*args, **kwargs)
         if is_forbidden(function):
             raise refusals.not_repeatable(function_name(function), user_place())
+        with torch._C.DisableTorchFunction():
+            refuse_late_hook(function, self.values.find(args[0]) if args else None, self.calls)
         name = function_name(function)
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise refusals.transformed(name, user_place())

@@ -51,6 +51,23 @@ def not_repeatable(function: str, place: str) -> CaptureError:
     )
 
 
+def backward_hook(name: str) -> CaptureError:
+    """A module that is no block has hooks on its gradients."""
+    what = f"module {name}" if name else "the model"
+    return CaptureError(
+        f"{what} has a backward hook and is no block, so nothing would call it; put the hook on "
+        "blocks, or keep the module whole: " + (f'blocks=["{name}"]' if name else "blocks=[...]")
+    )
+
+
+def late_hook(place: str) -> CaptureError:
+    """A hook is put on a tensor that has been read already."""
+    return CaptureError(
+        f"forward calls register_hook() on a tensor that was used before, at {place}; a stage "
+        "could show it a part of the gradient only: call it right after the tensor is made"
+    )
+
+
 def parameter_written(name: str, place: str) -> CaptureError:
     """Forward changes a parameter, which building would then have done too."""
     return CaptureError(
