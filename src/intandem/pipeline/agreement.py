@@ -32,6 +32,7 @@ class Agreement:
         self._exchange = exchange
         self._recordings = recordings
         self._state: ModelState | None = None
+        self._at_first = recordings.facts(recordings.state())
         self._facts: dict[str, str] = {}
         self._digest = ""
         self._left: set[str] = set()
@@ -68,12 +69,17 @@ class Agreement:
         state = self._recordings.state()
         if state != self._state:
             self._state = state
-            self._facts = self._recordings.facts(state)
+            facts = self._recordings.facts(state)
+            self._facts = {k: v for k, v in facts.items() if self._counts(k, v)}
             self._digest = digest_of(self._facts)
+
+    def _counts(self, name: str, value: str) -> bool:
+        return not name.startswith("attribute ") or self._at_first.get(name) != value
 
     def _refuse(self, digest: str) -> None:
         theirs = json.loads(self._exchange.read(f"state/{digest}"))
-        found = differences(self._facts, theirs)
+        at_first = {n: v for n, v in self._at_first.items() if n in {**self._facts, **theirs}}
+        found = differences({**at_first, **self._facts}, {**at_first, **theirs})
         more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
         msg = (
             f"rank {self._exchange.rank} has the model in another state than rank 0: "
