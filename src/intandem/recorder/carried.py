@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from intandem.errors import CaptureError
-from intandem.recorder.python_state import OF_MODULES
+from intandem.recorder.locations import user_place
+from intandem.recorder.python_state import OF_MODULES, children
+from intandem.recorder.trees import ATOMS, PLAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from torch import Tensor, nn
 
@@ -114,6 +116,75 @@ class SharedObjects:
                     "it as a tensor, and pass it as an argument"
                 )
                 raise CaptureError(msg)
+
+
+_DEPTH = 4
+_MAX_ITEMS = 1024
+
+
+def refuse_filling(name: str, block: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``block``, which refuses to set Python values in containers that it is given.
+
+    What is given to later calls would hold the recorded values.
+
+    Args:
+        name: of the block.
+        block: a call of it.
+
+    Returns:
+        The same call; it raises CaptureError that names the block, the value and the line.
+    """
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        given = [arg for arg in (*args, *kwargs.values()) if type(arg) not in ATOMS]
+        before = _held(given)
+        output = block(*args, **kwargs)
+        if before is None or (after := _held(given)) == before:
+            return output
+        old, new = before, after or {}
+        path = next(path for path in {**new, **old} if old.get(path) != new.get(path))
+        was, now = (repr(found[path][1]) if path in found else "nothing" for found in (old, new))
+        kind = type(given[path[0]]).__name__
+        where = "".join(f"[{key}]" for key in path[1:])
+        msg = (
+            f"{name} sets {where} from {was} to {now} in a {kind} that it is given, at "
+            f"{user_place()}, and later calls would be given what was recorded; return it as a "
+            "tensor, or keep all in one module (blocks=[...])"
+        )
+        raise CaptureError(msg)
+
+    return called
+
+
+_Path = tuple[Any, ...]
+
+
+def _held(given: list[Any]) -> dict[_Path, tuple[type, Any]] | None:
+    """Return the plain values in containers and objects, with their types, by where they are.
+
+    None if nothing can hold any.
+    """
+    found: dict[_Path, tuple[type, Any]] = {}
+    seen: set[int] = set()
+    for number, arg in enumerate(given):
+        _look_into(arg, (number,), found, seen)
+    return found if seen else None
+
+
+def _look_into(
+    holder: Any, path: _Path, found: dict[_Path, tuple[type, Any]], seen: set[int]
+) -> None:
+    if id(holder) in seen or isinstance(holder, _NO_PLAIN_OBJECTS) or callable(holder):
+        return
+    held = children(holder)
+    if held is None:
+        return
+    seen.add(id(holder))
+    for key, child in held[:_MAX_ITEMS]:
+        if isinstance(child, PLAIN):
+            found[*path, key] = (type(child), child)
+        elif len(path) < _DEPTH:
+            _look_into(child, (*path, key), found, seen)
 
 
 def _is_plain_object(value: object) -> bool:

@@ -294,12 +294,12 @@ def _plain(value: Any, reach: _Reach, seen: set[int]) -> Hashable:
         return ("array", f"{value.dtype} {value.shape} {value.tobytes().hex()}")
     if not reach.depth or isinstance(value, nn.Module | type) or callable(value):
         return _NOT_PLAIN
-    children = _children(value)
-    if children is None or len(children) > reach.num_items:
+    held = children(value)
+    if held is None or len(held) > reach.num_items:
         return _NOT_PLAIN
     seen.add(id(value))
     within = reach.within()
-    found = tuple((key, _plain(child, within, seen)) for key, child in children)
+    found = tuple((key, _plain(child, within, seen)) for key, child in held)
     return (type(value).__name__, found)
 
 
@@ -309,8 +309,8 @@ def _is_array(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.ndarray) and value.nbytes <= _MAX_BYTES
 
 
-def _children(value: Any) -> list[tuple[Hashable, Any]] | None:
-    """Return what a container or a plain object holds."""
+def children(value: Any) -> list[tuple[Hashable, Any]] | None:
+    """Return what a container or a plain object holds, by its key there."""
     if isinstance(value, list | tuple | deque):
         return list(enumerate(value))
     if isinstance(value, set | frozenset):

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from intandem.recorder import refusals
 from intandem.recorder.block_state import AttributesOfBlocks
 from intandem.recorder.blocks import Inside, find_blocks
+from intandem.recorder.carried import refuse_filling
 from intandem.recorder.draws import Drawing
 from intandem.recorder.functions import (
     function_name,
@@ -32,7 +33,7 @@ from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.hooks import refuse_backward_hooks, refuse_late_hook
 from intandem.recorder.inner import MadeInside
 from intandem.recorder.locations import user_location, user_place
-from intandem.recorder.modes import autocast_state, saved_tensors_are_hooked
+from intandem.recorder.modes import ModesOfRun, autocast_state, saved_tensors_are_hooked
 from intandem.recorder.modules import named_modules, registered_in
 from intandem.recorder.skeleton import (
     Activity,
@@ -75,6 +76,7 @@ class Recorder:
         self._noticed_recomputation = False
         self._kept: list[Any] = []
         self.drawing = Drawing(draws)
+        self._modes = ModesOfRun()
         self._calls_of: Counter[str] = Counter()
         self._allowed: set[int] | None = None
         self._seen_inside: set[str] = set()
@@ -112,7 +114,8 @@ class Recorder:
             finally:
                 self._inside.pop()
         name = self.blocks[module]
-        return self._call(Target(CallKind.BLOCK, name, None, module, proceed), args, kwargs)
+        block = refuse_filling(name, proceed)
+        return self._call(Target(CallKind.BLOCK, name, None, module, block), args, kwargs)
 
     def on_autograd_function(
         self,
@@ -161,6 +164,7 @@ class Recorder:
             return self._record(target, args, kwargs)
 
     def _record(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._modes.check(target.name)
         given = tensors_in(args, kwargs)
         refuse_hidden_tensors(target.name, args, kwargs)
         template = map_tree(self.template, (args, kwargs))
