@@ -4,7 +4,7 @@ Each function of FAULTS takes ``patch(owner, name, value)`` and breaks the pipel
 the plain model, which is the witness, runs no code that they touch.
 """
 
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -256,18 +256,14 @@ def labels_counted_unshifted_everywhere(patch):
 @contextmanager
 def broken(name):
     """Break the library in this process, and mend it afterwards."""
-    done = []
+    with ExitStack() as mending:
 
-    def patch(owner, attribute, value):
-        done.append((owner, attribute, getattr(owner, attribute)))
-        setattr(owner, attribute, value)
+        def patch(owner, attribute, value):
+            mending.callback(setattr, owner, attribute, getattr(owner, attribute))
+            setattr(owner, attribute, value)
 
-    FAULTS[name](patch)
-    try:
+        FAULTS[name](patch)
         yield
-    finally:
-        for owner, attribute, original in reversed(done):
-            setattr(owner, attribute, original)
 
 
 def _slightly_larger(leaf):

@@ -8,7 +8,7 @@ from torch import nn
 
 from intandem.cli.main import main
 from intandem.equality import Numbers, compare
-from intandem.equality.updates import rebuilt, slack_of, updated
+from intandem.equality.updates import described, rebuilt, slack_of, updated
 
 HEAD = """
 import random
@@ -80,6 +80,11 @@ class Drop(nn.Module):
 
 def job():
     return train(nn.Sequential(nn.Linear(6, 6), Drop(), nn.Linear(6, 3)))
+"""
+SPARSE = """
+def job():
+    model = nn.Embedding(9, 3, sparse=True)
+    return it.Job(model, torch.arange(8), lambda output, batch: output.square().mean()%s)
 """
 HALF = """
 class Half(nn.Module):
@@ -153,7 +158,29 @@ def test_what_the_stand_in_does_not_know(check):
     text = SCRIPT.replace("optimizer =", "pipe.report_value() #")
     status, said, _ = check(text, target="script.py")
     assert status == 2
-    assert "do that after the first step, or give check a function" in said[-1]
+    assert "(report_value()); do that after the first step, or give check a function" in said[-1]
+
+
+def test_a_script_with_a_gradient_scaler(check):
+    """As the manual writes it; before the first step its methods leave the plain model alone."""
+    head, tail = SCRIPT.split("pipe.step((x, y))")
+    text = f"""{head}
+scaler = pipe.grad_scaler(init_scale=1024.0)
+scaler.unscale_(optimizer), scaler.step(optimizer), scaler.update()
+print("scale", scaler.get_scale(), pipe.recordings())
+pipe.step((x, y)){tail}"""
+    status, said, found = check(text, target="script.py")
+    assert status == 0
+    assert said[2] == "scale 1.0 ()"
+    assert found["optimizer"] == "AdamW(lr=0.01)"
+
+
+@pytest.mark.parametrize("optimizer", ["", ", optimizer=lambda p: torch.optim.SparseAdam(list(p))"])
+def test_sparse_gradients(check, optimizer):
+    """Are compared, and the optimizer takes them."""
+    status, _, found = check(SPARSE % optimizer)
+    assert status == 0
+    assert found["num_gradients"] == 1
 
 
 @pytest.mark.parametrize("options", [[], ["--bisect"]])
@@ -288,4 +315,6 @@ def test_an_optimizer_is_made_again():
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     optimizer.step()
     assert all(torch.equal(p, after[name]) for name, p in model.named_parameters())
-    assert rebuilt([stranger], list(model.parameters())) is None
+    assert rebuilt([], list(model.parameters())) is None
+    instead = rebuilt([stranger], list(model.parameters()))
+    assert described(instead, model).endswith("it made holds none of the model's parameters")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from intandem.equality import Job
 from intandem.equality.updates import rebuilt
 from intandem.errors import PipelineError
-from intandem.pipeline import Pipeline
+from intandem.pipeline import Pipeline, facade
 from intandem.pipeline.assembly import evaluating
 from intandem.pipeline.batches import join_outputs
 from intandem.recorder import bind_by_signature
@@ -24,6 +26,7 @@ from intandem.runtime.microbatch import split_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from intandem.recorder.graph import Autocast
 
@@ -107,10 +110,19 @@ def _getattr(self: Any, name: str) -> NoReturn:
         raise AttributeError(msg)
     msg = (
         "the script asks its Pipeline before the first step for what only a real one knows "
-        f"({name}); do that after the first step, or give check a function: file.py:function "
-        "returning intandem.Job(model, batch, loss)"
+        f"({_asked_publicly() or name}); do that after the first step, or give check a function: "
+        "file.py:function returning intandem.Job(model, batch, loss)"
     )
     raise PipelineError(msg)
+
+
+def _asked_publicly() -> str:
+    """Name the method of ``Pipeline`` that has been called, or nothing."""
+    name = ""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename == facade.__file__:
+        name, frame = f"{frame.f_code.co_name}()", frame.f_back
+    return name
 
 
 def _outputs(self: Any, batch: Any) -> tuple[list[tuple[Any, Any]], tuple[int, ...]]:
@@ -147,6 +159,17 @@ def _clip_grad_norm_(self: Any, max_norm: float) -> float:
     return float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm))
 
 
+def _grad_scaler(self: Any, **scaling: Any) -> GradScaler:
+    """Return a scaler of scale 1: what the step is taken for has no scale."""
+    del self, scaling
+    return GradScaler("cpu", enabled=False)
+
+
+def _recordings(self: Any) -> tuple[()]:
+    del self
+    return ()
+
+
 def _state_dict(self: Any) -> dict[str, Any]:
     return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
 
@@ -162,6 +185,8 @@ _METHODS: dict[str, Any] = {
     "predict": _predict,
     "named_parameters": _named_parameters,
     "clip_grad_norm_": _clip_grad_norm_,
+    "grad_scaler": _grad_scaler,
+    "recordings": _recordings,
     "state_dict": _state_dict,
     "num_recordings": property(lambda self: 1),
     "close": _close,

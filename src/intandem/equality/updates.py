@@ -25,11 +25,20 @@ def plain_sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return SGD(parameters, lr=0.1)
 
 
+def sgd_in_place_of_strangers(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Return what is used when the user's optimizers have no parameter of the model."""
+    return plain_sgd(parameters)
+
+
 def described(factory: OptimizerFactory | None, model: nn.Module) -> str:
     """Name what ``factory`` makes for ``model``: ``AdamW(lr=0.001)``."""
     made = _made(factory or plain_sgd, model)
     names = ", ".join(_name_of(optimizer) for optimizer in made)
-    return names if factory is not None else f"{names}, as no optimizer is given"
+    if factory is None:
+        return f"{names}, as no optimizer is given"
+    if factory is sgd_in_place_of_strangers:
+        return f"{names}, as the optimizer it made holds none of the model's parameters"
+    return names
 
 
 def updated(model: nn.Module, factory: OptimizerFactory | None) -> dict[str, Tensor]:
@@ -64,19 +73,28 @@ def slack_of(
     floor = gradient_floor(gradients)
     for name, parameter in model.named_parameters():
         if (gradient := gradients.get(name)) is not None:
-            parameter.grad = gradient + _disturbance(gradient, floor, tolerance)
+            parameter.grad = _disturbed(gradient, floor, tolerance)
     moved = updated(model, factory)
     return {name: norm(moved[name].double() - after[name].double()) for name in after}
 
 
-def _disturbance(gradient: Tensor, floor: float, tolerance: float) -> Tensor:
-    """Return a change of alternating sign whose norm is the tolerance of this gradient's error."""
+def _disturbed(gradient: Tensor, floor: float, tolerance: float) -> Tensor:
+    """Return a gradient changed, in alternating directions, by the tolerance of its error.
+
+    Of a sparse one, only the rows that it has.
+    """
+    if gradient.is_sparse:
+        rows = gradient.coalesce()
+        values = _disturbed(rows.values(), floor, tolerance)
+        return torch.sparse_coo_tensor(
+            rows.indices(), values, rows.shape, is_coalesced=True, check_invariants=False
+        )
     count = max(gradient.numel(), 1)
     signs = torch.ones(count, dtype=gradient.dtype, device=gradient.device)
     signs[::2] = -1
     size = tolerance * max(norm(gradient), floor) / count**0.5
-    change: Tensor = (signs * size).reshape(gradient.shape)
-    return change.to_sparse() if gradient.is_sparse else change
+    change: Tensor = (signs[: gradient.numel()] * size).reshape(gradient.shape)
+    return gradient + change
 
 
 def rebuilt(
@@ -91,7 +109,7 @@ def rebuilt(
     place = {id(parameter): index for index, parameter in enumerate(parameters)}
     own = [o for o in optimizers if any(id(p) in place for p in _parameters_of(o))]
     if not own:
-        return None
+        return sgd_in_place_of_strangers if optimizers else None
 
     def make(given: Iterable[nn.Parameter]) -> Sequence[Optimizer]:
         copies = list(given)
