@@ -250,6 +250,14 @@ def test_autocast_is_checked_where_it_acts(check):
     assert found["in_own_dtype"]["tolerance"] == 1e-4
 
 
+def test_rounding_of_the_whole_batch_is_said(check):
+    """Where a model computes in less than float64, the whole batch is the same but for that."""
+    text = "def job():\n    return train(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3)))\n"
+    _, _, found = check(text, "--bisect")
+    assert found["rungs"][1]["same"]
+    assert found["rungs"][1]["worst"] == "same, to the rounding of float32"
+
+
 @pytest.mark.parametrize(
     ("text", "options", "starts"),
     [

@@ -131,6 +131,7 @@ def test_the_innermost_line_of_the_user(check):
         (["--ranks", "0"], "--ranks must be 1 or more, got 0"),
         (["--microbatches", "0"], "--microbatches must be 1 or more, got 0"),
         (["--schedule", "1f2b"], "unknown schedule '1f2b'"),
+        (["--", "--lr", "0.1"], 'arguments of the script are given with --script-args="--lr 0.1"'),
     ],
 )
 def test_refused_before_the_script_runs(check, arguments, said):
@@ -170,6 +171,43 @@ def loss(output, batch):
 
 x = torch.ones(4, 2)
 """
+
+
+NEEDS = f"""{WAYS_OUT}
+class Masked(nn.Linear):
+    def forward(self, input, mask):
+        return super().forward(input) * mask
+
+
+def one(given):
+    return it.Job(Model(), x)
+
+
+def masked():
+    return it.Job(Masked(2, 2), {{"input": x}}, loss)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("one", "intandem: one is called without arguments, and needs given; give them defaults"),
+        ("masked", "'mask'; the batch has input; add 'mask' to it, or give inputs="),
+    ],
+)
+def test_what_is_needed_is_not_given(check, name, said):
+    """What is missing is named, and what to do."""
+    status, _, shown = check(NEEDS, target=f"script.py:{name}")
+    assert status == 2
+    assert said in shown
+
+
+def test_more_microbatches_than_rows(check):
+    """As many as ran are shown, beside what was asked for."""
+    status, out, _ = check(f"{WAYS_OUT}\nit.Pipeline([Model()], example=x, loss=loss).step(x)\n",
+                           "--ranks=1", "--microbatches=9")  # fmt: skip
+    assert status == 0
+    assert out.splitlines()[0].endswith("4 micro-batches (9 asked for)")
 
 
 @pytest.mark.parametrize(

@@ -234,8 +234,26 @@ def test_wrapped_in_data_parallel():
 def test_forward_that_raises():
     """What ``forward`` raises while being recorded is shown, with the arguments it was given."""
     sample = SAMPLES["two_towers"]()
-    with pytest.raises(CaptureError, match=r"when called with 1 positional arguments: .*right"):
+    with pytest.raises(
+        CaptureError, match=r"when called with 1 positional arguments: .*add 'right'"
+    ):
         build(sample._replace(batch=sample.batch[0]), inputs=one_argument)
+
+
+def test_stages_that_do_not_fit():
+    """What one returned and the next does not take is named with both."""
+
+    class Front(nn.Linear):
+        def forward(self, x):
+            return {"hid": super().forward(x)}
+
+    class Back(nn.Linear):
+        def forward(self, hidden):
+            return super().forward(hidden)
+
+    message = "stage 1 (Back) was given hid, which its forward does not take; stage 0 returned hid"
+    with pytest.raises(CaptureError, match=re.escape(message)):
+        it.Pipeline([Front(2, 2), Back(2, 2)], example=torch.ones(4, 2), loss=row_mean, ranks=2)
 
 
 def one_argument(batch):

@@ -8,6 +8,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from intandem.runtime.microbatch import split_batch
+
 if TYPE_CHECKING:
     from intandem.equality import Bisection, Equality, Finding, Job, Rung, Setting
 
@@ -52,6 +54,12 @@ class Outcome:
         return self.information if self.bisection is None else self.bisection.information
 
     @property
+    def num_microbatches(self) -> int:
+        """How many ran: not more than the batch has rows, or as many as it lists."""
+        splitting = self.setting.splitting
+        return len(split_batch(self.job.batch, splitting.microbatches, splitting.split).parts)
+
+    @property
     def dtype(self) -> str:
         """Of the model's parameters."""
         found = {str(p.dtype).removeprefix("torch.") for p in self.job.model.parameters()}
@@ -64,7 +72,7 @@ def as_lines(outcome: Outcome, num_worst: int) -> list[str]:
     lines = [
         f"run         {outcome.dtype}, {setting.ranks} ranks, "
         f"schedule {setting.schedule_name(outcome.job.loss)}, "
-        f"{setting.splitting.microbatches} micro-batches",
+        f"{_microbatches(outcome)}",
         *_wrapped("", outcome.why_own),
         *_wrapped("", outcome.why_tolerance),
     ]
@@ -78,6 +86,11 @@ def as_lines(outcome: Outcome, num_worst: int) -> list[str]:
         lines += ["", "autocast does nothing in float64, so once more in the model's own dtype:"]
         lines += as_lines(outcome.in_own_dtype, num_worst)
     return lines
+
+
+def _microbatches(outcome: Outcome) -> str:
+    ran, asked = outcome.num_microbatches, outcome.setting.splitting.microbatches
+    return f"{ran} micro-batches" + (f" ({asked} asked for)" if ran != asked else "")
 
 
 def _worst(equality: Equality, count: int) -> list[str]:
@@ -170,7 +183,7 @@ def as_object(outcome: Outcome, num_worst: int) -> dict[str, Any]:
         "why_tolerance": outcome.why_tolerance or None,
         "ranks": outcome.setting.ranks,
         "schedule": outcome.setting.schedule_name(outcome.job.loss),
-        "num_microbatches": outcome.setting.splitting.microbatches,
+        "num_microbatches": outcome.num_microbatches,
         "optimizer": equality.optimizer,
         "loss": equality.loss,
         "loss_error": equality.loss_error,

@@ -76,6 +76,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit status."""
+    _refuse_separator(argv)
     arguments = parse_arguments(Arguments, argv, command="check", about=ABOUT)
     if isinstance(arguments, int):
         return arguments
@@ -94,6 +95,18 @@ def main(argv: list[str]) -> int:
     else:
         print("\n".join(as_lines(outcome, arguments.worst)))
     return 0 if outcome.equal else 1
+
+
+def _refuse_separator(argv: list[str]) -> None:
+    """Refuse ``--``, after which other tools take a script's arguments.
+
+    Raises:
+        ValueError: saying how they are given here.
+    """
+    if "--" in argv:
+        words = shlex.join(argv[argv.index("--") + 1 :])
+        msg = f'arguments of the script are given with --script-args="{words}", not after --'
+        raise ValueError(msg)
 
 
 def _refuse_early(arguments: Arguments) -> None:

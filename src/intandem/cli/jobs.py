@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import runpy
 import sys
 import sysconfig
@@ -19,7 +20,7 @@ from intandem.equality import Job
 from intandem.errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
     from intandem.recorder.graph import Autocast
@@ -74,11 +75,30 @@ def _call(module: ModuleType, name: str) -> Job:
         known = sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
         msg = f"{module.__name__} has no function {name!r}; it has {', '.join(known) or 'none'}"
         raise ValueError(msg)
+    _check_needs_nothing(function, name)
     job = function()
     if not isinstance(job, Job):
         msg = f"{name}() returned a {type(job).__name__}; expected intandem.Job(model, batch, loss)"
         raise ValueError(msg)
     return job
+
+
+def _check_needs_nothing(function: Callable[..., Any], name: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # written in C, with nothing to look at
+        return
+    needed = [
+        p.name
+        for p in signature.parameters.values()
+        if p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}
+    ]
+    if needed:
+        msg = (
+            f"{name} is called without arguments, and needs {', '.join(needed)}; give them "
+            "defaults, or name a function that needs none and returns an intandem.Job"
+        )
+        raise ValueError(msg)
 
 
 def _module(place: str) -> ModuleType:

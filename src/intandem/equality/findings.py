@@ -31,7 +31,7 @@ class Rung:
         against: what it was held against.
         error: of the worst number, relative; None where nothing could be compared.
         same: whether that is within the tolerance.
-        worst: which number that is, or why nothing was compared.
+        worst: which number that is, why nothing was compared, or what was allowed for.
     """
 
     name: str

@@ -230,7 +230,11 @@ class _Ladder:
         tolerance = max(self._tolerance, tolerance_of(parts.trace.dtypes))
         equality = compare(_without_outputs(parts), _without_outputs(one), tolerance=tolerance)
         if equality.equal:
-            self.rungs.append(Rung(name, _PLAIN, equality.max_error, same=True))
+            worst = ""
+            if equality.max_error > self._tolerance:
+                lowest = max(parts.trace.dtypes, key=lambda dtype: tolerance_of([dtype]))
+                worst = f"same, to the rounding of {str(lowest).removeprefix('torch.')}"
+            self.rungs.append(Rung(name, _PLAIN, equality.max_error, same=True, worst=worst))
             return
         finding = explained_microbatching(parts, one, equality, self._num_microbatches)
         self.information = finding

@@ -17,7 +17,9 @@ import torch
 from intandem.equality.comparison import Numbers, numbers_of
 from intandem.equality.outputs import joined, snapshot
 from intandem.equality.whole_batch import whole_batch_loss
+from intandem.errors import BatchError
 from intandem.recorder import bind_by_signature
+from intandem.recorder.binding import missing_arguments
 from intandem.recorder.capture import without_cache
 from intandem.recorder.trees import own_memory
 from intandem.runtime.huggingface import COUNT_NAME, count_labels, takes_token_count
@@ -134,9 +136,19 @@ class _Plain:
             without_cache(self.model),
         ):
             self.draws.append(drawn)
-            output = self.model(*arguments.args, **arguments.kwargs)
+            output = _called(self.model, arguments)
             self.outputs[index] = snapshot(output)
             yield output
+
+
+def _called(model: nn.Module, arguments: Arguments) -> Any:
+    try:
+        return model(*arguments.args, **arguments.kwargs)
+    except TypeError as error:
+        if remedy := missing_arguments(model, arguments):
+            msg = f"{error}; {remedy}"
+            raise BatchError(msg) from error
+        raise
 
 
 def _weighed_losses(plain: _Plain, parts: Microbatches, batch: Any) -> list[tuple[Tensor, float]]:

@@ -24,6 +24,25 @@ class Arguments:
     kwargs: dict[str, Any]
 
 
+def missing_arguments(model: nn.Module, arguments: Arguments) -> str:
+    """Say which arguments of ``forward`` a batch does not give, and what to do; or nothing."""
+    try:
+        signature = inspect.signature(entry_of(model).forward)
+        given = signature.bind_partial(*arguments.args, **arguments.kwargs).arguments
+    except (TypeError, ValueError):
+        return ""
+    names = [
+        name
+        for name, p in signature.parameters.items()
+        if p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}
+    ]
+    missing = ", ".join(repr(name) for name in names if name not in given)
+    if not missing:
+        return ""
+    what = ", ".join(given) or "nothing for forward"
+    return f"the batch has {what}; add {missing} to it, or give inputs="
+
+
 Binding = "Callable[[Any], Arguments]"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
-from intandem.recorder.binding import Arguments, bind_by_signature
+from intandem.recorder.binding import Arguments, bind_by_signature, missing_arguments
 from intandem.recorder.carried import (
     SharedObjects,
     refuse_counting,
@@ -244,6 +244,8 @@ def call_forward(model: nn.Module, arguments: Arguments) -> Any:
             f"{type(model).__name__}.forward raised {type(error).__name__} when called with "
             f"{', '.join(given)}: {error}"
         )
+        if isinstance(error, TypeError) and (remedy := missing_arguments(model, arguments)):
+            msg += f"; {remedy}"
         raise CaptureError(msg) from error
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from intandem.errors import CaptureError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,13 +40,43 @@ class StageChain(nn.Module):
         value = self.first(*args, **kwargs)
         for number in range(1, self.num_stages):
             stage = self.get_submodule(str(number))
-            if isinstance(value, Mapping):
-                value = stage(**value)
-            elif isinstance(value, tuple):
-                value = stage(*value)
-            else:
-                value = stage(value)
+            given, named = _arguments(value)
+            try:
+                value = stage(*given, **named)
+            except TypeError as error:
+                if misfit := _misfit(stage, given, named):
+                    msg = f"stage {number} ({type(stage).__name__}) {misfit}; "
+                    msg += f"stage {number - 1} returned {_named(given, named)}, and what a stage "
+                    msg += "returns has to be what the next one takes"
+                    raise CaptureError(msg) from error
+                raise
         return value
+
+
+def _arguments(value: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the positional and keyword arguments that a stage's output is for the next one."""
+    if isinstance(value, Mapping):
+        return (), value
+    return (value, {}) if isinstance(value, tuple) else ((value,), {})
+
+
+def _misfit(stage: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Say what of a stage's arguments its ``forward`` does not take or lacks; or nothing."""
+    signature = inspect.signature(stage.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        unknown = [str(name) for name in kwargs if name not in signature.parameters]
+        if unknown:
+            return f"was given {', '.join(unknown)}, which its forward does not take"
+        return f"was given {_named(args, kwargs)}, which its forward cannot be called with: {error}"
+    return ""
+
+
+def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Name keyword arguments, or count positional ones."""
+    values = "1 value" if len(args) == 1 else f"{len(args)} values"
+    return ", ".join(map(str, kwargs)) if kwargs else values
 
 
 def as_module(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
