@@ -1,18 +1,21 @@
 """A model on meta gets its data: from files, initialisers or a function, each rank its own part."""
 
+import gc
 import itertools
 import json
+import weakref
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import intandem as it
 from harness import TOLERANCE, repeatable_cuts
 from intandem.equality import Splitting, compare, numbers_of, one_process
-from intandem.errors import CaptureError
+from intandem.errors import CaptureError, RunError
 from intandem.pipeline import weight_files
 from intandem.pipeline.initialise import initialise
 from intandem.pipeline.materialise import find_source, materialise_buffers, materialise_parameters
@@ -365,6 +368,50 @@ def test_a_base_models_folder_serves_the_model_with_a_head(tmp_path):
 def test_a_model_with_data_is_filled_too(tmp_path):
     save_folder(plain(), tmp_path)
     assert one_step(plain(seed=9), tmp_path, 2) == one_step(plain(), None, 2)
+
+
+def trained(weights, *, held_weakly=False):
+    """A model whose optimizer was made on meta, and its state after two steps."""
+    model = meta()
+    references = [weakref.ref(p) for p in model.parameters()] if held_weakly else []
+    before = dict(model.named_parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with it.Pipeline(model, example=BATCH, ranks=2, microbatches=2, weights=weights) as pipe:
+        for _ in range(2):
+            pipe.step(BATCH)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(reference() is not None for reference in references)
+    return before, model
+
+
+def test_an_optimizer_made_before_the_pipeline_trains(tmp_path):
+    """Parameters stay the same objects, tied ones too, and take the plain model's steps."""
+    save_folder(plain(), tmp_path)
+    before, model = trained(tmp_path)
+    assert all(model.get_parameter(name) is p for name, p in before.items())
+    assert model.head.weight is model.wte.weight
+    reference = plain()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    for step in range(2):
+        found = one_process(reference, BATCH, None, Splitting(2), step=step)
+        for name, p in reference.named_parameters():
+            p.grad = found.gradients.get(name)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, p in reference.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), p, rtol=1e-9, atol=1e-10)
+
+
+def test_an_optimizer_that_trains_nothing_is_told(tmp_path):
+    """A parameter that is held weakly cannot stay the same object; others step as they did."""
+    save_folder(plain(), tmp_path)
+    with pytest.raises(RunError, match=r"made before the pipeline and holds .* without data"):
+        trained(tmp_path, held_weakly=True)
+    other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    other.step()
+    gc.collect()
+    assert not _global_optimizer_pre_hooks
 
 
 def test_a_tensor_in_a_plain_attribute_is_refused():

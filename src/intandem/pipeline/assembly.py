@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,7 @@ def assemble(
     studied = study(request, example, bind, placement.num_stages)
     subject = studied.subject
     plan = agree_on_plan(subject, home, placement.num_stages, source)
+    began_s = time.perf_counter()
     graph, found = subject.graph, subject.segments
     cuts = cut(graph, [found[index].start for index in plan.starts])
     holders_of = owners_of(graph, cuts, placement)
@@ -130,6 +132,11 @@ def assemble(
         _record_all(model, recordings, examples, draw)
         free_parameters(model, _held_by(home, holders_of))
         place(model, home.device)
+    _log.info(
+        "cut the model into %d stages in %.3f s, the first segments of which are %s",
+        len(cuts), time.perf_counter() - began_s,
+        ", ".join(found[index].name for index in plan.starts),
+    )  # fmt: skip
     edges = _edges(recorded, placement) | tied.edges()
     return Assembly(
         home=home,

@@ -113,6 +113,7 @@ class Pipeline:
         request.check()
         launched = launched_num_ranks()
         self.num_ranks = resolve_num_ranks(ranks, launched, whole)
+        request.check_for(self.num_ranks)  # before anything is shared: a script may ask again
         home = find_home(request.options, self.num_ranks, launched=launched is not None)
         self._request = request
         self._model = whole

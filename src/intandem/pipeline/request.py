@@ -12,10 +12,11 @@ from torch import nn
 
 from intandem.errors import RunError, ScheduleError
 from intandem.ir import Schedule, parse_compute_csv
+from intandem.pipeline.stages import check_hand_count, check_names_count
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.stage_chain import StageChain
 from intandem.rules import early_backward, verify
-from intandem.runtime.losses import WholeBatchLoss
+from intandem.runtime.losses import WholeBatchLoss, refuse_trained_loss
 from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import unknown_schedule
 
@@ -82,6 +83,20 @@ class Request:
         _check_device(self.options.device)
         _refuse_wrapped(self.model)
         find_blocks(self.model, self.blocks)
+
+    def check_for(self, num_ranks: int) -> None:
+        """Refuse what cannot be built for a number of ranks, whatever the model does.
+
+        Raises:
+            ScheduleError: if the schedule is for other numbers, or does not serve the loss.
+            LossError: if the loss has parameters of its own.
+            CaptureError: if stages by hand or split points are of another number.
+        """
+        placement = self.build_schedule(num_ranks, self.num_microbatches(num_ranks)).placement
+        refuse_trained_loss(self.loss)
+        check_hand_count(self.model, placement.num_stages)
+        if self.first_modules is not None:
+            check_names_count(self.first_modules, placement.num_stages)
 
     def _check_types(self) -> None:
         _check_type("model", self.model, nn.Module, "an nn.Module")

@@ -78,20 +78,28 @@ def balanced_starts(
     return partition_blocks(seconds, num_stages, crossing_bytes=crossing).starts
 
 
-def check_stages_by_hand(model: nn.Module, segments: Sequence[Segment], num_stages: int) -> None:
-    """Refuse stages written by hand that the schedule's stages cannot be.
+def check_hand_count(model: nn.Module, num_stages: int) -> None:
+    """Refuse stages written by hand that are not as many as the schedule's.
 
     Raises:
-        CaptureError: naming the numbers, or the stage at fault.
+        CaptureError: naming the numbers.
     """
-    if not isinstance(model, StageChain):
-        return
-    if model.num_stages != num_stages:
+    if isinstance(model, StageChain) and model.num_stages != num_stages:
         msg = (
             f"model is a list of {model.num_stages} stages, and the schedule has {num_stages}; use "
             f"ranks={model.num_stages}, or give as many stages"
         )
         raise CaptureError(msg)
+
+
+def check_stages_by_hand(model: nn.Module, segments: Sequence[Segment], num_stages: int) -> None:
+    """Refuse stages written by hand that the schedule's stages cannot be.
+
+    Raises:
+        CaptureError: naming the stage at fault.
+    """
+    if not isinstance(model, StageChain):
+        return
     starts = {segment.name for segment in segments}
     if missing := [str(n) for n in range(num_stages) if str(n) not in starts]:
         msg = (
@@ -101,15 +109,11 @@ def check_stages_by_hand(model: nn.Module, segments: Sequence[Segment], num_stag
         raise CaptureError(msg)
 
 
-def named_starts(
-    segments: Sequence[Segment], names: Sequence[str], num_stages: int
-) -> tuple[int, ...]:
-    """Return the cut whose stages after the first begin with the named modules.
-
-    A name stands for the first call with parameters of that module or of one inside it.
+def check_names_count(names: Sequence[str], num_stages: int) -> None:
+    """Refuse split points that are not one fewer than the schedule's stages.
 
     Raises:
-        CaptureError: if a name is not one a stage can begin with, or their number is wrong.
+        CaptureError: naming the numbers.
     """
     if len(names) != num_stages - 1:
         msg = (
@@ -117,6 +121,16 @@ def named_starts(
             f"schedule has {num_stages}; name the first module of every stage but the first"
         )
         raise CaptureError(msg)
+
+
+def named_starts(segments: Sequence[Segment], names: Sequence[str]) -> tuple[int, ...]:
+    """Return the cut whose stages after the first begin with the named modules.
+
+    A name stands for the first call with parameters of that module or of one inside it.
+
+    Raises:
+        CaptureError: if a name is not one a stage can begin with.
+    """
     starts = [0]
     for name in names:
         found = [i for i, segment in enumerate(segments) if _begins_in(segment, name)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from intandem.errors import LossError
 from intandem.pipeline.chances import fullest
 from intandem.pipeline.materialise import lacks_parameters
 from intandem.pipeline.stages import check_num_stages, check_stages_by_hand
@@ -20,7 +21,7 @@ from intandem.recorder.cut import Segment, segments
 from intandem.recorder.python_state import attributes_kept
 from intandem.recorder.repetition import check_repeated
 from intandem.runtime.loss_guard import LeftBehind, Origin, tensors_in_attributes
-from intandem.runtime.losses import WholeBatchLoss, loss_term
+from intandem.runtime.losses import WholeBatchLoss, function_of, loss_term
 from intandem.runtime.stage import Draw
 from intandem.runtime.weights import Weights
 from intandem.runtime.whole_batch import Joining, find_ways
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from intandem.pipeline.request import Request
     from intandem.recorder import Arguments, Graph
     from intandem.runtime.losses import LossTerm
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def study(
         CaptureError: if the model cannot be recorded, or not cut into as many stages.
         LossError: if there is no usable loss.
     """
-    model = request.model
+    began_s, model = time.perf_counter(), request.model
     before = tensors_in_attributes(model)
     meter = OperationMeter() if lacks_parameters(model) else None
     with torch.enable_grad(), attributes_kept(model):
@@ -98,10 +102,13 @@ def study(
         found = segments(first.graph)
         check_stages_by_hand(model, found, num_stages)
         check_num_stages(found, num_stages)
-        refuse_trained_loss(request.loss)
         joining = _joining(request, first.output, example, bind)
         subject = Subject(request, first.graph, found, example, joining, meter, usual)
         loss = _example_loss(subject, first.output, Weights(model, first.graph), left)
+    _log.info(
+        "studied the model in %.3f s: %d calls, %d segments to cut it into, and the loss",
+        time.perf_counter() - began_s, len(first.graph.calls), len(found),
+    )  # fmt: skip
     return Study(subject, loss)
 
 
@@ -150,28 +157,7 @@ def _example_loss(subject: Subject, output: Any, weights: Weights, left: LeftBeh
     return loss
 
 
-def refuse_trained_loss(loss: object) -> None:
-    """Refuse a loss module with parameters: nobody would hold, clip or step them.
-
-    Raises:
-        LossError: naming them.
-    """
-    loss = _function_of(loss)
-    if isinstance(loss, nn.Module):
-        names = [name for name, p in loss.named_parameters() if p.requires_grad]
-        if names:
-            msg = (
-                f"the loss has parameters of its own ({', '.join(names[:4])}), which a pipeline "
-                "does not hold; make it part of the model, whose output can carry `loss`"
-            )
-            raise LossError(msg)
-
-
-def _function_of(loss: object) -> object:
-    return loss.function if isinstance(loss, WholeBatchLoss) else loss
-
-
 def _kept_as_it_is(loss: object) -> AbstractContextManager[object]:
     """Put a loss module's buffers back: building calls it, and it is not a step."""
-    loss = _function_of(loss)
+    loss = function_of(loss)
     return left_as_it_was(loss) if isinstance(loss, nn.Module) else nullcontext()

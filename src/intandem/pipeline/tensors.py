@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from intandem.errors import CaptureError
+from intandem.errors import CaptureError, RunError
 from intandem.recorder.trees import leaves
 
 if TYPE_CHECKING:
@@ -80,8 +82,9 @@ def allocate(
 ) -> dict[str, Allocated]:
     """Put empty tensors on ``device`` in place of the named ones that are on ``meta``.
 
-    Tied weights stay tied, and keep dtype, ``requires_grad`` and attributes. Floating-point
-    tensors are full of NaN, so that what is left out shows.
+    Tied weights stay tied, and keep dtype, ``requires_grad`` and attributes. Parameters stay the
+    same objects, so that an optimizer that has them trains them; where that cannot be, its step
+    raises. Floating-point tensors are full of NaN, so that what is left out shows.
 
     Args:
         model: changed in place.
@@ -98,9 +101,8 @@ def allocate(
     made: dict[str, Allocated] = {}
     for name, one in registered(model).items():
         if name in wanted and one.tensor.is_meta:
-            empty = _empty_like(name, one.tensor, device)
-            _replace(model, one, empty)
-            made[name] = Allocated(empty, storage_key(empty))
+            put = _put(model, one, _empty_like(name, one.tensor, device))
+            made[name] = Allocated(put, storage_key(put))
     return made
 
 
@@ -142,7 +144,38 @@ def _empty_like(name: str, tensor: Tensor, device: torch.device) -> Tensor:
     return parameter
 
 
-def _replace(model: nn.Module, old: Registered, new: Tensor) -> None:
+def _put(model: nn.Module, old: Registered, new: Tensor) -> Tensor:
+    """Put ``new`` in the place of ``old``, and return the tensor that is now there."""
+    if old.is_parameter and _swapped(old.tensor, new):
+        return old.tensor
     for name in old.names:
         path, _, key = name.rpartition(".")
         setattr(model.get_submodule(path), key, new)
+    if old.is_parameter:
+        _refuse_steps_of(old.tensor, old.names[0])
+    return new
+
+
+def _swapped(old: Tensor, new: Tensor) -> bool:
+    """Exchange what two tensors are; tell whether torch could: not if ``old`` is held weakly."""
+    try:
+        torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False
+    return True
+
+
+def _refuse_steps_of(left: Tensor, name: str) -> None:
+    """Let every optimizer that holds ``left``, a parameter that no model has, refuse to step."""
+    held = weakref.ref(left)
+
+    def refuse(optimizer: Optimizer, *_: object) -> None:
+        stale = held()
+        if any(p is stale for group in optimizer.param_groups for p in group["params"]):
+            msg = (
+                f"the optimizer was made before the pipeline and holds {name} without data; make "
+                "it from pipe.parameters() after the pipeline is built"
+            )
+            raise RunError(msg)
+
+    weakref.finalize(left, register_optimizer_step_pre_hook(refuse).remove)

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from intandem.errors import LossError, PipelineError
 from intandem.recorder.stage_chain import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +191,28 @@ def refuse_missing_loss(model: nn.Module, microbatch: Any) -> None:
             f"F.mse_loss(output, batch[{len(microbatch) - 1}]))"
         )
         raise LossError(msg)
+
+
+def refuse_trained_loss(loss: object) -> None:
+    """Refuse a loss module with parameters: nobody would hold, clip or step them.
+
+    Raises:
+        LossError: naming them.
+    """
+    loss = function_of(loss)
+    if isinstance(loss, nn.Module):
+        names = [name for name, p in loss.named_parameters() if p.requires_grad]
+        if names:
+            msg = (
+                f"the loss has parameters of its own ({', '.join(names[:4])}), which a pipeline "
+                "does not hold; make it part of the model, whose output can carry `loss`"
+            )
+            raise LossError(msg)
+
+
+def function_of(loss: object) -> object:
+    """Return what is called for a loss: of the whole batch, the function inside."""
+    return loss.function if isinstance(loss, WholeBatchLoss) else loss
 
 
 def carried_loss(output: Any) -> Any:
