@@ -156,3 +156,38 @@ def test_initialisers_give_processes_what_one_process_gets(tmp_path):
     assert {n: v for n, v in found["state"].items() if n not in changed} == {
         n: v for n, v in expected.items() if n not in changed
     }
+
+
+def stepped(model, weights, *, early):
+    """This rank's parameters after two steps of an optimizer made early or late."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1) if early else None
+    with (
+        repeatable_cuts(),
+        it.Pipeline(model, example=BATCH, microbatches=MICROBATCHES, weights=weights) as pipe,
+    ):
+        optimizer = optimizer or torch.optim.AdamW(pipe.parameters(), lr=0.1)
+        for _ in range(2):
+            pipe.step(BATCH)
+            optimizer.step()
+            optimizer.zero_grad()
+        return {name: p.detach() for name, p in pipe.named_parameters()}
+
+
+def early_optimizers(folder):
+    """Whether optimizers made before the pipeline do what later ones do, by kind of model."""
+    same = {}
+    for kind, model, weights in (("meta", meta, folder), ("freed", plain, None)):
+        early = stepped(model(), weights, early=True)
+        late = stepped(model(), weights, early=False)
+        same[kind] = sorted(early) == sorted(late) and all(early[n].equal(late[n]) for n in late)
+        same[f"{kind} moved"] = any(not p.equal(plain().get_parameter(n)) for n, p in early.items())
+    return same
+
+
+def test_optimizers_made_before_the_pipeline_train_their_part(tmp_path):
+    """Own parameters are the same objects; other ranks', meta or freed, have no gradients."""
+    (tmp_path / "weights").mkdir()
+    save_folder(plain(), tmp_path / "weights")
+    for outcome in run_ranks(early_optimizers, 2, tmp_path, str(tmp_path / "weights")):
+        assert outcome.code == 0, outcome.output[-3000:]
+        assert all(outcome.value.values()), outcome.value
