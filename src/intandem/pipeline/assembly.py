@@ -132,11 +132,7 @@ def assemble(
         _record_all(model, recordings, examples, draw)
         free_parameters(model, _held_by(home, holders_of))
         place(model, home.device)
-    _log.info(
-        "cut the model into %d stages in %.3f s, the first segments of which are %s",
-        len(cuts), time.perf_counter() - began_s,
-        ", ".join(found[index].name for index in plan.starts),
-    )  # fmt: skip
+    _say_cut([found[index].name for index in plan.starts], time.perf_counter() - began_s)
     edges = _edges(recorded, placement) | tied.edges()
     return Assembly(
         home=home,
@@ -153,6 +149,13 @@ def assemble(
         loss_is_sum=studied.loss.count is not None,
         joining=subject.joining,
     )
+
+
+def _say_cut(first_segments: Sequence[str], seconds: float) -> None:
+    _log.info(
+        "cut the model into %d stages in %.3f s, the first segments of which are %s",
+        len(first_segments), seconds, ", ".join(first_segments),
+    )  # fmt: skip
 
 
 def _record_all(
