@@ -140,7 +140,7 @@ def test_compute_csv_of_another_stack():
     ("text", "message"),
     [
         ("0F0,0X0\n", r"row 1 cell 2: '0X0' is not an action"),
-        ("0F0\n0B0\n", r"row 2: found 0B0; stage 0 is in row 1"),
+        ("0F0\n0B0\n", r"row 2: found 0B0; stage 0 of micro-batch 0 is in row 1"),
         ("0F0\n2F0\n", r"found stages 0, 2; expected 0\.\.2 without a gap"),
     ],
 )

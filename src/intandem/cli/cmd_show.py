@@ -82,7 +82,7 @@ def _show(arguments: Arguments) -> int:
 
         arguments.svg.write_text(timeline_svg_file(timeline, title=_title(program)), "utf-8")
     if arguments.csv:
-        arguments.csv.write_text(format_compute_csv(_compute_order(program)), "utf-8")
+        arguments.csv.write_text(format_compute_csv(program.compute_order()), "utf-8")
     if arguments.format == "json":
         print(json.dumps(_figures(program, timeline, costs)))
     else:
@@ -99,11 +99,6 @@ def _costs(arguments: Arguments, num_stages: int) -> CostModel:
         raise ValueError(msg)
     text = Path(arguments.costs).read_text(encoding="utf-8")
     return costs_from_json(text, num_stages=num_stages)
-
-
-def _compute_order(program: Program) -> Schedule:
-    rows = tuple(program.actions(rank) for rank in range(program.num_ranks))
-    return Schedule(program.name, program.placement, program.num_microbatches, rows)
 
 
 def _figures(program: Program, timeline: Timeline, costs: CostModel) -> dict[str, object]:

@@ -1,14 +1,16 @@
 """The compute-order CSV of ``torch.distributed.pipelining``: how a schedule moves between stacks.
 
 One row per rank, one cell per slot, such as ``0F0``; an empty cell is an idle slot, which a
-schedule does not have. B is the full backward, I and W are its halves. The file has no name and
-no placement: a rank owns the stages that its row holds.
+schedule does not have. B is the full backward, I and W are its halves; a forward and a backward
+that overlap share a cell, ``(0F3;7B0)OVERLAP_F_B``. The file has no name and no placement: a rank
+holds the stages that its row holds, for the micro-batches that it has there.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import TYPE_CHECKING
 
 from intandem.errors import ScheduleParseError
@@ -19,14 +21,27 @@ from intandem.ir.schedule import Schedule
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_PAIR = re.compile(r"\((?P<first>[^;()]*);(?P<second>[^;()]*)\)OVERLAP_F_B")
+
 Rows = tuple[tuple[Action, ...], ...]
 
 
 def format_compute_csv(schedule: Schedule) -> str:
     """Write the compute order of ``schedule``, without idle cells."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(schedule.actions)
+    rows = (_cells(schedule, rank) for rank in range(schedule.num_ranks))
+    csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
+
+
+def _cells(schedule: Schedule, rank: int) -> list[str]:
+    cells: list[str] = []
+    for slot, action in enumerate(schedule.actions[rank]):
+        if (rank, slot - 1) in schedule.overlaps:
+            cells[-1] = f"({cells[-1]};{action})OVERLAP_F_B"
+        else:
+            cells.append(str(action))
+    return cells
 
 
 def parse_compute_csv(text: str, *, name: str) -> Schedule:
@@ -37,36 +52,69 @@ def parse_compute_csv(text: str, *, name: str) -> Schedule:
         name: of the schedule; the file has none.
 
     Raises:
-        ScheduleParseError: if a cell is not an action, a stage is on two ranks, or the stages
-            are not 0, 1, 2, ...; names row and cell.
+        ScheduleParseError: if a cell is not an action, a micro-batch is on two ranks for one stage,
+            or the stages are not 0, 1, 2, ...; names row and cell.
     """
     cells = csv.reader(io.StringIO(text, newline=""))
-    rows = tuple(_parse_row(number, row) for number, row in enumerate(cells, start=1))
+    rows: list[tuple[Action, ...]] = []
+    overlaps: set[tuple[int, int]] = set()
+    for row in cells:
+        actions: list[Action] = []
+        for column, cell in enumerate(row, start=1):
+            found = _parse_cell(cell.strip(), f"row {len(rows) + 1} cell {column}")
+            if len(found) > 1:
+                overlaps.add((len(rows), len(actions)))
+            actions += found
+        rows.append(tuple(actions))
     count = 1 + max((a.microbatch for row in rows for a in row), default=-1)
-    return Schedule(name, _placement(rows), count, rows)
+    placement = _placement(tuple(rows), count)
+    return Schedule(name, placement, count, tuple(rows), frozenset(overlaps))
 
 
-def _parse_row(number: int, row: Sequence[str]) -> tuple[Action, ...]:
-    actions = []
-    for column, cell in enumerate(row, start=1):
-        try:
-            if text := cell.strip():
-                actions.append(Action.parse(text))
-        except ScheduleParseError as error:
-            msg = f"row {number} cell {column}: {error}"
-            raise ScheduleParseError(msg) from None
-    return tuple(actions)
+def _parse_cell(cell: str, place: str) -> tuple[Action, ...]:
+    pair = _PAIR.fullmatch(cell)
+    words = (pair["first"], pair["second"]) if pair else (cell,) if cell else ()
+    try:
+        return tuple(Action.parse(word.strip()) for word in words)
+    except ScheduleParseError as error:
+        msg = f"{place}: {error}"
+        raise ScheduleParseError(msg) from None
 
 
-def _placement(rows: Rows) -> Placement:
-    rank_of: dict[int, int] = {}
+def _placement(rows: Rows, num_microbatches: int) -> Placement:
+    """Return which ranks hold which stage: the row of a stage's micro-batch says where it is."""
+    found: dict[int, dict[int, int]] = {}
     for rank, row in enumerate(rows):
         for action in row:
-            if (owner := rank_of.setdefault(action.stage, rank)) != rank:
-                msg = f"row {rank + 1}: found {action}; stage {action.stage} is in row {owner + 1}"
+            owner = found.setdefault(action.stage, {}).setdefault(action.microbatch, rank)
+            if owner != rank:
+                what = f"stage {action.stage} of micro-batch {action.microbatch}"
+                msg = f"row {rank + 1}: found {action}; {what} is in row {owner + 1}"
                 raise ScheduleParseError(msg)
-    found = sorted(rank_of)
-    if found != list(range(len(found))):
-        msg = f"found stages {', '.join(map(str, found))}; expected 0..{found[-1]} without a gap"
+    stages = sorted(found)
+    if stages != list(range(len(stages))):
+        msg = f"found stages {', '.join(map(str, stages))}; expected 0..{stages[-1]} without a gap"
         raise ScheduleParseError(msg)
-    return Placement(tuple(rank_of[stage] for stage in found))
+    holders = [tuple(dict.fromkeys(r for _, r in sorted(found[s].items()))) for s in stages]
+    num_replicas = max(map(len, holders), default=1)
+    if any(len(ranks) != num_replicas for ranks in holders):
+        odd = next(s for s in stages if len(holders[s]) != num_replicas)
+        counts = f"{len(holders[odd])} rows, another in {num_replicas}"
+        msg = f"stage {odd} is in {counts}; expected as many"
+        raise ScheduleParseError(msg)
+    placement = Placement(*_transposed(holders, num_replicas))
+    for stage in stages:
+        for microbatch, held_by in found[stage].items():
+            if (due := placement.rank_for(stage, microbatch, num_microbatches)) != held_by:
+                what = f"stage {stage} of micro-batch {microbatch}"
+                why = "replicas share micro-batches out in order"
+                msg = f"{what} is in row {held_by + 1}; expected row {due + 1}, as {why}"
+                raise ScheduleParseError(msg)
+    return placement
+
+
+def _transposed(
+    holders: Sequence[tuple[int, ...]], num_replicas: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    first, *others = (tuple(ranks[replica] for ranks in holders) for replica in range(num_replicas))
+    return first, tuple(others)

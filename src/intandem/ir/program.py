@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from intandem.ir.schedule import Schedule
+
 if TYPE_CHECKING:
     from intandem.ir.action import Action
     from intandem.ir.placement import Placement
@@ -27,12 +29,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run ``action`` on this rank."""
+    """Run ``action`` on this rank; where it overlaps, together with the next compute."""
 
     action: Action
+    overlaps: bool = False
 
     def __str__(self) -> str:
-        return str(self.action)
+        return f"{self.action}&" if self.overlaps else str(self.action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,18 @@ class Program:
     def actions(self, rank: int) -> tuple[Action, ...]:
         """Compute actions of ``rank``, in order, without transfers."""
         return tuple(i.action for i in self.instructions[rank] if isinstance(i, Compute))
+
+    def compute_order(self) -> Schedule:
+        """Return the schedule that this program executes: its computes, without transfers."""
+        rows = [[i for i in row if isinstance(i, Compute)] for row in self.instructions]
+        overlaps = frozenset(
+            (rank, slot)
+            for rank, row in enumerate(rows)
+            for slot, compute in enumerate(row)
+            if compute.overlaps
+        )
+        actions = tuple(tuple(compute.action for compute in row) for row in rows)
+        return Schedule(self.name, self.placement, self.num_microbatches, actions, overlaps)
 
     def __str__(self) -> str:
         rows = (" ".join(map(str, row)) for row in self.instructions)

@@ -20,6 +20,9 @@ instructions in place of actions::
     rank 0: 0F0 send:0F0>1@1 recv:1B0>0@1 0B0
     rank 1: recv:0F0>1@0 1F0 1B0 send:1B0>0@0
 
+The placement of stages held several times has a bar between replicas: ``placement: 0 1 | 1 0``. An
+action that runs together with the next one of its rank has an ampersand: ``0F1& 1B0``.
+
 A name that is more than letters, digits and ``._+-`` is written as a JSON string. Reading what
 was written gives an equal value; anything unexpected is an error that names its line.
 """
@@ -64,7 +67,8 @@ _MESSAGE = re.compile(r"(?P<source>\w+)>(?P<target>0|[1-9][0-9]*)@(?P<peer>0|[1-
 def format_schedule(schedule: Schedule) -> str:
     """Write ``schedule`` in its text form, ending in a newline."""
     head = _format_head(schedule.name, schedule.placement, schedule.num_microbatches)
-    return "\n".join([SCHEDULE_HEADER, *head, *_format_rows(schedule.actions)]) + "\n"
+    rows = _format_rows(tuple(tuple(schedule.words(r)) for r in range(schedule.num_ranks)))
+    return "\n".join([SCHEDULE_HEADER, *head, *rows]) + "\n"
 
 
 def format_program(program: Program) -> str:
@@ -86,7 +90,15 @@ def parse_schedule(text: str) -> Schedule:
     reader = _Reader(text)
     reader.header(SCHEDULE_HEADER)
     name, placement, num_microbatches = _parse_head(reader)
-    return Schedule(name, placement, num_microbatches, reader.rows(Action.parse))
+    computes = reader.rows(_parse_compute)
+    rows = tuple(tuple(compute.action for compute in row) for row in computes)
+    overlaps = frozenset(
+        (rank, slot)
+        for rank, row in enumerate(computes)
+        for slot, compute in enumerate(row)
+        if compute.overlaps
+    )
+    return Schedule(name, placement, num_microbatches, rows, overlaps)
 
 
 def parse_program(text: str) -> Program:
@@ -114,7 +126,7 @@ def parse_instruction(text: str) -> Instruction:
     if text == "reduce":
         return ReduceGrads()
     if not colon:
-        return Compute(Action.parse(text))
+        return _parse_compute(text)
     if kind == "recompute":
         return Recompute(Action.parse(rest))
     if kind == "send":
@@ -125,6 +137,10 @@ def parse_instruction(text: str) -> Instruction:
     raise ScheduleParseError(msg)
 
 
+def _parse_compute(text: str) -> Compute:
+    return Compute(Action.parse(text.removesuffix("&")), text.endswith("&"))
+
+
 def _parse_transfer(text: str, rest: str) -> tuple[Message, int]:
     if (match := _MESSAGE.fullmatch(rest)) is None:
         msg = f"{text!r} is not a transfer; expected <send|recv>:<action>><stage>@<rank>"
@@ -133,7 +149,7 @@ def _parse_transfer(text: str, rest: str) -> tuple[Message, int]:
 
 
 def _format_head(name: str, placement: Placement, num_microbatches: int) -> tuple[str, str, str]:
-    ranks = " ".join(map(str, placement.rank_of))
+    ranks = " | ".join(" ".join(map(str, row)) for row in placement.rows)
     return (
         f"name: {name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)}",
         f"placement: {ranks}".rstrip(),
@@ -147,9 +163,9 @@ def _format_rows(rows: tuple[tuple[object, ...], ...]) -> list[str]:
 
 def _parse_head(reader: _Reader) -> tuple[str, Placement, int]:
     name = reader.field("name", "a name of letters, digits and ._+-, or a JSON string", _name)
-    rank_of = reader.field("placement", "one rank per stage, separated by one space", _counts)
+    placement = reader.field("placement", "one rank per stage, separated by one space", _placement)
     count = reader.field("microbatches", "a number in decimal digits", _count)
-    return name, Placement(rank_of), count
+    return name, placement, count
 
 
 def _name(text: str) -> str:
@@ -169,6 +185,13 @@ def _count(text: str) -> int:
 
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(_count(word) for word in text.split(" ")) if text else ()
+
+
+def _placement(text: str) -> Placement:
+    rank_of, *replicas = (_counts(row) for row in text.split(" | "))
+    if any(len(row) != len(rank_of) for row in replicas):
+        raise ValueError(text)
+    return Placement(rank_of, tuple(replicas))
 
 
 def _pair(text: str) -> tuple[int, int]:

@@ -19,7 +19,8 @@ def forward_half(program: Program) -> Program:
 
 
 def _forward_row(row: Sequence[Instruction]) -> tuple[Instruction, ...]:
-    return tuple(i for i in row if _is_forward(i))
+    kept = (i for i in row if _is_forward(i))
+    return tuple(Compute(i.action) if isinstance(i, Compute) else i for i in kept)
 
 
 def _is_forward(instruction: Instruction) -> bool:

@@ -38,6 +38,8 @@ def lower(
     """
     verify(schedule)
     links = links or StageLinks.chain(schedule.num_stages)
+    if schedule.is_forward_only:
+        links = StageLinks(links.activations, ())
     if found := check_links(schedule.placement, links):
         raise ScheduleVerifyError(found)
     program = add_transfers(schedule, links)

@@ -49,33 +49,41 @@ def check_messages(program: Program) -> list[Diagnostic]:
 
 
 class _Ledger:
-    """Who sends and receives what. Messages are numbers: link * num_microbatches + microbatch."""
+    """Who sends and receives what.
+
+    Messages are numbers: lane * num_microbatches + microbatch. A lane is a link in one replica,
+    where its two stages are on different ranks.
+    """
 
     def __init__(self, program: Program) -> None:
-        rank_of, links = program.placement.rank_of, program.links
+        placement, links = program.placement, program.links
         self.findings: list[Diagnostic] = []
         self._program = program
-        self._codes = ActionCodes(len(rank_of), program.num_microbatches)
-        self._pairs = [
-            (forward, s, t)
+        self._codes = ActionCodes(placement.num_stages, program.num_microbatches)
+        count = program.num_microbatches
+        self._replica_of = [placement.replica_of(mb, count) for mb in range(count)]
+        self._lanes = [
+            (forward, s, t, replica)
             for forward, pairs in ((True, links.activations), (False, links.gradients))
             for s, t in pairs
+            for replica, rank_of in enumerate(placement.rows)
             if rank_of[s] != rank_of[t]
         ]
-        self._link_of = {pair: link for link, pair in enumerate(self._pairs)}
-        num_messages = len(self._pairs) * program.num_microbatches
+        self._lane_of = {facts: lane for lane, facts in enumerate(self._lanes)}
+        num_messages = len(self._lanes) * program.num_microbatches
         self._num_sends = [0] * num_messages
         self._num_recvs = [0] * num_messages
         self._sent_kind = bytearray(num_messages)
         self._received_kind = bytearray(num_messages)
-        self._edges = [(rank_of[s], rank_of[t]) for _, s, t in self._pairs]
-        """Of each link: its directed pair of ranks."""
+        rows = placement.rows
+        self._edges = [(rows[r][s], rows[r][t]) for _, s, t, r in self._lanes]
+        """Of each lane: its directed pair of ranks."""
         self._sent: dict[tuple[int, int], list[int]] = {edge: [] for edge in self._edges}
         self._received: dict[tuple[int, int], list[int]] = {edge: [] for edge in self._edges}
         """Messages of each directed pair of ranks, in order."""
         self._done = bytearray(self._codes.num_codes)
         self._start = {
-            kind: [self._codes.of_stage(s, kind) for s in range(len(rank_of))]
+            kind: [self._codes.of_stage(s, kind) for s in range(placement.num_stages)]
             for kind in ActionKind
         }
         """Code of micro-batch 0, per kind and stage."""
@@ -105,8 +113,9 @@ class _Ledger:
         a = message.source
         if a.kind is ActionKind.W or not 0 <= a.microbatch < self._codes.num_microbatches:
             return None
-        link = self._link_of.get((a.kind is F, a.stage, message.target_stage))
-        return None if link is None else link * self._codes.num_microbatches + a.microbatch
+        replica = self._replica_of[a.microbatch]
+        lane = self._lane_of.get((a.kind is F, a.stage, message.target_stage, replica))
+        return None if lane is None else lane * self._codes.num_microbatches + a.microbatch
 
     def _enter_transfer(self, rank: int, slot: int, transfer: Send | Recv, number: int) -> None:
         message = transfer.message
@@ -145,22 +154,22 @@ class _Ledger:
 
     def uncounted(self) -> Iterator[Diagnostic]:
         """P002: messages that are not sent once and received once."""
-        if all(c.count(1) == len(c) for c in (self._num_sends, self._num_recvs)):
-            return
-        rank_of = self._program.placement.rank_of
         for number, (sends, recvs) in enumerate(zip(self._num_sends, self._num_recvs, strict=True)):
             if sends == recvs == 1:
                 continue
-            link, mb = divmod(number, self._codes.num_microbatches)
-            forward, source, target = self._pairs[link]
+            lane, mb = divmod(number, self._codes.num_microbatches)
+            forward, source, target, replica = self._lanes[lane]
+            if replica != self._replica_of[mb]:
+                continue
+            source_rank, target_rank = self._edge(number)
             kind = F if forward else B if self._is_done(Action(source, B, mb)) else I
             what = Message(Action(source, kind, mb), target)
             if sends != 1:
                 text = f"{what} is sent {_times(sends)}; expected once"
-                yield Diagnostic("P002", rank_of[source], None, text)
+                yield Diagnostic("P002", source_rank, None, text)
             if recvs != 1:
                 text = f"{what} is received {_times(recvs)}; expected once"
-                yield Diagnostic("P002", rank_of[target], None, text)
+                yield Diagnostic("P002", target_rank, None, text)
 
     def unmade(self) -> Iterator[Diagnostic]:
         """P002: receives that name an action which no rank does, such as B where there is I."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from intandem.errors import Diagnostic
-from intandem.ir import ActionKind, Compute, Program, Recompute, ReduceGrads, Schedule
+from intandem.ir import ActionKind, Compute, Program, Recompute, ReduceGrads
 from intandem.rules.message_rules import check_links, check_messages
 from intandem.rules.schedule_rules import check_schedule
 
@@ -47,9 +47,7 @@ def check_program(program: Program) -> tuple[Diagnostic, ...]:
 
 
 def _compute_rules(program: Program) -> Iterator[Diagnostic]:
-    rows = tuple(program.actions(rank) for rank in range(program.num_ranks))
-    schedule = Schedule(program.name, program.placement, program.num_microbatches, rows)
-    for d in check_schedule(schedule):
+    for d in check_schedule(program.compute_order()):
         slot = None if d.slot is None else _slot_of(program.instructions[d.rank], d.slot)
         yield Diagnostic(d.code, d.rank, slot, d.message)
 

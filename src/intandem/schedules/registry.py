@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -12,42 +13,83 @@ from intandem.schedules.naive import naive
 from intandem.schedules.one_f_one_b import one_f_one_b
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from intandem.costs import CostModel
     from intandem.ir import Schedule
 
-_BUILDERS: Mapping[str, Callable[[int, int], Schedule]] = {
-    "naive": naive,
-    "gpipe": gpipe,
-    "1f1b": one_f_one_b,
-}
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A schedule that people know by name.
+
+    Attributes:
+        name: what they call it.
+        build: takes the numbers of ranks and micro-batches, and what ``takes`` lists by keyword.
+        takes: keywords of ``build_schedule`` that matter to it; others are refused.
+    """
+
+    name: str
+    build: Callable[..., Schedule]
+    takes: tuple[str, ...] = ()
+
+
+FAMILIES = (
+    Family("naive", naive),
+    Family("gpipe", gpipe),
+    Family("1f1b", one_f_one_b),
+)
+
+_BY_NAME = {family.name: family for family in FAMILIES}
 
 
 def schedule_names() -> tuple[str, ...]:
     """Names that ``build_schedule`` knows, simplest schedule first."""
-    return tuple(_BUILDERS)
+    return tuple(_BY_NAME)
 
 
-def build_schedule(name: str, *, num_ranks: int, num_microbatches: int) -> Schedule:
+def build_schedule(
+    name: str,
+    *,
+    num_ranks: int,
+    num_microbatches: int,
+    stages_per_rank: int | None = None,
+    costs: CostModel | None = None,
+    max_activations: int | None = None,
+) -> Schedule:
     """Build the schedule called ``name``.
 
     Args:
         name: one of ``schedule_names()``.
         num_ranks: P, at least 1.
         num_microbatches: M, at least 1.
+        stages_per_rank: V, where the schedule leaves it open.
+        costs: of all stages, for schedules that are made for given costs; by default every action
+            takes one second. Schedules that are not made for costs ignore them.
+        max_activations: stage activations that a rank may hold, where the schedule leaves it open.
 
     Raises:
         ScheduleError: if there is no such schedule; lists the names there are.
-        ValueError: if either count is less than 1.
+        ValueError: if a count is less than 1, or does not go with the schedule.
     """
-    if name not in _BUILDERS:
+    if name not in _BY_NAME:
         raise ScheduleError(unknown_schedule(name))
     require_counts(num_ranks, num_microbatches)
-    return _BUILDERS[name](num_ranks, num_microbatches)
+    family = _BY_NAME[name]
+    given = {"stages_per_rank": stages_per_rank, "max_activations": max_activations}
+    asked: dict[str, object] = {k: v for k, v in given.items() if v is not None}
+    for key in asked:
+        if key not in family.takes:
+            takers = ", ".join(f.name for f in FAMILIES if key in f.takes) or "none"
+            msg = f"schedule {name!r} takes no {key} ({key}={asked[key]}); those that do: {takers}"
+            raise ValueError(msg)
+    if costs is not None and "costs" in family.takes:
+        asked["costs"] = costs
+    return family.build(num_ranks, num_microbatches, **asked)
 
 
 def unknown_schedule(name: str) -> str:
     """Say that no schedule is called ``name``, which there are, and which is nearest."""
-    nearest = get_close_matches(name.lower(), _BUILDERS, n=1, cutoff=0.5)
+    nearest = get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown schedule {name!r}; known: {', '.join(_BUILDERS)}{hint}"
+    return f"unknown schedule {name!r}; known: {', '.join(_BY_NAME)}{hint}"
