@@ -30,8 +30,12 @@ class CostModel:
             A link carries one message at a time for this part.
         boundary_bytes: ``boundary_bytes[s]`` is what crosses between stages s and s + 1, each
             way, per micro-batch; empty for 0.
-        activation_bytes: what a stage keeps per micro-batch between F and B or W; empty for
-            unknown.
+        activation_bytes: what a stage keeps per micro-batch from the start of F to the end of B
+            or I; empty for unknown.
+        pending_bytes: what a stage keeps per micro-batch from the end of I to the end of W; by
+            default ``activation_bytes``: I frees nothing.
+        overlapped_s: seconds of an F that overlaps with a B, per stage of the F; by default the
+            sum of the two.
 
     Raises:
         ValueError: if a list has the wrong length or a number is negative or not finite.
@@ -45,6 +49,8 @@ class CostModel:
     bandwidth_bytes_per_s: float = math.inf
     boundary_bytes: tuple[int, ...] = ()
     activation_bytes: tuple[int, ...] = ()
+    pending_bytes: tuple[int, ...] = ()
+    overlapped_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         num_stages = len(self.forward_s)
@@ -57,7 +63,10 @@ class CostModel:
         for key in _PER_STAGE:
             _require(key, getattr(self, key), num_stages)
         _require("boundary_bytes", self.boundary_bytes or (0,) * (num_stages - 1), num_stages - 1)
-        _require("activation_bytes", self.activation_bytes or (0,) * num_stages, num_stages)
+        if not self.pending_bytes:
+            object.__setattr__(self, "pending_bytes", self.activation_bytes)
+        for key in ("activation_bytes", "pending_bytes", "overlapped_s"):
+            _require(key, getattr(self, key) or (0,) * num_stages, num_stages)
         _require("latency_s", (self.latency_s,), 1)
         if not self.bandwidth_bytes_per_s > 0:
             msg = f"bandwidth_bytes_per_s is {self.bandwidth_bytes_per_s}; expected more than 0"

@@ -115,7 +115,7 @@ def test_wrong_arguments(capsys, argv, message):
 def test_an_invalid_schedule(capsys, tmp_path):
     """All findings are shown."""
     file = tmp_path / "bad.csv"
-    file.write_text("0F0,0B0\n1F0\n")
+    file.write_text("0F0,0F0,0B0\n1F0\n")
 
     assert main([str(file)]) == 2
 
