@@ -66,11 +66,14 @@ FEW = {
 }
 """What runs under every schedule and with more ranks; all of TRAINED runs with 2 ranks, 1F1B."""
 
+UPDATING = {"batch_norm"}
+"""Those of them that update buffers, which replicas cannot."""
+
 KNOWN_SHAPES_ONLY = {"batch_norm_cumulative", "in_place_glue", "buffers_in_glue"}
 """They cannot be recorded anew once parameters are freed, and say so."""
 
 
-def train(name, schedule, recompute, microbatches):
+def train(name, schedule, recompute, microbatches, replicas=1):
     """Three AdamW steps, evaluation before the last; returns errors by what was compared."""
     ours, theirs = SAMPLES[name](), SAMPLES[name]()
     rows = ROWS[:2] * 2 if name in KNOWN_SHAPES_ONLY else ROWS
@@ -82,7 +85,7 @@ def train(name, schedule, recompute, microbatches):
         errors[what] = max(errors[what], abs(found - expected) / max(abs(expected), 1e-300))
 
     with repeatable_cuts(seed=len(name)), pipeline(
-        ours, schedule=schedule, recompute=recompute, microbatches=microbatches
+        ours, schedule=schedule, recompute=recompute, microbatches=microbatches, replicas=replicas
     ) as pipe:  # fmt: skip
         own = torch.optim.AdamW(pipe.parameters(), lr=0.01)
         for step, batch in enumerate(batches):
@@ -130,11 +133,17 @@ def train_all(schedule, num_ranks):
     return {name: train(name, schedule, *rest) for name, *rest in cases}
 
 
-def check_all(outcomes):
+def train_replicas(num_replicas):
+    """The same for replicas of the pipeline, which share out the micro-batches."""
+    cases = [case for case in TRAINED if case[0] in FEW - UPDATING]
+    return {name: train(name, "1f1b", *rest, num_replicas) for name, *rest in cases}
+
+
+def check_all(outcomes, cases=FEW):
     """Every rank ran all cases, and nothing was off by more than rounding."""
     for rank, outcome in enumerate(outcomes):
         assert outcome.code == 0, outcome.output[-3000:]
-        assert len(outcome.value) >= len(FEW)
+        assert len(outcome.value) >= len(cases)
         for name, errors in outcome.value.items():
             state = errors.pop("state")  # after three steps of an optimizer that divides
             assert state <= 1e-8, (rank, name, state)
@@ -145,6 +154,13 @@ def check_all(outcomes):
 def test_two_processes(schedule, tmp_path):
     """Two processes: every kind of model, three steps, the last of them with new shapes."""
     check_all(run_ranks(train_all, 2, tmp_path, schedule, 2, timeout_s=110))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_replicas(num_ranks, tmp_path):
+    """Two replicas of one and of two stages: tokens weigh alike, whichever replica counts them."""
+    outcomes = run_ranks(train_replicas, num_ranks, tmp_path, 2, timeout_s=110)
+    check_all(outcomes, FEW - UPDATING)
 
 
 def test_three_processes(tmp_path):

@@ -97,11 +97,19 @@ def test_first_loss_that_is_not_finite_is_named():
         report.check_finite(stage=3, step=7)
 
 
-@given(st.floats(), st.lists(st.floats(), max_size=4), st.floats(0, 2))
-def test_report_round_trip(value, losses, correction):
-    """What travels between processes keeps every bit, NaN and infinity included."""
-    report = LossReport(value, tuple(losses), correction)
-    assert repr(LossReport.decode(report.encode())) == repr(report)
+@given(st.lists(st.tuples(st.floats(), st.floats(0, 9)), min_size=2, max_size=5), st.booleans())
+def test_what_ranks_tell_each_other(terms, is_sum):
+    """What several ranks know of a step makes the report of one that knows all, to the bit."""
+    weights = [1 / len(terms)] * len(terms)
+    counted = [(x, c if is_sum else None) for x, c in terms]
+    known = [LossTerm(scalar(x), c, {"twice": LossTerm(scalar(x), c)}) for x, c in counted]
+    one, some, others, reader = (LossTally(weights, foretold=2.0) for _ in range(4))
+    for index, loss in enumerate(known):
+        one.add(index, loss)
+        (some if index % 2 else others).add(index, loss)
+    reader.learn(some.told())
+    reader.learn(others.told())
+    assert repr(reader.report()) == repr(one.report())
 
 
 def test_gradient_seed_has_the_shape_of_the_loss():

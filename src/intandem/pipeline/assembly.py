@@ -113,7 +113,7 @@ def assemble(
     holders_of = owners_of(graph, cuts, placement)
     if source is not None:
         materialise_parameters(model, source, _held_by(home, holders_of), home.device)
-    weights = Weights(model, graph)
+    weights = Weights(model, graph, placement.num_replicas)
     order = [name for name, _ in model.named_parameters()]
     tied = TiedGradients(weights, tied_parameters(graph, cuts, placement, order))
     recordings = Recordings(
@@ -121,7 +121,7 @@ def assemble(
         bind,
         weights,
         Cuts(tuple((segment.name, segment.call) for segment in found), tuple(plan.starts)),
-        [s for s, rank in enumerate(placement.rank_of) if rank in home.own_ranks],
+        _own_stages(home, placement),
         request.blocks,
     )
     recordings.expect_updates(graph)
@@ -138,7 +138,7 @@ def assemble(
         home=home,
         ranks=home.start(weights, tied, edges, request.options.timeout_s),
         recordings=recordings,
-        programs=Programs(request, num_ranks, reduces=tied.any),
+        programs=Programs(request, num_ranks, plan.cost_model(), reduces=tied.any),
         weights=weights,
         placement=placement,
         plan=plan,
@@ -186,12 +186,21 @@ def _held_by(home: Home, holders_of: dict[str, tuple[int, ...]]) -> set[str]:
     return {name for name, ranks in holders_of.items() if set(ranks) & set(home.own_ranks)}
 
 
+def _own_stages(home: Home, placement: Placement) -> list[tuple[int, int]]:
+    return [
+        (stage, replica)
+        for replica, rank_of in enumerate(placement.rows)
+        for stage, rank in enumerate(rank_of)
+        if rank in home.own_ranks
+    ]
+
+
 def _edges(recorded: Recorded, placement: Placement) -> set[tuple[int, int]]:
     """Return every pair of ranks that may exchange messages, whatever is frozen or not later."""
     links, chain = recorded.links, StageLinks.chain(placement.num_stages)
     pairs = {*links.activations, *links.gradients, *chain.activations}
     if recorded.graph.chances:  # any stage may be left empty, and be passed over
         pairs |= set(itertools.combinations(range(placement.num_stages), 2))
-    ranks = {(placement.rank_of[source], placement.rank_of[target]) for source, target in pairs}
+    ranks = {(row[source], row[target]) for row in placement.rows for source, target in pairs}
     both = ranks | {(target, source) for source, target in ranks}
     return {(source, target) for source, target in both if source != target}

@@ -54,7 +54,7 @@ class Pipeline:
             mapping of ``"loss"`` and metrics of these kinds; or a ``WholeBatchLoss`` of such a
             function; left out when the model's output carries ``loss``.
         ranks: local ranks, threads of this process that share one device; left out under a
-            launcher. By default 1.
+            launcher. By default 1. All replicas together.
         schedule: name, ``Schedule``, path of a compute-order ``.csv``, or ``"auto"``.
         microbatches: parts that a batch is split into; by default 4 per rank.
         split_points: the module that each stage after the first begins with, by name; by default
@@ -75,6 +75,9 @@ class Pipeline:
             folder, a ``.safetensors`` or its ``.index.json``); ``"init"``, the model's own
             initialisers, keyed by ``options.seed``; or ``function(name, module)`` that fills a
             module's own tensors in place. By default the model keeps the data it has.
+        replicas: copies of the pipeline that share out the micro-batches (data parallelism); each
+            is as deep as ``ranks / replicas``, and their gradients are added up, so that they are
+            one process's. Every rank is given the whole batch.
         options: device, seed, time-outs.
 
     Raises:
@@ -103,12 +106,14 @@ class Pipeline:
         count: Callable[[Any], float] | None = None,
         inputs: Callable[[Any], Arguments] | None = None,
         weights: Weights | None = None,
+        replicas: int = 1,
         options: Options | None = None,
     ) -> None:
         whole = as_module(model)
         request = Request(
             whole, loss, ranks, read_schedule(schedule), microbatches, stages, split_points, blocks,
             recompute, split, count, inputs, weights, Options() if options is None else options,
+            replicas,
         )  # fmt: skip
         request.check()
         launched = launched_num_ranks()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from intandem.runtime.tied import TiedParameter
-from intandem.runtime.weights import uses_of
+from intandem.runtime.weights import use_of, uses_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from intandem.ir import Placement
     from intandem.recorder import Graph
     from intandem.recorder.cut import StageGraph
+    from intandem.runtime.weights import Use
 
 
 def owners_of(
@@ -26,7 +27,7 @@ def owners_of(
     """
     rank_of_use = _ranks_of_uses(graph, cuts, placement)
     owners: dict[str, tuple[int, ...]] = dict.fromkeys(graph.unused, (placement.rank_of[0],))
-    for name, uses in uses_of(graph).items():
+    for name, uses in uses_of(graph, placement.num_replicas).items():
         ranks = [rank_of_use[use] for use in uses]
         owners[name] = tuple(dict.fromkeys(ranks))
     return owners
@@ -35,9 +36,9 @@ def owners_of(
 def tied_parameters(
     graph: Graph, cuts: Sequence[StageGraph], placement: Placement, order: Sequence[str]
 ) -> tuple[TiedParameter, ...]:
-    """Return parameters with several uses, in the model's order."""
+    """Return parameters with several uses, by calls or replicas, in the model's order."""
     rank_of_use = _ranks_of_uses(graph, cuts, placement)
-    uses = uses_of(graph)
+    uses = uses_of(graph, placement.num_replicas)
     return tuple(
         TiedParameter(name, tuple((use, rank_of_use[use]) for use in uses[name]))
         for name in order
@@ -71,11 +72,11 @@ def free_parameters(model: nn.Module, kept: Collection[str]) -> None:
 
 def _ranks_of_uses(
     graph: Graph, cuts: Sequence[StageGraph], placement: Placement
-) -> dict[tuple[str, int], int]:
-    found: dict[tuple[str, int], int] = {}
-    for part in cuts:
-        for index in part.calls:
-            call = graph.calls[index]
-            if call.parameters:
-                found[call.anchor, call.call] = placement.rank_of[part.stage]
-    return found
+) -> dict[Use, int]:
+    return {
+        use_of(call, replica): rank_of[part.stage]
+        for replica, rank_of in enumerate(placement.rows)
+        for part in cuts
+        for call in (graph.calls[index] for index in part.calls)
+        if call.parameters
+    }

@@ -15,7 +15,6 @@ from intandem.pipeline.batches import join_outputs
 from intandem.pipeline.programs import union_of
 from intandem.recorder.recording import autocast_state
 from intandem.runtime.foretold import backward_is_linear, foretold_count, refuse_correction
-from intandem.runtime.loss_report import LossReport
 from intandem.runtime.passes import end_of_pass
 from intandem.runtime.stage import in_autocast
 from intandem.runtime.tally import LossTally
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from intandem.pipeline.batches import Batches
     from intandem.pipeline.exchange import Exchange
     from intandem.pipeline.request import Request
+    from intandem.runtime.loss_report import LossReport
     from intandem.runtime.observer import Observer
     from intandem.runtime.work import RankResult
 
@@ -85,7 +85,7 @@ class Passes:
         self._num_steps += 1
         earlier = self._set_gradients_aside(parameters) if work.is_linear else None
         results = self._execute(work)
-        report = self._report_of(work, results)
+        report = self._report_of(work)
         if not work.is_linear:
             refuse_correction(report.correction)
         if earlier is not None:
@@ -101,7 +101,8 @@ class Passes:
         """
         with evaluating(self._request.model):
             work = self._work(batch, Mode.EVALUATE)
-            report = self._report_of(work, self._execute(work))
+            self._execute(work)
+            report = self._report_of(work)
         report.check_finite(stage=self.last_stage, step=work.step)
         return report
 
@@ -115,7 +116,7 @@ class Passes:
         with evaluating(self._request.model):
             work = self._work(batch, Mode.PREDICT)
             results = self._execute(work)
-            self._end_of(work)
+            self._ends_of(work)
         outputs = next((r.outputs for r in results if r.outputs), None)
         return None if outputs is None else join_outputs([outputs[i] for i in sorted(outputs)])
 
@@ -141,7 +142,7 @@ class Passes:
         seed, step = self._request.options.seed, self._num_steps
         found = self._assembly.recordings.find_all(parts.parts, (seed, step))
         links = union_of(recorded.links for recorded in found)
-        program = self._assembly.programs.find(len(found), links, training=mode is Mode.TRAIN)
+        program = self._assembly.programs.find(len(found), links, mode)
         microbatches = tuple(
             MicrobatchWork(part, recorded.tensors_of(part), recorded)
             for part, recorded in zip(parts.parts, found, strict=True)
@@ -152,6 +153,8 @@ class Passes:
         is_linear = not is_sum or backward_is_linear(self._request.model, microbatches)
         asked = not is_linear and joining is None
         foretold = foretold_count(microbatches, loss, autocast) if asked else None
+        if foretold is None and program.placement.replicas:
+            foretold = float(sum(parts.rows))
         self._num_passes += 1
         return StepWork(
             sequence=self._num_passes,
@@ -183,12 +186,19 @@ class Passes:
             parameter.grad = None
         return earlier
 
-    def _report_of(self, work: StepWork, results: list[RankResult]) -> LossReport:
-        report = next((result.report for result in results if result.report), None)
-        if report is not None:
-            return report
-        return LossReport.decode(self._end_of(work))
+    def _report_of(self, work: StepWork) -> LossReport:
+        for told in self._ends_of(work):
+            work.tally.learn(told)
+        return work.tally.report()
 
-    def _end_of(self, work: StepWork) -> bytes:
-        """Wait until the last stage is done, so that no process runs ahead without limit."""
-        return self._assembly.ranks.transport.read(end_of_pass(work.sequence))
+    def _ends_of(self, work: StepWork) -> list[bytes]:
+        """Return what last stages of other processes say at their ends.
+
+        Waiting for them keeps a process from running ahead without limit.
+        """
+        ranks, placement = self._assembly.ranks, work.program.placement
+        return [
+            ranks.transport.read(end_of_pass(work.sequence, replica))
+            for replica, rank in enumerate(placement.holders_of(placement.num_stages - 1))
+            if rank not in ranks.own
+        ]

@@ -18,11 +18,13 @@ from intandem.recorder.stage_chain import StageChain
 from intandem.rules import early_backward, verify
 from intandem.runtime.losses import WholeBatchLoss, refuse_trained_loss
 from intandem.schedules import build_schedule, schedule_names
-from intandem.schedules.registry import unknown_schedule
+from intandem.schedules.registry import leaves_open, unknown_schedule
+from intandem.schedules.replication import replicated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from intandem.costs import CostModel
     from intandem.pipeline.materialise import Weights
     from intandem.recorder import Arguments
 
@@ -67,6 +69,7 @@ class Request:
     inputs: Callable[[Any], Arguments] | None
     weights: Weights | None = None
     options: Options = field(default_factory=Options)
+    replicas: int = 1
 
     def check(self) -> None:
         """Refuse what cannot be built.
@@ -106,7 +109,7 @@ class Request:
         if self.split_points is not None:
             _check_names("split_points", self.split_points)
         _check_names("blocks", self.blocks, type)
-        for name in ("ranks", "microbatches"):
+        for name in ("ranks", "microbatches", "replicas"):
             _check_count(name, getattr(self, name))
         _check_count("options.threads_per_rank", self.options.threads_per_rank)
         if self.split is not None:
@@ -122,6 +125,9 @@ class Request:
             raise ValueError(msg)
         if self.ranks is not None and self.ranks < 1:
             msg = f"ranks={self.ranks}; a pipeline has 1 or more"
+            raise ValueError(msg)
+        if self.replicas < 1:
+            msg = f"replicas={self.replicas}; a pipeline has 1 or more"
             raise ValueError(msg)
         if self.recompute not in {"auto", "none", "all", True, False}:
             msg = f"recompute={self.recompute!r}; expected 'auto', 'none' or 'all'"
@@ -165,19 +171,40 @@ class Request:
         if self.microbatches is not None:
             return self.microbatches
         if isinstance(self.schedule, Schedule):
-            return self.schedule.num_microbatches
+            return self.schedule.num_microbatches * self.replicas
         return MICROBATCHES_PER_RANK * num_ranks
 
-    def build_schedule(self, num_ranks: int, num_microbatches: int) -> Schedule:
-        """Return the schedule for a number of micro-batches.
+    def build_schedule(
+        self, num_ranks: int, num_microbatches: int, costs: CostModel | None = None
+    ) -> Schedule:
+        """Return the schedule for a number of micro-batches, of all replicas together.
 
         A schedule given as a value serves fewer micro-batches too, where a batch has fewer rows.
+
+        Args:
+            num_ranks: of all replicas together.
+            num_microbatches: that the batch gives.
+            costs: of the stages, for schedules that are made for given costs, once they are known.
 
         Raises:
             ScheduleError: if a schedule was given as a value and is for other numbers, or begins
                 backwards before the loss of the whole batch can be known.
         """
-        schedule = self._schedule_of(num_ranks, num_microbatches)
+        if num_ranks % self.replicas:
+            msg = f"replicas={self.replicas} do not share {num_ranks} ranks evenly"
+            raise ScheduleError(msg)
+        schedule = replicated(
+            lambda count: self._schedule_of(num_ranks // self.replicas, count, costs),
+            self.replicas,
+            num_microbatches,
+        )
+        if isinstance(self.loss, WholeBatchLoss) and schedule.placement.replicas:
+            msg = (
+                "a WholeBatchLoss needs the outputs of every micro-batch on one rank, and schedule "
+                f"{schedule.name!r} holds the last stage on {schedule.placement.num_replicas}; use "
+                f"schedule={WHOLE_BATCH_SCHEDULE!r} and replicas=1"
+            )
+            raise ScheduleError(msg)
         if isinstance(self.loss, WholeBatchLoss) and (found := early_backward(schedule)):
             msg = (
                 f"a WholeBatchLoss needs the outputs of every micro-batch before any backward, and "
@@ -187,12 +214,20 @@ class Request:
             raise ScheduleError(msg)
         return schedule
 
-    def _schedule_of(self, num_ranks: int, num_microbatches: int) -> Schedule:
+    def _schedule_of(
+        self, num_ranks: int, num_microbatches: int, costs: CostModel | None
+    ) -> Schedule:
         if isinstance(self.schedule, str):
             name = auto_schedule(self.loss) if self.schedule == "auto" else self.schedule
-            return build_schedule(name, num_ranks=num_ranks, num_microbatches=num_microbatches)
+            return build_schedule(
+                name,
+                num_ranks=num_ranks,
+                num_microbatches=num_microbatches,
+                stages_per_rank=self._stages_per_rank(name, num_ranks),
+                costs=costs,
+            )
         ranks, most = self.schedule.num_ranks, self.schedule.num_microbatches
-        asked = most if self.microbatches is None else self.microbatches
+        asked = most if self.microbatches is None else -(-self.microbatches // self.replicas)
         if ranks != num_ranks or asked != most or num_microbatches > most:
             to_run = num_microbatches if asked == most else asked
             msg = (
@@ -202,6 +237,12 @@ class Request:
             )
             raise ScheduleError(msg)
         return _first_microbatches(self.schedule, num_microbatches)
+
+    def _stages_per_rank(self, name: str, num_ranks: int) -> int | None:
+        """As many as the user's cuts make, where the schedule leaves it open."""
+        if self.first_modules is None or not leaves_open(name, "stages_per_rank"):
+            return None
+        return max(1, (len(self.first_modules) + 1) // num_ranks)
 
 
 def auto_schedule(loss: object) -> str:
@@ -228,6 +269,12 @@ def _first_microbatches(schedule: Schedule, count: int) -> Schedule:
     """Leave out later micro-batches; what is left keeps its order, so it obeys the same rules."""
     if count == schedule.num_microbatches:
         return schedule
+    if schedule.placement.replicas or schedule.overlaps:
+        msg = (
+            f"schedule {schedule.name} is for {schedule.num_microbatches} micro-batches, and the "
+            f"batch gives {count}; give the schedule by its name, which serves any number"
+        )
+        raise ScheduleError(msg)
     rows = tuple(tuple(a for a in row if a.microbatch < count) for row in schedule.actions)
     fewer = replace(schedule, num_microbatches=count, actions=rows)
     verify(fewer)

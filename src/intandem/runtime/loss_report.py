@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -29,17 +28,6 @@ class LossReport:
     microbatches: tuple[float, ...]
     correction: float
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-    def encode(self) -> bytes:
-        """Return the form that ``decode`` reads; floats survive exactly."""
-        facts = [self.value, self.microbatches, self.correction, dict(self.metrics)]
-        return json.dumps(facts).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> LossReport:
-        """Read what ``encode`` wrote."""
-        value, microbatches, correction, metrics = json.loads(data)
-        return cls(value, tuple(microbatches), correction, metrics)
 
     def check_finite(self, *, stage: int, step: int) -> None:
         """Raise if the loss cannot be used.

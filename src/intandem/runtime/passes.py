@@ -61,7 +61,11 @@ class Pass:
         self._transport = transport
         self._weights = weights
         self._work = work
-        self._owner = work.program.placement.rank_of
+        placement, num_microbatches = work.program.placement, len(work.microbatches)
+        self._replica_of = [
+            placement.replica_of(m, num_microbatches) for m in range(num_microbatches)
+        ]
+        self._rank_of = placement.rows
         self._last_stage = work.program.placement.num_stages - 1
         self._training = work.mode is Mode.TRAIN
         self._at_hand: dict[tuple[int, int, int], Payload] = {}
@@ -90,7 +94,8 @@ class Pass:
         self._at_hand[_slot_of(message)] = self._transport.wait(peer, self._label(message))
 
     def _hand_over(self, message: Message, payload: Payload) -> None:
-        if self._owner[message.target_stage] == self._rank:
+        replica = self._replica_of[message.source.microbatch]
+        if self._rank_of[replica][message.target_stage] == self._rank:
             self._at_hand[_slot_of(message)] = payload
         else:
             self._to_send[message] = payload
@@ -122,14 +127,11 @@ class Pass:
             self.result.spans.append(span)
 
     def finish(self) -> None:
-        """Tell every rank the loss where it is known, and that the pass is over."""
-        if self._owner[self._last_stage] != self._rank:
-            return
-        encoded = b""
-        if self._work.mode is not Mode.PREDICT:
-            self.result.report = self._work.tally.report()
-            encoded = self.result.report.encode()
-        self._transport.publish(end_of_pass(self._work.sequence), encoded)
+        """Tell every rank the losses known here, and that the pass is over."""
+        for replica, rank_of in enumerate(self._rank_of):
+            if rank_of[self._last_stage] == self._rank:
+                told = b"" if self._work.mode is Mode.PREDICT else self._work.tally.told()
+                self._transport.publish(end_of_pass(self._work.sequence, replica), told)
 
     def _forward(self, action: Action) -> None:
         stage = self._stage(action.stage, action.microbatch)
@@ -279,15 +281,16 @@ class Pass:
         return given
 
     def _stage(self, stage: int, microbatch: int) -> Stage:
-        return self._work.microbatches[microbatch].recorded.stages[stage]
+        stages = self._work.microbatches[microbatch].recorded.stages
+        return stages[stage, self._replica_of[microbatch]]
 
     def _draw(self, microbatch: int) -> Draw:
         return Draw(self._work.seed, self._work.step, microbatch)
 
 
-def end_of_pass(sequence: int) -> str:
-    """Return the name of the fact that says a pass is over, and what its loss is."""
-    return f"pass/{sequence}"
+def end_of_pass(sequence: int, replica: int) -> str:
+    """Return the name of the fact that says a replica's pass is over, and what its losses are."""
+    return f"pass/{sequence}/{replica}"
 
 
 def _slot_of(message: Message) -> tuple[int, int, int]:

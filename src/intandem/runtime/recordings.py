@@ -14,6 +14,7 @@ from intandem.recorder.capture import record
 from intandem.recorder.code_state import CodeState
 from intandem.recorder.cut import Cuts, StageGraph, cut, links_of, reads, same_cuts
 from intandem.recorder.graph import refs
+from intandem.recorder.replicable import check_replicable
 from intandem.recorder.trees import leaves, named_leaves
 from intandem.runtime.model_state import state_of
 from intandem.runtime.recording_notes import RecordingNotes
@@ -50,7 +51,7 @@ class Recorded:
     Attributes:
         graph: the recording.
         cuts: every stage's part of it.
-        stages: the stages that this process runs, by number.
+        stages: the stages that this process runs, by number and replica.
         links: which stages hand values to which.
         guard_stage: computes what guards look at; None when there are no guards.
         contracts: what messages look like, by source stage, target stage and whether forward.
@@ -58,7 +59,7 @@ class Recorded:
 
     graph: Graph
     cuts: tuple[StageGraph, ...]
-    stages: dict[int, Stage]
+    stages: dict[tuple[int, int], Stage]
     links: StageLinks
     guard_stage: Stage | None
     contracts: dict[tuple[int, int, bool], Contract]
@@ -97,7 +98,7 @@ class Recordings:
         bind: turns a micro-batch into arguments.
         weights: finds what calls use.
         cuts: where the first recording is cut.
-        own_stages: stages that this process runs.
+        own_stages: (stage, replica) of every stage that this process runs.
         blocks: modules to keep whole besides those found.
     """
 
@@ -107,7 +108,7 @@ class Recordings:
         bind: Callable[[Any], Arguments],
         weights: Weights,
         cuts: Cuts,
-        own_stages: Collection[int],
+        own_stages: Collection[tuple[int, int]],
         blocks: Sequence[str | type[nn.Module]] = (),
     ) -> None:
         self._model = model
@@ -204,9 +205,11 @@ class Recordings:
 
     def add(self, graph: Graph) -> Recorded:
         """Cut a recording as all others are and make its stages."""
+        if self._weights.num_replicas > 1:
+            check_replicable(graph)
         self.num_recordings += 1
         cuts = cut(graph, same_cuts(graph, self._cuts))
-        stages = {s: Stage(graph, cuts[s], self._weights) for s in self._own_stages}
+        stages = {(s, r): Stage(graph, cuts[s], self._weights, r) for s, r in self._own_stages}
         guard_stage = _guard_stage(graph, self._weights)
         contracts = _contracts(graph, cuts)
         return Recorded(graph, cuts, stages, links_of(cuts), guard_stage, contracts)

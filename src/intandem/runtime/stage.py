@@ -84,12 +84,14 @@ class Stage:
         graph: the recording.
         cut: this stage's part of it.
         weights: finds the modules and parameters that calls use.
+        replica: which one of the pipeline's this is a stage of.
     """
 
-    def __init__(self, graph: Graph, cut: StageGraph, weights: Weights) -> None:
+    def __init__(self, graph: Graph, cut: StageGraph, weights: Weights, replica: int = 0) -> None:
         self.graph = graph
         self.cut = cut
         self._weights = weights
+        self._replica = replica
         last_use = self._last_uses()
         self._replays = tuple(
             self._prepare(index, tuple(v for v, last in last_use.items() if last == index))
@@ -143,7 +145,7 @@ class Stage:
         for index in self.cut.calls:
             call = self.graph.calls[index]
             for name in call.parameters:
-                leaf = self._weights.tensor(name, call)()
+                leaf = self._weights.tensor(name, call, self._replica)()
                 found[id(leaf)] = leaf
         return list(found.values())
 
@@ -166,7 +168,7 @@ class Stage:
         call = self.graph.calls[index]
         target = call.target
         if target is None:
-            function = self._weights.block(call)
+            function = self._weights.block(call, self._replica)
             if call.inner:
                 function = reading(function, call.name, [place for place, _ in call.inner])
         else:
@@ -178,7 +180,9 @@ class Stage:
 
     def _load(self, template: Any, call: Call | None) -> Callable[[Environment], Any]:
         """Return what fills a template's Ref and Attr from an environment."""
-        return compile_template(template, lambda name: self._weights.tensor(name, call))
+        return compile_template(
+            template, lambda name: self._weights.tensor(name, call, self._replica)
+        )
 
 
 @contextmanager

@@ -4,12 +4,19 @@ A scalar is a mean over rows: micro-batch i weighs rows_i / rows. A ``LossSum`` 
 count over all micro-batches, which is known only after the last forward; until then gradients are
 scaled with what the first micro-batch suggests, and ``LossReport.correction`` puts that right.
 Metrics are weighed alike, each by its own count.
+
+Each rank that holds the last stage takes in the losses of its own micro-batches and tells the
+others (``told``); a rank that has learned of all of them can report. Where there are several such
+ranks, their gradients are added up before the count is known, so all begin with one ``foretold``.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
+
+import torch
 
 from intandem.errors import LossError
 from intandem.runtime.loss_report import LossReport
@@ -26,7 +33,7 @@ class LossTally:
         weights: what each micro-batch's scalar loss is multiplied by; a ``LossSum`` goes by its
             count instead.
         is_sum: whether every loss is a ``LossSum`` (true) or none is; None to do as the first.
-        foretold: what the counts of all micro-batches add up to, if that is thought to be known.
+        foretold: what the counts of all micro-batches add up to, as far as is known beforehand.
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class LossTally:
         self._weights = tuple(weights)
         self._is_sum = is_sum
         self._terms: dict[int, LossTerm] = {}
+        self._metrics: dict[str, bool] | None = None
         self._provisional: float | None = 1.0 / foretold if foretold else None
 
     def add(self, microbatch: int, term: LossTerm) -> float:
@@ -63,7 +71,9 @@ class LossTally:
 
     def _check_metrics(self, microbatch: int, term: LossTerm) -> None:
         found = _kinds(term)
-        before = next(map(_kinds, self._terms.values()), found)
+        if self._metrics is None:
+            self._metrics = found
+        before = self._metrics
         if found != before:
             msg = (
                 f"the metrics of micro-batch {microbatch} are {_said(found)}, and those of a "
@@ -80,6 +90,18 @@ class LossTally:
         if self._provisional is None:
             self._provisional = 1.0 / (max(count, 1.0) * len(self._weights))
         return self._provisional
+
+    def told(self) -> bytes:
+        """Return what was taken in here, for ``learn`` elsewhere; floats survive exactly."""
+        terms = {index: _numbers(term) for index, term in list(self._terms.items())}
+        return json.dumps([self._provisional, terms]).encode()
+
+    def learn(self, told: bytes) -> None:
+        """Take in what another rank was told."""
+        self._provisional, terms = json.loads(told)
+        for index, (value, count, metrics) in terms.items():
+            known = {name: LossTerm(_scalar(v), c) for name, (v, c, _) in metrics.items()}
+            self._terms[int(index)] = LossTerm(_scalar(value), count, known)
 
     def report(self) -> LossReport:
         """Return what every rank needs to know once the last micro-batch is in."""
@@ -115,6 +137,15 @@ class LossTally:
 
 def _count(terms: Sequence[LossTerm]) -> float:
     return math.fsum(term.count or 0.0 for term in terms)
+
+
+def _numbers(term: LossTerm) -> tuple[float, float | None, dict[str, object]]:
+    metrics: dict[str, object] = {name: _numbers(m) for name, m in term.metrics.items()}
+    return float(term.root), term.count, metrics
+
+
+def _scalar(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _kinds(term: LossTerm) -> dict[str, bool]:

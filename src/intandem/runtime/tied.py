@@ -1,4 +1,6 @@
-"""Adds up the gradients of parameters that several calls use, in graph order, once per step.
+"""Adds up the gradients of parameters that several calls or replicas use, once per step.
+
+The order is that of the uses: replica by replica, in graph order.
 
 The rank of the first use adds the parts of the later uses to what that use has accumulated, one
 after the other, and hands the total to every other rank that holds the parameter.

@@ -3,7 +3,8 @@
 [Note: one leaf per use] A parameter that several calls use (tied weights, a module called twice)
 gets a leaf of its own for each call after the first: the same memory, a gradient of its own. So no
 two threads add to one ``.grad``, and the parts are added up in graph order wherever the model is
-cut. ``TiedWeights`` says which parts there are.
+cut. Where a stage is held for several replicas, every use has a leaf for each replica: on one rank
+or several, what the replicas add up to is one more sum of parts. ``TiedGradients`` adds up.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ if TYPE_CHECKING:
 
     from intandem.recorder import Call, Graph
 
-Use = tuple[str, int]
-"""One use of a parameter: the call's anchor and its number."""
+Use = tuple[str, int, int]
+"""One use of a parameter: the call's anchor, its number, and the replica that makes the call."""
 
 
-def uses_of(graph: Graph) -> dict[str, tuple[Use, ...]]:
-    """Return for each parameter the calls that use it, in graph order."""
+def use_of(call: Call, replica: int) -> Use:
+    """Return the use that ``call`` makes of its parameters for one replica of the pipeline."""
+    return call.anchor, call.call, replica
+
+
+def uses_of(graph: Graph, num_replicas: int = 1) -> dict[str, tuple[Use, ...]]:
+    """Return for each parameter the calls that use it: by replica, in graph order."""
     found: dict[str, list[Use]] = defaultdict(list)
-    for call in graph.calls:
-        for name in call.parameters:
-            found[name].append((call.anchor, call.call))
+    for replica in range(num_replicas):
+        for call in graph.calls:
+            for name in call.parameters:
+                found[name].append(use_of(call, replica))
     return {name: tuple(uses) for name, uses in found.items()}
 
 
@@ -50,25 +57,28 @@ class Weights:
     Args:
         model: the user's module.
         graph: its first recording, which says what is shared.
+        num_replicas: how often every stage is held.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, num_replicas: int = 1) -> None:
         self._model = model
-        self._shared = {name: uses for name, uses in uses_of(graph).items() if len(uses) > 1}
+        self.num_replicas = num_replicas
+        all_uses = uses_of(graph, num_replicas)
+        self._shared = {name: uses for name, uses in all_uses.items() if len(uses) > 1}
         self._aliases: dict[tuple[str, Use], nn.Parameter] = {}
         self._clones: dict[Use, tuple[nn.Module, nn.Module]] = {}
         self._blocks: dict[str, nn.Module] = {}
         self._names = self._parameter_names()
 
     def aliases(self, name: str) -> tuple[Alias, ...]:
-        """Return the leaves of the uses of ``name`` after the first, in graph order."""
+        """Return the leaves of the uses of ``name`` after the first, in the order of its uses."""
         found = [(use, self._aliases.get((name, use))) for use in self._shared.get(name, ())[1:]]
         return tuple(Alias(name, use, leaf) for use, leaf in found if leaf is not None)
 
-    def block(self, call: Call) -> Callable[[], Callable[..., Any]]:
-        """Return what finds the module that a block's call runs."""
+    def block(self, call: Call, replica: int = 0) -> Callable[[], Callable[..., Any]]:
+        """Return what finds the module that a block's call runs for one replica."""
         module = self._blocks[call.name] = self._model.get_submodule(call.name)
-        use = (call.anchor, call.call)
+        use = use_of(call, replica)
         others = [name for name in call.parameters if self._is_later_use(name, use)]
         if others:
             if use not in self._clones:
@@ -77,9 +87,9 @@ class Weights:
             module = self._clones[use][1]
         return lambda: module
 
-    def tensor(self, name: str, call: Call | None) -> Callable[[], Tensor]:
+    def tensor(self, name: str, call: Call | None, replica: int = 0) -> Callable[[], Tensor]:
         """Return what finds the parameter or buffer called ``name`` as ``call`` uses it."""
-        use = (call.anchor, call.call) if call is not None else None
+        use = use_of(call, replica) if call is not None else None
         if use is not None and self._is_later_use(name, use):
             alias = self._alias(name, use)
             return lambda: alias
@@ -188,7 +198,7 @@ class Weights:
             after = getattr(parameter, "_post_accumulate_grad_hooks", None)
             if parameter._backward_hooks or after:
                 msg = (
-                    f"{name} has a gradient hook and is used by {len(self._shared[name])} calls, "
+                    f"{name} has a gradient hook and is used in {len(self._shared[name])} places, "
                     "whose gradients are added up after the step, so the hook would see one part "
                     "only; remove it, and change .grad after step() instead"
                 )

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from intandem.ir import Program, Span
     from intandem.recorder.graph import Autocast
-    from intandem.runtime.loss_report import LossReport
     from intandem.runtime.observer import Observer
     from intandem.runtime.recordings import Recorded
     from intandem.runtime.tally import LossTally
@@ -54,7 +53,7 @@ class StepWork:
         mode: what it is for.
         program: what every rank executes.
         microbatches: in order.
-        tally: weighs losses; used by the rank of the last stage only.
+        tally: weighs losses; told by the ranks of the last stage.
         loss: the user's loss function.
         autocast: mixed-precision states of the caller, under which the loss is computed too.
         observer: shown what is computed.
@@ -86,10 +85,8 @@ class RankResult:
         rank: which.
         spans: when each compute action ran, on the clock of ``time.perf_counter``.
         outputs: the model's output for each micro-batch, on the last stage's rank.
-        report: the loss, on the last stage's rank.
     """
 
     rank: int
     spans: list[Span] = field(default_factory=list)
     outputs: dict[int, Any] = field(default_factory=dict)
-    report: LossReport | None = None

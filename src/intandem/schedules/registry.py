@@ -88,6 +88,11 @@ def build_schedule(
     return family.build(num_ranks, num_microbatches, **asked)
 
 
+def leaves_open(name: str, keyword: str) -> bool:
+    """Tell whether ``keyword`` of ``build_schedule`` matters to the schedule called ``name``."""
+    return name in _BY_NAME and keyword in _BY_NAME[name].takes
+
+
 def unknown_schedule(name: str) -> str:
     """Say that no schedule is called ``name``, which there are, and which is nearest."""
     nearest = get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.5)
