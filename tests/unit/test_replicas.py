@@ -18,7 +18,7 @@ from harness import (
     relative_error,
     repeatable_cuts,
 )
-from intandem.equality import Splitting, compare, numbers_of, one_process
+from intandem.equality import Splitting, bisect, compare, numbers_of, one_process
 from intandem.errors import CaptureError, RunError, ScheduleError
 from intandem.ir import Placement
 from intandem.rules import verify
@@ -223,6 +223,17 @@ def test_a_schedule_of_replicas_serves_its_own_number():
         pytest.raises(ScheduleError, match="is for 2 micro-batches, and the batch gives 1"),
     ):
         pipe.step(sample.batch)
+
+
+def test_check_and_bisect():
+    """``check`` runs replicas, and ``bisect`` climbs from one stage to them."""
+    sample = SAMPLES["loss_sum_padded"]()
+    assert it.check(*sample, ranks=4, replicas=2, microbatches=3).equal
+    found = bisect(*sample, ranks=4, replicas=2, microbatches=3)
+    assert found.equality.equal
+    steps = [rung.name for rung in found.rungs]
+    assert any(step.startswith("2 stages, one micro-batch at a time") for step in steps), steps
+    assert any(step.startswith("4 ranks, schedule 1f1b") for step in steps), steps
 
 
 # Schedules.

@@ -14,9 +14,12 @@ import tyro
 from intandem.cli.arguments import check_counts, check_schedule_name, parse_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
     from intandem.cli.check_output import Outcome
     from intandem.cli.jobs import Found
     from intandem.equality import Job, Setting
+    from intandem.ir import Schedule
 
 ABOUT = """Prove that a model's numbers in tandem are one process's.
 
@@ -53,7 +56,9 @@ class Arguments:
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SCRIPT|MODULE:FUNCTION")]
     """A script whose first Pipeline and first step are taken, or a function returning a Job."""
     ranks: Annotated[int, tyro.conf.arg(metavar="P")] = 2
-    """Ranks of the pipeline, as threads of this process."""
+    """Ranks of the pipeline, all replicas together, as threads of this process."""
+    replicas: Annotated[int | None, tyro.conf.arg(metavar="R")] = None
+    """Copies of the pipeline that share out the micro-batches; by default the script's, or 1."""
     schedule: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Schedule; by default the script's, or 1f1b."""
     microbatches: Annotated[int | None, tyro.conf.arg(metavar="M")] = None
@@ -180,14 +185,15 @@ def _setting(arguments: Arguments, found: Found) -> Setting:
     from intandem.equality import Setting, Splitting
 
     given: dict[str, Any] = {k: v for k, v in found.arguments.items() if v is not None}
-    for name in ("schedule", "microbatches", "recompute"):
+    for name in ("schedule", "microbatches", "recompute", "replicas"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
     for name in ("ranks", "options"):  # ours
         given.pop(name, None)
+    fitting = _numbers_of_stages(given.get("schedule", "auto"), arguments.ranks, given)
     for name in ("split_points", "stages"):
         names = given.get(name)
-        if names is not None and not isinstance(names, str) and len(names) + 1 != arguments.ranks:
+        if names is not None and not isinstance(names, str) and len(names) + 1 not in fitting:
             del given[name]
     splitting = Splitting(
         given.pop("microbatches", 4),
@@ -204,6 +210,24 @@ def _setting(arguments: Arguments, found: Found) -> Setting:
         arguments.seed,
         more=given,
     )
+
+
+def _numbers_of_stages(
+    schedule: str | Schedule, num_ranks: int, given: Mapping[str, Any]
+) -> Container[int]:
+    """Return how many stages a schedule may have; the script's cuts may be for other ranks."""
+    from intandem.schedules import build_schedule
+    from intandem.schedules.registry import leaves_open
+
+    depth = num_ranks // given.get("replicas", 1)
+    if not isinstance(schedule, str):
+        return {schedule.num_stages}
+    if schedule == "auto":
+        return {depth}
+    if leaves_open(schedule, "stages_per_rank"):
+        return range(depth, 1 + depth * 1000, depth)
+    count = given.get("microbatches", 4)
+    return {build_schedule(schedule, num_ranks=depth, num_microbatches=count).num_stages}
 
 
 def _own_tolerance(job: Job) -> float:

@@ -36,6 +36,7 @@ def check(  # noqa: PLR0913  (the public surface)
     loss: Callable[[Any, Any], Any] | None = None,
     *,
     ranks: int = 2,
+    replicas: int = 1,
     schedule: str | Schedule = "auto",
     microbatches: int = 4,
     recompute: str | bool = "auto",
@@ -56,7 +57,8 @@ def check(  # noqa: PLR0913  (the public surface)
         model: left as it is. Use float64 (``model.double()``) to tell a mistake from rounding.
         batch: one batch.
         loss: as for ``Pipeline``.
-        ranks: of the pipeline.
+        ranks: of the pipeline, all replicas together.
+        replicas: as for ``Pipeline``.
         schedule: as for ``Pipeline``.
         microbatches: as for ``Pipeline``.
         recompute: as for ``Pipeline``.
@@ -71,8 +73,8 @@ def check(  # noqa: PLR0913  (the public surface)
     """
     return check_job(
         *asked(
-            model, batch, loss, ranks=ranks, schedule=schedule, microbatches=microbatches,
-            recompute=recompute, split=split, count=count, inputs=inputs,
+            model, batch, loss, ranks=ranks, replicas=replicas, schedule=schedule,
+            microbatches=microbatches, recompute=recompute, split=split, count=count, inputs=inputs,
             split_points=split_points, blocks=blocks, optimizer=optimizer, seed=seed,
             tolerance=tolerance,
         )
@@ -83,6 +85,7 @@ class Asked(TypedDict, total=False):
     """Keyword arguments of ``check`` and ``bisect``."""
 
     ranks: int
+    replicas: int
     schedule: str | Schedule
     microbatches: int
     recompute: str | bool
@@ -117,7 +120,10 @@ def asked(
         recompute=arguments.get("recompute", "auto"),
         seed=arguments.get("seed", 0),
         tolerance=arguments.get("tolerance", TOLERANCE),
-        more={"split_points": arguments.get("split_points")},
+        more={
+            "split_points": arguments.get("split_points"),
+            "replicas": arguments.get("replicas", 1),
+        },
     )
     return Job(as_module(model), batch, loss, arguments.get("optimizer")), setting
 

@@ -145,21 +145,32 @@ class _Ladder:
     def _steps(self) -> Iterator[_Step]:
         setting, count = self._setting, self._num_microbatches
         yield self._step(f"one stage, {count} micro-batches", Cause.MICROBATCHING)
-        plain = replace(setting, schedule=self._plain_schedule, recompute="none")
+        plain = replace(self._one_stage_per_rank(), schedule=self._plain_schedule)
         how = "all forwards first" if self._is_whole_batch else "one micro-batch at a time"
-        yield _Step(f"{setting.ranks} stages, {how}", Cause.CUTTING, plain)
+        yield _Step(f"{plain.ranks} stages, {how}", Cause.CUTTING, plain)
         asked = replace(setting, recompute="none")
         name = setting.schedule_name(self._job.loss)
-        yield _Step(f"{setting.ranks} stages, schedule {name}", Cause.SCHEDULE, asked)
+        yield _Step(f"{setting.ranks} ranks, schedule {name}", Cause.SCHEDULE, asked)
         if setting.recompute in {"all", True}:
             yield _Step("the same with recomputation", Cause.RECOMPUTATION, setting)
+
+    def _one_stage_per_rank(self) -> Setting:
+        """Return the setting without replicas, cuts of more stages, and recomputation."""
+        setting = self._setting
+        ranks = setting.ranks // setting.more.get("replicas", 1)
+        more = {key: value for key, value in setting.more.items() if key != "replicas"}
+        for key in ("split_points", "stages"):
+            if isinstance(more.get(key), list | tuple) and len(more[key]) + 1 != ranks:
+                del more[key]
+        return replace(setting, ranks=ranks, recompute="none", more=more)
 
     def _step(self, name: str, cause: Cause, microbatches: int | None = None) -> _Step:
         """Return a run on one rank."""
         splitting = self._setting.splitting
         if microbatches is not None:
             splitting = replace(splitting, microbatches=microbatches)
-        more = {k: v for k, v in self._setting.more.items() if k not in {"split_points", "stages"}}
+        own = {"split_points", "stages", "replicas"}
+        more = {k: v for k, v in self._setting.more.items() if k not in own}
         num_stages = self._job.model.num_stages if isinstance(self._job.model, StageChain) else 1
         schedule = _on_one_rank(
             int(num_stages), splitting.microbatches, forwards_first=self._is_whole_batch
