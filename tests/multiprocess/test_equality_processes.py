@@ -163,6 +163,28 @@ def test_replicas(num_ranks, tmp_path):
     check_all(outcomes, FEW - UPDATING)
 
 
+def predict():
+    """Outputs where the last stage of the first replica is, and elsewhere nothing."""
+    ours, theirs = SAMPLES["gpt_tied"](), SAMPLES["gpt_tied"]()
+    with pipeline(ours, replicas=2, microbatches=4) as pipe:
+        found = pipe.predict(ours.batch)
+    if found is None:
+        return None
+    with torch.no_grad():
+        expected = theirs.model.eval()(*theirs.batch[:-1])
+    return [len(found), float((found - expected).norm() / expected.norm())]
+
+
+def test_replicas_predict(tmp_path):
+    """One rank has the outputs of every row, in order, whichever replica trains on it."""
+    outcomes = run_ranks(predict, 2, tmp_path)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].output[-3000:]
+    (rows, error), other = (outcome.value for outcome in outcomes)
+    assert rows == 7
+    assert error <= TOLERANCE
+    assert other is None
+
+
 def test_three_processes(tmp_path):
     """Three processes, with a rank that neither begins nor ends the pipeline."""
     check_all(run_ranks(train_all, 3, tmp_path, "1f1b", 3, timeout_s=110))
