@@ -66,6 +66,13 @@ def in_tandem(sample, **kwargs):
     return numbers_of(sample.model, loss)
 
 
+def numbers_of_step(sample, **kwargs):
+    """The same, and the step's timeline."""
+    with pipeline(sample, **kwargs) as pipe:
+        loss = float(pipe.step(sample.batch))
+        return numbers_of(sample.model, loss), pipe.timeline()
+
+
 def gradients(model):
     """Copies of gradients by name; None where there is none."""
     return {

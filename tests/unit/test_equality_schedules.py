@@ -1,0 +1,97 @@
+"""Every schedule has one process's numbers, on local ranks, and runs in the order it states."""
+
+import functools
+from itertools import pairwise
+
+import pytest
+
+import intandem as it
+from deep_models import DEEP, UPDATING
+from harness import numbers_of_step, repeatable_cuts
+from intandem.equality import Splitting, compare, one_process
+from intandem.errors import ScheduleError
+from intandem.schedules import schedule_names
+
+pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+
+FORWARD_ONLY = {"forward-only"}
+TRAINING = [name for name in schedule_names() if name not in FORWARD_ONLY]
+MICROBATCHES = (3, 8, 10)
+"""10 rows: uneven, uneven, one row each."""
+FAST = ("tied_language_model", "skips", "padded_language_model")
+
+
+@functools.cache
+def plain(family, microbatches):
+    """Numbers of a family in plain PyTorch."""
+    return one_process(*DEEP[family](), Splitting(microbatches))
+
+
+def built(schedule, ranks, microbatches):
+    """The schedule; skips where it is not for these numbers."""
+    try:
+        return it.build_schedule(schedule, num_ranks=ranks, num_microbatches=microbatches)
+    except ScheduleError as error:
+        pytest.skip(str(error))
+
+
+def assert_equal(family, schedule, ranks, microbatches, recompute):
+    """Hold a step against the plain model, and the order that ran against the schedule's."""
+    order = built(schedule, ranks, microbatches)
+    if order.placement.replicas and family in UPDATING:
+        pytest.skip("replicas do not update buffers")
+    with repeatable_cuts(seed=microbatches):
+        found, timeline = numbers_of_step(
+            DEEP[family](), ranks=ranks, schedule=schedule, microbatches=microbatches,
+            recompute=recompute,
+        )  # fmt: skip
+    equality = compare(found, plain(family, microbatches))
+    assert equality.equal, (equality.loss_error, equality.worst())
+    for rank in range(ranks):
+        spans = timeline.of_rank(rank)
+        assert len(spans) == len(order.actions[rank])
+        assert all(a.end_s <= b.start_s for a, b in pairwise(spans))
+        if not cost_driven(schedule):
+            assert tuple(span.action for span in spans) == order.actions[rank]
+
+
+def cost_driven(schedule):
+    """Whether the order follows the measured costs of the stages."""
+    from intandem.schedules.registry import leaves_open
+
+    return leaves_open(schedule, "costs")
+
+
+@pytest.mark.parametrize(("ranks", "microbatches", "recompute"), [(2, 8, "none"), (4, 8, "all")])
+@pytest.mark.parametrize("family", FAST)
+@pytest.mark.parametrize("schedule", TRAINING)
+def test_every_schedule(schedule, family, ranks, microbatches, recompute):
+    """Two and four ranks, tied weights, skips and counted losses: one process's numbers."""
+    assert_equal(family, schedule, ranks, microbatches, recompute)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "all"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("family", DEEP)
+@pytest.mark.parametrize("schedule", TRAINING)
+def test_whole_matrix(schedule, family, ranks, recompute):
+    """Every family of model at every number of ranks, with several numbers of micro-batches."""
+    for microbatches in MICROBATCHES:
+        assert_equal(family, schedule, ranks, microbatches, recompute)
+
+
+@pytest.mark.parametrize("schedule", TRAINING)
+def test_replicas_of_every_schedule(schedule):
+    """Data parallelism around any schedule: replicas of replicas among them."""
+    microbatches = 8
+    try:
+        with repeatable_cuts():
+            found, _ = numbers_of_step(
+                DEEP["tied_language_model"](), ranks=4, replicas=2, schedule=schedule,
+                microbatches=microbatches,
+            )  # fmt: skip
+    except ScheduleError as error:
+        pytest.skip(str(error))
+    equality = compare(found, plain("tied_language_model", microbatches))
+    assert equality.equal, (equality.loss_error, equality.worst())
