@@ -93,7 +93,7 @@ def test_costs_from_a_file(capsys, tmp_path):
     ("argv", "message"),
     [
         (["1f1b"], "schedule '1f1b' needs --ranks and --microbatches"),
-        (["1f2b", "--ranks", "2"], "unknown schedule '1f2b'; known: naive, gpipe, 1f1b; did you"),
+        (["1f2b", "--ranks", "2"], "unknown schedule '1f2b'; known: naive, gpipe, 1f1b, "),
         (["1f1b", "--ranks", "0", "--microbatches", "1"], "num_ranks=0, num_microbatches=1"),
         ([*UNIT, "--costs", "F=1"], "costs: I is missing"),
         ([*UNIT, "--costs", "nowhere.json"], "nowhere.json"),

@@ -17,6 +17,7 @@ from intandem.errors import (
     RunError,
     ScheduleError,
 )
+from intandem.schedules import schedule_names
 from models import SAMPLES, Sample, regression, row_mean
 
 
@@ -60,7 +61,7 @@ def test_numbers_below_one():
 
 def test_unknown_words():
     """Unknown names are refused with those there are."""
-    known = "naive, gpipe, 1f1b"
+    known = ", ".join(schedule_names())
     with refused(ScheduleError, f"unknown schedule '1f2b'; known: {known}; did you mean '1f1b'?"):
         build(schedule="1f2b")
     with refused(ValueError, "recompute='some'; expected 'auto', 'none' or 'all'"):

@@ -13,3 +13,14 @@ def require_counts(num_ranks: int, num_microbatches: int) -> None:
         got = f"{num_ranks=}, {num_microbatches=}"
         msg = f"need at least one rank and one micro-batch, got {got}"
         raise ValueError(msg)
+
+
+def require_stages(stages_per_rank: int) -> None:
+    """Return if a rank has at least one stage.
+
+    Raises:
+        ValueError: otherwise; names the count.
+    """
+    if stages_per_rank < 1:
+        msg = f"need at least one stage per rank, got {stages_per_rank=}"
+        raise ValueError(msg)

@@ -10,6 +10,7 @@ With P ranks, rank r holds at most P - r activations. For P=3, M=4::
 from __future__ import annotations
 
 from intandem.ir import Action, ActionKind, Placement, Schedule
+from intandem.schedules.alternation import alternate
 from intandem.schedules.counts import require_counts
 
 
@@ -26,16 +27,16 @@ def one_f_one_b(num_ranks: int, num_microbatches: int) -> Schedule:
         ValueError: if either count is less than 1.
     """
     require_counts(num_ranks, num_microbatches)
-    rows = tuple(_rank_order(rank, num_ranks, num_microbatches) for rank in range(num_ranks))
+    rows = tuple(
+        alternating_row(rank, num_microbatches, num_warmup=num_ranks - rank)
+        for rank in range(num_ranks)
+    )
     return Schedule("1f1b", Placement.loop(num_ranks), num_microbatches, rows)
 
 
-def _rank_order(rank: int, num_ranks: int, num_microbatches: int) -> tuple[Action, ...]:
-    forwards = [Action(rank, ActionKind.F, mb) for mb in range(num_microbatches)]
-    backwards = [Action(rank, ActionKind.B, mb) for mb in range(num_microbatches)]
-    num_warmup = min(num_ranks - rank, num_microbatches)
-
-    pairs = zip(backwards, forwards[num_warmup:], strict=False)
-    steady = [action for pair in pairs for action in pair]
-    cooldown = backwards[num_microbatches - num_warmup :]
-    return (*forwards[:num_warmup], *steady, *cooldown)
+def alternating_row(stage: int, num_microbatches: int, *, num_warmup: int) -> tuple[Action, ...]:
+    """Return the order of the rank that holds ``stage`` alone, given its warm-up."""
+    microbatches = range(num_microbatches)
+    forwards = [Action(stage, ActionKind.F, mb) for mb in microbatches]
+    backwards = [Action(stage, ActionKind.B, mb) for mb in microbatches]
+    return tuple(alternate(forwards, backwards, num_warmup))

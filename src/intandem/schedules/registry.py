@@ -7,10 +7,20 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from intandem.errors import ScheduleError
+from intandem.schedules.chimera import chimera
 from intandem.schedules.counts import require_counts
+from intandem.schedules.dualpipe import dualpipe
+from intandem.schedules.dualpipe_v import dualpipe_v
+from intandem.schedules.forward_only import forward_only
+from intandem.schedules.gis import gis
+from intandem.schedules.gis_h import gis_h
 from intandem.schedules.gpipe import gpipe
+from intandem.schedules.hanayo import hanayo
+from intandem.schedules.interleaved import interleaved
+from intandem.schedules.interleaved_bfs import interleaved_bfs
 from intandem.schedules.naive import naive
 from intandem.schedules.one_f_one_b import one_f_one_b
+from intandem.schedules.one_f_one_b_eager import one_f_one_b_eager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +44,22 @@ class Family:
     takes: tuple[str, ...] = ()
 
 
+_STAGES = ("stages_per_rank",)
+
 FAMILIES = (
     Family("naive", naive),
     Family("gpipe", gpipe),
     Family("1f1b", one_f_one_b),
+    Family("1f1b-eager", one_f_one_b_eager),
+    Family("interleaved", interleaved, _STAGES),
+    Family("interleaved-bfs", interleaved_bfs, _STAGES),
+    Family("gis", gis, _STAGES),
+    Family("gis-h", gis_h, _STAGES),
+    Family("chimera", chimera),
+    Family("hanayo", hanayo, _STAGES),
+    Family("dualpipe", dualpipe),
+    Family("dualpipe-v", dualpipe_v),
+    Family("forward-only", forward_only, _STAGES),
 )
 
 _BY_NAME = {family.name: family for family in FAMILIES}
@@ -69,8 +91,9 @@ def build_schedule(
         max_activations: stage activations that a rank may hold, where the schedule leaves it open.
 
     Raises:
-        ScheduleError: if there is no such schedule; lists the names there are.
-        ValueError: if a count is less than 1, or does not go with the schedule.
+        ScheduleError: if there is no such schedule, and lists the names there are; or if it has
+            no order for these counts, and says which to use.
+        ValueError: if a count is less than 1, or is one that the schedule does not take.
     """
     if name not in _BY_NAME:
         raise ScheduleError(unknown_schedule(name))

@@ -1,0 +1,46 @@
+"""Chimera: https://arxiv.org/abs/2107.06925, figures 3 and 7 (direct concatenation).
+
+Two pipelines in opposite directions: rank r holds stage r for one half of the micro-batches and
+stage P - 1 - r for the other, so the weights are held twice and their gradients are added up at the
+end. P micro-batches make a unit, half of them each way, in the order that 1F1B has when F and B
+take one slot each; units follow one another without a gap. Where F and B take equally long, the
+idle share is (P - 2)/(2M + P - 2) for whole units, against (P - 1)/(M + P - 1) for 1F1B. Where B
+takes 2F, a single unit idles for 2(P - 2)F, and each further unit adds (P - 2)F: with many
+micro-batches 1F1B is faster. A rank holds P/2 + 1 to P activations. For P=4, M=4::
+
+    rank 0: 0F0 0F1 3F2 3B2 3F3 3B3 0B0 0B1
+    rank 1: 1F0 2F2 1F1 2F3 2B2 1B0 2B3 1B1
+    rank 2: 1F2 2F0 1F3 2F1 2B0 1B2 2B1 1B3
+    rank 3: 0F2 0F3 3F0 3B0 3F1 3B1 0B2 0B3
+"""
+
+from __future__ import annotations
+
+from intandem.errors import ScheduleError
+from intandem.ir import Placement, Schedule
+from intandem.schedules.counts import require_counts
+from intandem.schedules.slots import entry_slots, in_slot_order
+
+
+def chimera(num_ranks: int, num_microbatches: int) -> Schedule:
+    """Build the Chimera schedule, each stage on two ranks.
+
+    Args:
+        num_ranks: P, even: the middle one of an odd number would hold one stage twice.
+        num_microbatches: M, at least 1; any number. Of an odd number, one more goes down than up.
+
+    Raises:
+        ScheduleError: if the number of ranks is odd.
+        ValueError: if a count is less than 1.
+    """
+    require_counts(num_ranks, num_microbatches)
+    if num_ranks % 2:
+        remedy = f"use {num_ranks + 1} ranks, or hanayo / 1f1b"
+        msg = f"chimera needs an even number of ranks, got {num_ranks}; {remedy}"
+        raise ScheduleError(msg)
+    num_down = (num_microbatches + 1) // 2
+    down = entry_slots(num_down, num_ranks // 2, 2 * num_ranks)
+    up = down[: num_microbatches - num_down]
+    placement = Placement.bidirectional(num_ranks)
+    rows = in_slot_order(placement, down + up)
+    return Schedule("chimera", placement, num_microbatches, rows)

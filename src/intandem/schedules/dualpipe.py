@@ -1,0 +1,61 @@
+"""DualPipe: https://arxiv.org/abs/2412.19437, figure 5; order as in the authors' public code.
+
+Two pipelines in opposite directions: rank r holds stage r for the first half of the micro-batches
+and stage P - 1 - r for the second, so the weights are held twice and their gradients are added up
+at the end. Once both flow, the forward of one direction overlaps with the backward of the other,
+which hides their transfers behind each other (marked by an ampersand). Every rank holds P + 1
+activations. The idle time that the authors state, (P/2 - 1)(F&B + B - 3W), is exact where F = I = W
+and an overlapped pair takes no longer than its parts one after another take, and a rank never waits
+for a transfer. For P=4, M=8::
+
+    rank 0: 0F0 0F1 0F2 3F4 3I4 3W4 3F5 0F3& 3B5 3F6& 0B0 3B6 3F7& 0B1 3B7 0I2 0W2 0I3 0W3
+    rank 1: 1F0 2F4 1F1 2F5 1F2 2B4 2F6& 1B0 1F3& 2B5 2F7& 1B1 2B6 1B2 2I7 1I3 2W7 1W3
+    rank 2: 1F4 2F0 1F5 2F1 1F6 2B0 2F2& 1B4 1F7& 2B1 2F3& 1B5 2B2 1B6 2I3 1I7 2W3 1W7
+    rank 3: 0F4 0F5 0F6 3F0 3I0 3W0 3F1 0F7& 3B1 3F2& 0B4 3B2 3F3& 0B5 3B3 0I6 0W6 0I7 0W7
+"""
+
+from __future__ import annotations
+
+from intandem.errors import ScheduleError
+from intandem.ir import Placement, Schedule
+from intandem.schedules.counts import require_counts
+from intandem.schedules.folded import Stream, folded_row
+
+
+def dualpipe(num_ranks: int, num_microbatches: int) -> Schedule:
+    """Build the DualPipe schedule, each stage on two ranks.
+
+    Args:
+        num_ranks: P, even: the middle one of an odd number would hold one stage twice.
+        num_microbatches: M, even and at least 2P.
+
+    Raises:
+        ScheduleError: if P is odd, or M is odd or less than 2P.
+        ValueError: if a count is less than 1.
+    """
+    require_counts(num_ranks, num_microbatches)
+    _require_two_ways(num_ranks, num_microbatches)
+    half = num_microbatches // 2
+    rows = []
+    for rank in range(num_ranks):
+        place = min(rank, num_ranks - 1 - rank)
+        down, up = (0, half) if rank == place else (half, 0)
+        near, far = Stream(place, down, half), Stream(num_ranks - 1 - place, up, half)
+        rows.append(folded_row((near, far), place, num_ranks // 2))
+    overlaps = frozenset((rank, slot) for rank, row in enumerate(rows) for slot in row.overlaps)
+    actions = tuple(tuple(row.actions) for row in rows)
+    placement = Placement.bidirectional(num_ranks)
+    return Schedule("dualpipe", placement, num_microbatches, actions, overlaps)
+
+
+def _require_two_ways(num_ranks: int, num_microbatches: int) -> None:
+    if num_ranks % 2:
+        remedy = f"use {num_ranks + 1} ranks, or dualpipe-v / 1f1b"
+        msg = f"dualpipe needs an even number of ranks, got {num_ranks}; {remedy}"
+        raise ScheduleError(msg)
+    least = 2 * num_ranks
+    if num_microbatches % 2 or num_microbatches < least:
+        what = f"an even number of at least 2P={least} micro-batches, got {num_microbatches}"
+        enough = max(least, num_microbatches + num_microbatches % 2)
+        msg = f"dualpipe needs {what}; use microbatches={enough}, or dualpipe-v / 1f1b"
+        raise ScheduleError(msg)
