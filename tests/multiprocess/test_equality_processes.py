@@ -17,6 +17,7 @@ from processes import run_ranks
 from safetensors.torch import load_file, save_file
 
 import intandem as it
+from deep_models import DEEP
 from harness import TOLERANCE, gradients, pipeline, relative_error, repeatable_cuts
 from intandem.equality import Splitting, one_process
 from intandem.schedules import schedule_names
@@ -150,10 +151,60 @@ def check_all(outcomes, cases=FEW):
             assert max(errors.values()) <= TOLERANCE, (rank, name, errors)
 
 
-@pytest.mark.parametrize("schedule", schedule_names())
+@pytest.mark.parametrize("schedule", ["naive", "gpipe", "1f1b"])
 def test_two_processes(schedule, tmp_path):
     """Two processes: every kind of model, three steps, the last of them with new shapes."""
     check_all(run_ranks(train_all, 2, tmp_path, schedule, 2, timeout_s=110))
+
+
+def step_by_schedules(names, families):
+    """One step of each family under each schedule; errors, and whether the order was the stated."""
+    found = {}
+    for family in families:
+        theirs = DEEP[family]()
+        expected = one_process(theirs.model, theirs.batch, theirs.loss, Splitting(8))
+        for name in names:
+            ours = DEEP[family]()
+            with repeatable_cuts(), pipeline(ours, schedule=name, microbatches=8) as pipe:
+                loss = float(pipe.step(ours.batch))
+                rank = int(os.environ["RANK"])
+                ran = [span.action for span in pipe.timeline().of_rank(rank)]
+                held = {n: p.grad for n, p in pipe.named_parameters()}
+                error = relative_error(held, {n: expected.gradients[n] for n in held})
+                in_order = ran == list(pipe.program().actions(rank))
+            found[f"{family} {name}"] = [abs(loss - expected.loss), error, in_order]
+    return found
+
+
+def check_schedules(outcomes, num_cases):
+    """Every rank ran all cases, exactly and in order."""
+    for rank, outcome in enumerate(outcomes):
+        assert outcome.code == 0, outcome.output[-3000:]
+        assert len(outcome.value) == num_cases
+        for case, (loss_error, error, in_order) in outcome.value.items():
+            assert max(loss_error, error) <= TOLERANCE, (rank, case, loss_error, error)
+            assert in_order, (rank, case)
+
+
+TRAINING = [name for name in schedule_names() if name != "forward-only"]
+
+
+def test_every_schedule(tmp_path):
+    """Two processes run every schedule there is, with tied weights."""
+    families = ["tied_language_model"]
+    outcomes = run_ranks(step_by_schedules, 2, tmp_path, TRAINING, families, timeout_s=110)
+    check_schedules(outcomes, len(TRAINING))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family",
+    ["tied_language_model", "padded_language_model", "skips", "dropped_out_language_model"],
+)
+def test_every_schedule_on_four(family, tmp_path):
+    """Four processes, so that there are ranks in the middle."""
+    outcomes = run_ranks(step_by_schedules, 4, tmp_path, TRAINING, [family], timeout_s=240)
+    check_schedules(outcomes, len(TRAINING))
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])

@@ -4,10 +4,14 @@ On a CPU with one thread per rank: every sum is made of the same terms in the sa
 processes it is held in ``tests/multiprocess/test_equality_processes.py``.
 """
 
+import contextlib
+
 import pytest
 
 import intandem as it
+from deep_models import DEEP
 from harness import gradients, max_stages, pipeline, plain, repeatable_cuts, same_bits
+from intandem.errors import ScheduleError
 from intandem.ir import ActionKind
 from intandem.recorder import bind_by_signature
 from intandem.schedules import schedule_names
@@ -32,14 +36,7 @@ NAMES = [
 ]
 
 
-def goes_in_order(name):
-    """Whether a schedule's backwards go through the micro-batches in ascending order."""
-    rows = it.build_schedule(name, num_ranks=3, num_microbatches=4).actions
-    backwards = [[a.microbatch for a in row if a.kind is not ActionKind.F] for row in rows]
-    return all(numbers == sorted(numbers) for numbers in backwards)
-
-
-IN_ORDER = tuple(filter(goes_in_order, schedule_names()))
+CLASSICS = ("naive", "gpipe", "1f1b")
 
 
 def bits(name, seed=0, **kwargs):
@@ -63,7 +60,7 @@ def test_cuts_and_schedules(name):
     expected = bits(name, ranks=1, schedule="1f1b")
     for ranks in range(1, min(4, max_stages(name)) + 1):
         for seed, recompute in ((1, "none"), (2, "all")):
-            for schedule in IN_ORDER:
+            for schedule in CLASSICS:
                 found = bits(name, seed, ranks=ranks, schedule=schedule, recompute=recompute)
                 assert_same(found, expected)
 
@@ -98,3 +95,34 @@ def test_repeated_runs(name):
     first = bits(name, ranks=min(4, max_stages(name)), schedule="gpipe")
     for _ in range(4):
         assert_same(bits(name, ranks=min(4, max_stages(name)), schedule="gpipe"), first)
+
+
+def goes_in_order(order):
+    """Whether each stage is held once and its backwards ascend through the micro-batches."""
+    weights = {}
+    for row in order.actions:
+        for action in row:
+            if action.kind in {ActionKind.B, ActionKind.W}:
+                weights.setdefault(action.stage, []).append(action.microbatch)
+    return not order.placement.replicas and all(m == sorted(m) for m in weights.values())
+
+
+@pytest.mark.parametrize("family", ["layers", "tied_language_model", "fan_out", "skips"])
+def test_every_schedule_in_order(family):
+    """One stage or several per rank, backwards whole or split: the bits of one rank."""
+    expected = None
+    for name in schedule_names():
+        for ranks in (1, 2, 4):
+            with contextlib.suppress(ScheduleError):
+                order = it.build_schedule(name, num_ranks=ranks, num_microbatches=8)
+                if order.is_forward_only or not goes_in_order(order):
+                    continue
+                sample = DEEP[family]()
+                with repeatable_cuts(), pipeline(
+                    sample, ranks=ranks, microbatches=8, schedule=order
+                ) as pipe:  # fmt: skip
+                    loss = float(pipe.step(sample.batch))
+                found = loss, gradients(sample.model)
+                expected = expected or found
+                assert found[0] == expected[0], (name, ranks)
+                assert same_bits(found[1], expected[1]) == [], (name, ranks)

@@ -26,12 +26,12 @@ from harness import (
 )
 from intandem.equality import Splitting, compare, numbers_of, one_process
 from intandem.ir import Placement
-from intandem.schedules import schedule_names
 from models import RANDOM, SAMPLES, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 
-SCHEDULES = schedule_names()
+SCHEDULES = ("naive", "gpipe", "1f1b")
+"""Every kind of model runs under these; every schedule runs in ``test_equality_schedules``."""
 RECOMPUTE = ("none", "all")
 MICROBATCHES = range(1, 10)
 """The batches have 7 rows, so 2..6 do not divide them and 8 and 9 are more than there are."""

@@ -95,3 +95,17 @@ def test_replicas_of_every_schedule(schedule):
         pytest.skip(str(error))
     equality = compare(found, plain("tied_language_model", microbatches))
     assert equality.equal, (equality.loss_error, equality.worst())
+
+
+@pytest.mark.parametrize("name", sorted(FORWARD_ONLY))
+def test_no_backward_does_not_train(name):
+    """A schedule without backwards evaluates and predicts, and refuses to step."""
+    sample = DEEP["layers"]()
+    with it.Pipeline(
+        sample.model, example=sample.batch, loss=sample.loss, ranks=2, schedule=name
+    ) as pipe:
+        expected = sample.loss(sample.model(sample.batch[0]), sample.batch)
+        assert pipe.evaluate(sample.batch) == pytest.approx(float(expected.detach()), rel=1e-12)
+        assert len(pipe.predict(sample.batch)) == len(sample.batch[0])
+        with pytest.raises(ScheduleError, match="has no backward, so step"):
+            pipe.step(sample.batch)

@@ -9,7 +9,6 @@ import intandem as it
 from harness import pipeline, repeatable_cuts
 from intandem.ir import ActionKind
 from intandem.lowering import lower
-from intandem.schedules import schedule_names
 from models import SAMPLES
 
 
@@ -25,7 +24,7 @@ def recorded(name, ranks, microbatches, **kwargs):
 
 
 @pytest.mark.parametrize("recompute", ["none", "all"])
-@pytest.mark.parametrize("schedule", schedule_names())
+@pytest.mark.parametrize("schedule", ["naive", "gpipe", "1f1b"])
 @pytest.mark.parametrize(("ranks", "microbatches"), [(1, 3), (2, 5), (3, 2), (4, 7)])
 def test_order_of_actions(schedule, ranks, microbatches, recompute):
     """Every rank ran the actions of its row of the schedule, in that order, one at a time."""
@@ -40,7 +39,7 @@ def test_order_of_actions(schedule, ranks, microbatches, recompute):
         assert all(a.end_s <= b.start_s for a, b in pairwise(spans))
 
 
-@pytest.mark.parametrize("schedule", schedule_names())
+@pytest.mark.parametrize("schedule", ["naive", "gpipe", "1f1b"])
 @pytest.mark.parametrize("name", ["gpt_tied", "unet"])
 def test_each_action_ran_once(name, schedule):
     """F and B of every stage and micro-batch ran once, and in the order of their dependencies."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from intandem.errors import ScheduleError
 from intandem.ir import Action, ActionKind, Placement, Schedule, StageLinks
 from intandem.lowering import lower
 from intandem.lowering.forward import forward_half
@@ -46,6 +47,12 @@ class Programs:
 
     def _make(self, num_microbatches: int, links: StageLinks, mode: Mode) -> Program:
         schedule = self._request.build_schedule(self._num_ranks, num_microbatches, self._costs)
+        if mode is Mode.TRAIN and schedule.is_forward_only:
+            msg = (
+                f"schedule {schedule.name!r} has no backward, so step() has nothing to train with; "
+                "evaluate() and predict() run it, and any other schedule trains"
+            )
+            raise ScheduleError(msg)
         if mode is Mode.PREDICT and schedule.placement.replicas:
             return add_transfers(_by_one_replica(schedule), StageLinks(links.activations, ()))
         stages = range(schedule.num_stages) if self._request.recomputes else ()
