@@ -7,8 +7,8 @@ other (marked by an ampersand). Every rank holds 2P + 1 stage activations. For P
     rank 0: 0F0 0F1 0F2 3F0 3I0 3W0 3F1 0F3& 3B1 3F2& 0B0 3B2 3F3& 0B1 3B3 0I2 0W2 0I3 0W3
     rank 1: 1F0 2F0 1F1 2F1 1F2 2B0 2F2& 1B0 1F3& 2B1 2F3& 1B1 2B2 1B2 2I3 1I3 2W3 1W3
 
-The public code asks for at least 2P micro-batches. With fewer, this is the order for 2P with the
-rest left out.
+The idle time is that of DualPipe of 2P ranks. The public code asks for at least 2P micro-batches;
+with fewer, this is the order for 2P with the rest left out.
 """
 
 from __future__ import annotations

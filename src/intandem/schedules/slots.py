@@ -1,47 +1,77 @@
-"""Orders that come of giving every action a slot on a common clock.
+"""Orders that come of giving every action a slot on a common clock, as Chimera and Hanayo do.
 
-A micro-batch that enters the pipeline of S stages at slot t has its forward of stage s in slot
-t + s and its backward in slot t + 2S - 1 - s, as if each took one slot. Chimera and Hanayo are made
-so that no two actions of a rank ever share a slot.
+As if every action took one slot, a micro-batch goes down the ranks and back up, a stage per slot,
+and begins its next lap when the last of its group has begun this one; backwards likewise. Those of
+a group enter every other slot. A rank then meets forwards of one way in even slots and of the other
+in odd ones, or the other way round, and no two actions ever share a slot. [Note: laps tile the
+clock] With groups of g >= L/2, where a lap has L stages, a rank has no free slot between its first
+and its last action in either half of the slots: forwards of n laps fill 2gn slots, backwards the
+next 2gn, and the next group follows.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from intandem.ir import Action, ActionKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from intandem.ir import Placement
 
 
-def in_slot_order(placement: Placement, entries: Sequence[int]) -> tuple[tuple[Action, ...], ...]:
+class Entry(NamedTuple):
+    """When a micro-batch enters the pipeline.
+
+    Attributes:
+        slot: of its first forward.
+        lap_slots: slots from the start of one of its laps to the start of the next.
+    """
+
+    slot: int
+    lap_slots: int
+
+
+def entries_of(groups: Iterable[int], lap: int, num_laps: int) -> list[Entry]:
+    """Return when each micro-batch enters.
+
+    Args:
+        groups: micro-batches of each group. A group of fewer than ``lap / 2`` leaves slots free.
+        lap: stages of a lap, even.
+        num_laps: laps of the pipeline.
+    """
+    entries: list[Entry] = []
+    start = 0
+    for size in groups:
+        lap_slots = max(2 * size, lap)
+        entries += (Entry(start + 2 * place, lap_slots) for place in range(size))
+        start += 2 * num_laps * lap_slots
+    return entries
+
+
+def in_slot_order(
+    placement: Placement, lap: int, entries: Sequence[Entry]
+) -> tuple[tuple[Action, ...], ...]:
     """Return each rank's actions in the order of their slots. Takes linear time.
 
     Args:
-        placement: of the pipeline, or of its replicas.
-        entries: per micro-batch, the slot in which it enters; such that no two actions of a rank
-            share a slot.
+        placement: of the pipeline and its replicas.
+        lap: stages of a lap; they divide the pipeline.
+        entries: of each micro-batch.
     """
-    depth, num_microbatches = placement.num_stages, len(entries)
-    num_slots = max(entries) + 2 * depth
+    num_stages, num_microbatches = placement.num_stages, len(entries)
+    num_laps = num_stages // lap
+    num_slots = lap + max(entry.slot + 2 * num_laps * entry.lap_slots for entry in entries)
     grid: list[list[Action | None]] = [[None] * num_slots for _ in range(placement.num_ranks)]
-    for mb, entry in enumerate(entries):
+    places = [divmod(stage, lap) for stage in range(num_stages)]
+    for mb, (slot, lap_slots) in enumerate(entries):
         rank_of = placement.rows[placement.replica_of(mb, num_microbatches)]
-        for stage, rank in enumerate(rank_of):
-            grid[rank][entry + stage] = Action(stage, ActionKind.F, mb)
-            grid[rank][entry + 2 * depth - 1 - stage] = Action(stage, ActionKind.B, mb)
+        turn = slot + num_laps * lap_slots
+        for stage, (num_done, place) in enumerate(places):
+            down = slot + num_done * lap_slots + place
+            grid[rank_of[stage]][down] = Action(stage, ActionKind.F, mb)
+            mirrored = num_stages - 1 - stage
+            up = turn + num_done * lap_slots + place
+            grid[rank_of[mirrored]][up] = Action(mirrored, ActionKind.B, mb)
     return tuple(tuple(action for action in row if action is not None) for row in grid)
-
-
-def entry_slots(num_microbatches: int, unit: int, unit_slots: int) -> list[int]:
-    """Return the slots in which micro-batches enter: every other slot, and units one by one.
-
-    Args:
-        num_microbatches: how many enter.
-        unit: how many make a unit.
-        unit_slots: slots from the start of one unit to the start of the next.
-    """
-    return [mb // unit * unit_slots + mb % unit * 2 for mb in range(num_microbatches)]
