@@ -1,4 +1,4 @@
-"""What every test gets."""
+"""What every test gets, and what tests say at the end of a run."""
 
 import pytest
 import torch
@@ -8,3 +8,17 @@ import torch
 def one_thread():
     """Torch computes on one thread, so that sums come out in one order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def say(record_property):
+    """Say a figure that is shown when all tests are over, whether or not the test passes."""
+    return lambda text: record_property("said", text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show what tests have said."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
+    said = [text for r in reports for key, text in r.user_properties if key == "said"]
+    for text in sorted(said):
+        terminalreporter.write_line(text)
