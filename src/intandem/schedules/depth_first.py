@@ -37,9 +37,9 @@ class DepthFirst:
         """Forwards of ``rank``, in order."""
         return self._passes(self._stages(rank), ActionKind.F)
 
-    def backwards(self, rank: int) -> list[Action]:
-        """Backwards of ``rank``, in order: the same groups, its last stage first."""
-        return self._passes(self._stages(rank)[::-1], ActionKind.B)
+    def backwards(self, rank: int, kind: ActionKind = ActionKind.B) -> list[Action]:
+        """Backwards of ``rank``, or their parts I or W: the same groups, its last stage first."""
+        return self._passes(self._stages(rank)[::-1], kind)
 
     def _stages(self, rank: int) -> range:
         return range(rank, self.num_ranks * self.stages_per_rank, self.num_ranks)

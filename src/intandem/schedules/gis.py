@@ -16,15 +16,16 @@ g = P, where that is nothing, ``gis-h`` the other end. Below P/2 ranks wait for 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from intandem.ir import Action, ActionKind, Placement, Schedule
+from intandem.ir import ActionKind, Placement, Schedule
 from intandem.schedules.alternation import alternate
 from intandem.schedules.counts import require_counts, require_stages
 from intandem.schedules.depth_first import DepthFirst, even_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from intandem.ir import Action
 
 
 def gis(num_ranks: int, num_microbatches: int, stages_per_rank: int = 2) -> Schedule:
@@ -52,18 +53,15 @@ def grouped(name: str, order: DepthFirst) -> Schedule:
         name: what to call it.
         order: groups of at least half as many micro-batches as there are ranks, larger first.
     """
-    rows = tuple(tuple(_row(order, rank)) for rank in range(order.num_ranks))
+    rows = tuple(_row(order, rank) for rank in range(order.num_ranks))
     placement = Placement.loop(order.num_ranks, order.stages_per_rank)
     return Schedule(name, placement, sum(order.groups), rows)
 
 
-def _row(order: DepthFirst, rank: int) -> Iterator[Action]:
-    """Yield the order of ``rank``: each W directly after its I."""
-    ahead = (order.stages_per_rank - 1) * order.groups[0]
-    num_warmup = ahead + order.num_ranks - rank
-    for action in alternate(order.forwards(rank), order.backwards(rank), num_warmup):
-        if action.kind is ActionKind.B:
-            yield Action(action.stage, ActionKind.I, action.microbatch)
-            yield Action(action.stage, ActionKind.W, action.microbatch)
-        else:
-            yield action
+def _row(order: DepthFirst, rank: int) -> tuple[Action, ...]:
+    """Return the order of ``rank``: each W directly after its I."""
+    num_warmup = (order.stages_per_rank - 1) * order.groups[0] + order.num_ranks - rank
+    halves = (order.backwards(rank, kind) for kind in (ActionKind.I, ActionKind.W))
+    backwards: list[tuple[Action, ...]] = [*zip(*halves, strict=True)]
+    forwards: list[tuple[Action, ...]] = [*zip(order.forwards(rank), strict=True)]
+    return tuple(chain.from_iterable(alternate(forwards, backwards, num_warmup)))
