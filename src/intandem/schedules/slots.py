@@ -1,12 +1,14 @@
 """Orders that come of giving every action a slot on a common clock, as Chimera and Hanayo do.
 
-As if every action took one slot, a micro-batch goes down the ranks and back up, a stage per slot,
-and begins its next lap when the last of its group has begun this one; backwards likewise. Those of
-a group enter every other slot. A rank then meets forwards of one way in even slots and of the other
-in odd ones, or the other way round, and no two actions ever share a slot. [Note: laps tile the
-clock] With groups of g >= L/2, where a lap has L stages, a rank has no free slot between its first
-and its last action in either half of the slots: forwards of n laps fill 2gn slots, backwards the
-next 2gn, and the next group follows.
+As if every action took one slot, a micro-batch goes through the L stages of a lap, one per slot,
+and begins its next lap when all of its group have begun this one; after its last lap it comes back
+in the same way. Micro-batches of a group enter every other slot.
+
+[Note: laps tile the clock] Half of a rank's stages have their forwards in even slots and their
+backwards in odd ones, the other half the opposite, as L is even. In either kind of slots, n laps of
+g >= L/2 micro-batches take 2gn slots forwards, the way back takes the next 2gn, and the next group
+follows without a gap. So no two actions share a slot, and a rank is never free from when both kinds
+have begun until one of them ends.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def entries_of(groups: Iterable[int], lap: int, num_laps: int) -> list[Entry]:
     """Return when each micro-batch enters.
 
     Args:
-        groups: micro-batches of each group. A group of fewer than ``lap / 2`` leaves slots free.
+        groups: micro-batches of each group. Fewer than ``lap / 2`` leave slots free; see
+            [Note: laps tile the clock].
         lap: stages of a lap, even.
         num_laps: laps of the pipeline.
     """
