@@ -21,7 +21,7 @@ SEVERAL_STAGES = [family.name for family in FAMILIES if "stages_per_rank" in fam
 
 HAS_NO_ORDER = {
     "chimera": lambda p, _m: p % 2,
-    "dualpipe": lambda p, m: p % 2 or m % 2 or m < 2 * p,
+    "dualpipe": lambda p, _m: p % 2,
 }
 """Counts for which a schedule is not defined; every other has an order for any."""
 

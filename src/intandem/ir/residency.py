@@ -17,10 +17,16 @@ ACTIVATIONS_FREED = {ActionKind.F: 0, ActionKind.B: 1, ActionKind.I: 0, ActionKi
 
 
 def held_activations(actions: Iterable[Action]) -> list[int]:
-    """Stage activations that a rank holds while it runs each of ``actions`` in order."""
+    """Stage activations that a rank holds while it runs each of ``actions`` in order.
+
+    Where there are no backwards, a forward keeps nothing when it has ended.
+    """
     held = 0
     counts = []
-    for action in actions:
+    row = list(actions)
+    if all(action.kind is ActionKind.F for action in row):
+        return [1] * len(row)
+    for action in row:
         held += ACTIVATIONS_TAKEN[action.kind]
         counts.append(held)
         held -= ACTIVATIONS_FREED[action.kind]
