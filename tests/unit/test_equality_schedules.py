@@ -7,9 +7,9 @@ import pytest
 
 import intandem as it
 from deep_models import DEEP, UPDATING
-from harness import numbers_of_step, repeatable_cuts
+from harness import numbers_of_step, relative_error, repeatable_cuts
 from intandem.equality import Splitting, compare, one_process
-from intandem.errors import ScheduleError
+from intandem.errors import CaptureError, ScheduleError
 from intandem.schedules import schedule_names
 
 pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -109,3 +109,26 @@ def test_no_backward_does_not_train(name):
         assert len(pipe.predict(sample.batch)) == len(sample.batch[0])
         with pytest.raises(ScheduleError, match="has no backward, so step"):
             pipe.step(sample.batch)
+
+
+def test_stages_by_hand_on_several_ranks():
+    """A list of stages is dealt out to the ranks that there are, as the schedule places them."""
+    ours, theirs = DEEP["layers"](), DEEP["layers"]()
+    stages = list(ours.model)[:8]
+    expected = one_process(theirs.model[:8], theirs.batch, theirs.loss, Splitting(4))
+    with it.Pipeline(
+        stages, example=ours.batch, loss=ours.loss, ranks=2, schedule="interleaved", microbatches=4
+    ) as pipe:
+        assert float(pipe.step(ours.batch)) == pytest.approx(expected.loss, rel=1e-12)
+        assert pipe.program().placement.rank_of == (0, 1) * 4
+        found = {name: p.grad for name, p in pipe.named_parameters()}
+    assert relative_error(found, expected.gradients) <= 1e-12
+
+
+def test_too_few_parts_for_the_schedule():
+    """The remedy counts stages per rank."""
+    sample = DEEP["layers"]()
+    with pytest.raises(CaptureError, match=r"9 stages at most .* has 12; use ranks=4 or fewer"):
+        it.Pipeline(
+            sample.model, example=sample.batch, loss=sample.loss, ranks=6, schedule="interleaved"
+        )

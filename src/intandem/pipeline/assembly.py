@@ -104,7 +104,7 @@ def assemble(
     """
     model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
-    studied = study(request, example, bind, placement.num_stages)
+    studied = study(request, example, bind, placement)
     subject = studied.subject
     plan = agree_on_plan(subject, home, placement.num_stages, source)
     began_s = time.perf_counter()

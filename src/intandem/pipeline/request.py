@@ -240,7 +240,11 @@ class Request:
 
     def _stages_per_rank(self, name: str, num_ranks: int) -> int | None:
         """As many as the user's cuts make, where the schedule leaves it open."""
-        if self.first_modules is None or not leaves_open(name, "stages_per_rank"):
+        if not leaves_open(name, "stages_per_rank"):
+            return None
+        if isinstance(self.model, StageChain):
+            return max(1, self.model.num_stages // num_ranks)
+        if self.first_modules is None:
             return None
         return max(1, (len(self.first_modules) + 1) // num_ranks)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from intandem.ir import Placement
     from intandem.recorder.cut import Segment
 
 
@@ -54,17 +55,20 @@ class StagePlan:
         return CostModel(forward_s, half, half, backward_s)
 
 
-def check_num_stages(segments: Sequence[Segment], num_stages: int) -> None:
+def check_num_stages(segments: Sequence[Segment], placement: Placement) -> None:
     """Refuse more stages than the model can be cut into.
 
     Raises:
         CaptureError: naming both numbers.
     """
+    num_stages = placement.num_stages
     if len(segments) < num_stages:
+        depth = len(set(placement.rank_of))
+        num_ranks = max(1, len(segments) * depth // num_stages) * (placement.num_ranks // depth)
         names = ", ".join(segment.name for segment in segments[:8])
         msg = (
             f"the model can be cut into {len(segments)} stages at most ({names}), and the schedule "
-            f"has {num_stages}; use ranks={max(len(segments), 1)} or fewer"
+            f"has {num_stages}; use ranks={num_ranks} or fewer"
         )
         raise CaptureError(msg)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from intandem.ir import Placement
     from intandem.pipeline.request import Request
     from intandem.recorder import Arguments, Graph
     from intandem.runtime.losses import LossTerm
@@ -78,7 +79,7 @@ class Study:
 
 
 def study(
-    request: Request, example: Any, bind: Callable[[Any], Arguments], num_stages: int
+    request: Request, example: Any, bind: Callable[[Any], Arguments], placement: Placement
 ) -> Study:
     """Record the model on a micro-batch and see what it can be cut into and what its loss is.
 
@@ -86,7 +87,7 @@ def study(
         request: what the user asked for.
         example: a micro-batch.
         bind: turns it into arguments.
-        num_stages: that it is to be cut into.
+        placement: of the stages that it is to be cut into.
 
     Raises:
         CaptureError: if the model cannot be recorded, or not cut into as many stages.
@@ -100,8 +101,8 @@ def study(
         first = fullest(request, example, bind, usual)
         left = LeftBehind(before, tensors_in_attributes(model))
         found = segments(first.graph)
-        check_stages_by_hand(model, found, num_stages)
-        check_num_stages(found, num_stages)
+        check_stages_by_hand(model, found, placement.num_stages)
+        check_num_stages(found, placement)
         joining = _joining(request, first.output, example, bind)
         subject = Subject(request, first.graph, found, example, joining, meter, usual)
         loss = _example_loss(subject, first.output, Weights(model, first.graph), left)
