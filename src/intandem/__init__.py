@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from intandem.equality import Job, check
     from intandem.errors import PipelineError
     from intandem.ir import Action, ActionKind, Placement, Program, Schedule, Timeline
+    from intandem.machine import Machine
     from intandem.pipeline import Options, Pipeline
     from intandem.recorder import capture
     from intandem.rules import verify
@@ -27,6 +28,7 @@ _HOME = {
     "CostModel": "costs",
     "Job": "equality",
     "LossSum": "runtime.losses",
+    "Machine": "machine",
     "Options": "pipeline",
     "Pipeline": "pipeline",
     "PipelineError": "errors",
@@ -50,6 +52,7 @@ __all__ = [
     "CostModel",
     "Job",
     "LossSum",
+    "Machine",
     "Options",
     "Pipeline",
     "PipelineError",

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _PER_STAGE = ("forward_s", "backward_input_s", "backward_weight_s", "backward_s")
+_OPTIONAL_PER_STAGE = (
+    "activation_bytes",
+    "pending_bytes",
+    "overlapped_s",
+    "optimizer_s",
+    "reduction_s",
+    "gradient_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +42,12 @@ class CostModel:
             or I; empty for unknown.
         pending_bytes: what a stage keeps per micro-batch from the end of I to the end of W; by
             default ``activation_bytes``: I frees nothing.
-        overlapped_s: seconds of an F that overlaps with a B, per stage of the F; by default the
-            sum of the two.
+        overlapped_s: seconds of an F and a B or I that overlap, together, per stage of the F; by
+            default the sum of the two.
+        optimizer_s: seconds of the optimizer's step, per stage; empty for 0.
+        reduction_s: seconds in which the gradients that several ranks hold of a stage are added
+            up at the end of a step, whatever their bytes; empty for 0.
+        gradient_bytes: what that moves, per stage; empty for 0.
 
     Raises:
         ValueError: if a list has the wrong length or a number is negative or not finite.
@@ -51,6 +63,9 @@ class CostModel:
     activation_bytes: tuple[int, ...] = ()
     pending_bytes: tuple[int, ...] = ()
     overlapped_s: tuple[float, ...] = ()
+    optimizer_s: tuple[float, ...] = ()
+    reduction_s: tuple[float, ...] = ()
+    gradient_bytes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         num_stages = len(self.forward_s)
@@ -65,7 +80,7 @@ class CostModel:
         _require("boundary_bytes", self.boundary_bytes or (0,) * (num_stages - 1), num_stages - 1)
         if not self.pending_bytes:
             object.__setattr__(self, "pending_bytes", self.activation_bytes)
-        for key in ("activation_bytes", "pending_bytes", "overlapped_s"):
+        for key in _OPTIONAL_PER_STAGE:
             _require(key, getattr(self, key) or (0,) * num_stages, num_stages)
         _require("latency_s", (self.latency_s,), 1)
         if not self.bandwidth_bytes_per_s > 0:
@@ -110,15 +125,21 @@ class CostModel:
             case ActionKind.W:
                 return self.backward_weight_s
 
-    def link_s(self, message: Message) -> float:
-        """Seconds for which ``message`` keeps its link to itself: its bytes by the bandwidth.
+    def pair_s(self, forward: Action, backward: Action) -> float:
+        """Seconds that ``forward`` and ``backward`` hold their rank when they overlap."""
+        if self.overlapped_s:
+            return self.overlapped_s[forward.stage]
+        return self.seconds(forward) + self.seconds(backward)
 
-        A message that skips stages counts what crosses just before the later of its two.
-        """
-        if not self.boundary_bytes:
-            return 0.0
-        later = max(message.source.stage, message.target_stage)
-        return self.boundary_bytes[later - 1] / self.bandwidth_bytes_per_s
+    def message_bytes(self, source_stage: int, target_stage: int) -> int:
+        """Bytes of a message; one that skips stages counts what crosses before the later one."""
+        later = max(source_stage, target_stage)
+        return self.boundary_bytes[later - 1] if self.boundary_bytes else 0
+
+    def link_s(self, message: Message) -> float:
+        """Seconds for which ``message`` keeps its link to itself: its bytes by the bandwidth."""
+        num_bytes = self.message_bytes(message.source.stage, message.target_stage)
+        return num_bytes / self.bandwidth_bytes_per_s
 
     def transfer_s(self, message: Message) -> float:
         """Seconds from the start of sending ``message`` to another rank until it is there."""
@@ -128,14 +149,16 @@ class CostModel:
 def parse_costs(text: str, *, num_stages: int, transfer_s: float = 0.0) -> CostModel:
     """Read ``F=1,I=1,W=1`` or ``F=1,B=2`` (then I and W are half of B each), in seconds.
 
+    ``FB=2.5`` in addition is what an F takes together with the B or I that it overlaps with.
+
     Raises:
         ValueError: names the key that is missing, unknown, repeated or not a number.
     """
     found: dict[str, float] = {}
     for item in text.split(","):
         key, equals, value = item.strip().partition("=")
-        if not equals or key not in tuple(ActionKind):
-            msg = f"costs: found {item.strip()!r}; expected F=, I=, W= or B= and seconds"
+        if not equals or key not in {*ActionKind, "FB"}:
+            msg = f"costs: found {item.strip()!r}; expected F=, I=, W=, B= or FB= and seconds"
             raise ValueError(msg)
         if key in found:
             msg = f"costs: {key} is given twice in {text!r}"
@@ -147,8 +170,10 @@ def parse_costs(text: str, *, num_stages: int, transfer_s: float = 0.0) -> CostM
         if math.isnan(cost.get(key, math.nan)):
             msg = f"costs: {key} is missing in {text!r}; expected F with B, or F, I and W"
             raise ValueError(msg)
-    f, i, w, b = ((cost[k],) * num_stages if k in cost else () for k in "FIWB")
-    return CostModel(f, i, w, b, latency_s=transfer_s)
+    f, i, w, b, together = (
+        (cost[k],) * num_stages if k in cost else () for k in ("F", "I", "W", "B", "FB")
+    )
+    return CostModel(f, i, w, b, latency_s=transfer_s, overlapped_s=together)
 
 
 def costs_from_json(text: str, *, num_stages: int) -> CostModel:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,24 @@ def test_transfer_is_latency_and_bytes():
     assert costs.transfer_s(Message(Action.parse("0F3"), 2)) == 4.5
 
 
+def test_a_pair_costs_the_sum_unless_it_is_said_what_it_costs():
+    """By the stage of its forward; of a whole backward or of one for the inputs alone."""
+    forward, whole, half = map(Action.parse, ("1F3", "0B0", "0I0"))
+    costs = CostModel.uniform(2, 1.0, 2.0, 4.0)
+    overlapped = replace(costs, overlapped_s=(3.0, 5.0))
+
+    assert (costs.pair_s(forward, whole), costs.pair_s(forward, half)) == (7.0, 3.0)
+    assert overlapped.pair_s(forward, whole) == 5.0
+
+
+def test_bytes_of_a_message():
+    """What crosses before the later of two stages, whichever way it goes; 0 if unknown."""
+    costs = replace(CostModel.uniform(3), boundary_bytes=(20, 40))
+
+    assert [costs.message_bytes(*pair) for pair in ((0, 1), (2, 1), (0, 2))] == [20, 40, 40]
+    assert CostModel.uniform(3).message_bytes(0, 1) == 0
+
+
 def test_transfer_without_bytes_is_latency():
     """The uniform model has latency alone."""
     assert CostModel.uniform(2, transfer_s=0.25).transfer_s(FORWARD) == 0.25
@@ -57,6 +76,9 @@ def test_transfer_without_bytes_is_latency():
         ({"backward_weight_s": (1.0, math.nan)}, "backward_weight_s has nan"),
         ({"boundary_bytes": (1, 2)}, "boundary_bytes has 2 values; expected 1"),
         ({"activation_bytes": (1,)}, "activation_bytes has 1 values; expected 2"),
+        ({"optimizer_s": (1.0,)}, "optimizer_s has 1 values; expected 2"),
+        ({"reduction_s": (1.0, -1.0)}, "reduction_s has -1.0; expected a finite number"),
+        ({"gradient_bytes": (1, 2, 3)}, "gradient_bytes has 3 values; expected 2"),
         ({"latency_s": math.inf}, "latency_s has inf"),
         ({"bandwidth_bytes_per_s": 0.0}, "bandwidth_bytes_per_s is 0.0; expected more than 0"),
     ],
@@ -84,12 +106,19 @@ class TestShortForm:
         """B next to I and W is what the two cost together."""
         assert parse_costs("F=1,I=1,W=1,B=1.5", num_stages=1).backward_s == (1.5,)
 
+    def test_pair(self):
+        """FB is what a pair takes together; it stands for no B."""
+        assert parse_costs("F=1,B=2,FB=2.5", num_stages=2).overlapped_s == (2.5, 2.5)
+        with pytest.raises(ValueError, match="costs: I is missing in 'F=1,FB=2'"):
+            parse_costs("F=1,FB=2", num_stages=2)
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("F=1,I=1", "costs: W is missing in 'F=1,I=1'; expected F with B, or F, I and W"),
             ("I=1,W=1", "costs: F is missing"),
-            ("F=1,X=1", "costs: found 'X=1'; expected F=, I=, W= or B= and seconds"),
+            ("F=1,X=1", "costs: found 'X=1'; expected F=, I=, W=, B= or FB= and seconds"),
+            ("F=1,B=2,FB=x", "costs: FB is 'x'; expected seconds, 0 or more"),
             ("F=1,I=1,W=1,F=2", "costs: F is given twice"),
             ("F=one,B=2", "costs: F is 'one'; expected seconds, 0 or more"),
             ("F=-1,B=2", "costs: F is '-1'; expected seconds, 0 or more"),
@@ -117,9 +146,20 @@ class TestJson:
             (1.0, 2.0), (1.0, 1.0), (1.0, 1.0), latency_s=0.5, boundary_bytes=(8,)
         )
 
+    def test_end_of_a_step(self):
+        """Seconds of the optimizer and of the reduction, and the bytes of that."""
+        text = json.dumps({**GOOD, "optimizer_s": 2, "reduction_s": [1, 0], "gradient_bytes": 8})
+
+        costs = costs_from_json(text, num_stages=2)
+
+        assert (costs.optimizer_s, costs.reduction_s) == ((2.0, 2.0), (1.0, 0.0))
+        assert costs.gradient_bytes == (8, 8)
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
+            ({"optimizer_s": [1]}, "costs: 'optimizer_s' has 1 values; expected 2"),
+            ({"gradient_bytes": 0.5}, "costs: 'gradient_bytes' has 0.5; expected a whole number"),
             ({"speed": 1}, "costs: unknown key 'speed'; known: forward_s, backward_input_s"),
             ({"forward_s": [1]}, "costs: 'forward_s' has 1 values; expected 2"),
             ({"forward_s": ["1", 2]}, "costs: 'forward_s' has '1'; expected a number"),
