@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Timeline:
 
     spans: tuple[Span, ...]
     num_ranks: int
+    _rows: dict[int, list[Span]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Spans by rank, filled in when first asked for."""
 
     @property
     def start_s(self) -> float:
@@ -49,12 +54,13 @@ class Timeline:
     @property
     def rank_span_s(self) -> float:
         """The longest (last end - first start) of any one rank, in seconds."""
-        return max((self._span_of(rank) for rank in range(self.num_ranks)), default=0.0)
+        rows = map(self.of_rank, range(self.num_ranks))
+        return max((_extent_s(row) for row in rows), default=0.0)
 
     @property
     def busy_s(self) -> float:
-        """Seconds of compute, summed over ranks."""
-        return sum(s.end_s - s.start_s for s in self.spans)
+        """Seconds in which a rank computes, summed over ranks; actions that overlap count once."""
+        return sum(map(self.busy_of_rank_s, range(self.num_ranks)))
 
     @property
     def bubble_ratio(self) -> float:
@@ -68,13 +74,25 @@ class Timeline:
 
     def of_rank(self, rank: int) -> tuple[Span, ...]:
         """Spans of one rank, in the order it ran them."""
-        return tuple(s for s in self.spans if s.rank == rank)
+        if not self._rows:
+            for span in self.spans:
+                self._rows.setdefault(span.rank, []).append(span)
+        return tuple(self._rows.get(rank, ()))
 
-    def _span_of(self, rank: int) -> float:
-        spans = self.of_rank(rank)
-        if not spans:
-            return 0.0
-        return max(s.end_s for s in spans) - min(s.start_s for s in spans)
+    def busy_of_rank_s(self, rank: int) -> float:
+        """Seconds in which ``rank`` computes; actions that overlap count once."""
+        busy_s = 0.0
+        until_s = -math.inf
+        for span in self.of_rank(rank):
+            busy_s += max(0.0, span.end_s - max(span.start_s, until_s))
+            until_s = max(until_s, span.end_s)
+        return busy_s
+
+
+def _extent_s(spans: tuple[Span, ...]) -> float:
+    if not spans:
+        return 0.0
+    return max(s.end_s for s in spans) - min(s.start_s for s in spans)
 
 
 def _idle_share(busy_s: float, grid_s: float) -> float:

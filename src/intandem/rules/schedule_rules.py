@@ -49,6 +49,11 @@ def check_schedule(schedule: Schedule) -> tuple[Diagnostic, ...]:
     return tuple(sorted(found, key=lambda d: d.rank))
 
 
+def obeys_all_but_order(schedule: Schedule) -> bool:
+    """Whether all rules but S003 hold: for those who will see themselves whether ranks wait."""
+    return _is_complete(schedule) and not any(True for _ in _unpaired(schedule))
+
+
 def _is_complete(schedule: Schedule) -> bool:
     """True if S001, S002, S004 and S005 hold; the rules below say what is wrong if not."""
     if any(True for _ in _ill_fitting(schedule)):

@@ -9,9 +9,15 @@ With P ranks, rank r holds at most P - r activations. For P=3, M=4::
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from intandem.ir import Action, ActionKind, Placement, Schedule
+from intandem.ir.codes import ActionCodes
 from intandem.schedules.alternation import alternate
 from intandem.schedules.counts import require_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def one_f_one_b(num_ranks: int, num_microbatches: int) -> Schedule:
@@ -32,6 +38,22 @@ def one_f_one_b(num_ranks: int, num_microbatches: int) -> Schedule:
         for rank in range(num_ranks)
     )
     return Schedule("1f1b", Placement.loop(num_ranks), num_microbatches, rows)
+
+
+def one_f_one_b_codes(num_ranks: int, num_microbatches: int) -> tuple[Iterator[int], ...]:
+    """Return per rank the same order as ``ActionCodes``, made as it is read.
+
+    Raises:
+        ValueError: if either count is less than 1.
+    """
+    require_counts(num_ranks, num_microbatches)
+    codes = ActionCodes(num_ranks, num_microbatches)
+    starts = (
+        (codes.of_stage(rank, ActionKind.F), codes.of_stage(rank, ActionKind.B))
+        for rank in range(num_ranks)
+    )
+    lanes = ([range(start, start + num_microbatches) for start in pair] for pair in starts)
+    return tuple(alternate(f, b, num_ranks - rank) for rank, (f, b) in enumerate(lanes))
 
 
 def alternating_row(stage: int, num_microbatches: int, *, num_warmup: int) -> tuple[Action, ...]:
