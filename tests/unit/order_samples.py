@@ -60,7 +60,7 @@ def random_valid(seed, placement, num_microbatches):
     while ready:
         action = ready.pop(rng.randrange(len(ready)))
         stage, mb = action.stage, action.microbatch
-        rows[placement.rank_of[stage]].append(action)
+        rows[placement.rank_for(stage, mb, num_microbatches)].append(action)
         if action.kind is F and stage < last:
             ready.append(Action(stage + 1, F, mb))
         elif action.kind is F:

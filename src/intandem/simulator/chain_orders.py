@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class _Messages(NamedTuple):
-    """What an action waits for and hands over: names of lanes of messages, None for nothing."""
+    """What an action waits for and hands over, as (source stage, target stage); None: nothing."""
 
-    takes: tuple[bool, int] | None
-    gives: tuple[bool, int] | None
+    takes: tuple[int, int] | None
+    gives: tuple[int, int] | None
     way: Way
 
 
@@ -31,6 +31,7 @@ class ChainLanes:
 
     Attributes:
         operations: what they are part of.
+        codes: how actions are numbered.
         moved: of each micro-batch, how far its codes are moved; empty if none is.
     """
 
@@ -42,6 +43,7 @@ class ChainLanes:
         self._costs = costs
         self._messages: list[_Messages] = []
         self.operations = Operations(count)
+        self.codes = ActionCodes(placement.num_stages, count)
         for replica, rank_of in enumerate(placement.rows):
             for stage in range(placement.num_stages):
                 for kind in KINDS:
@@ -58,14 +60,13 @@ class ChainLanes:
     def _add(
         self, action: Action, replica: int, rank_of: tuple[int, ...], network: Network
     ) -> None:
-        stage, is_forward = action.stage, action.kind is ActionKind.F
-        step = 1 if is_forward else -1
+        stage, step = action.stage, 1 if action.kind is ActionKind.F else -1
         source, target = stage - step, stage + step
         linked = () if action.kind is ActionKind.W else range(len(rank_of))
-        takes = (is_forward, stage) if source in linked else None
+        takes = (source, stage) if source in linked else None
         gives, way = None, AT_ONCE
         if target in linked:
-            gives = (is_forward, target)
+            gives = (stage, target)
             way = network.way((rank_of[stage], rank_of[target]), stage, target)
         self._messages.append(_Messages(takes, gives, way))
         hold_s = self._costs.seconds(action)
@@ -91,8 +92,7 @@ def compile_schedule(
     """Return the operations of a valid ``schedule``."""
     count = schedule.num_microbatches * num_steps
     lanes = ChainLanes(schedule.placement, (schedule.num_microbatches, count), costs, network)
-    codes = ActionCodes(schedule.num_stages, count)
-    rows = [codes.of_actions(row) for row in schedule.actions]
+    rows = [lanes.codes.of_actions(row) for row in schedule.actions]
     if lanes.moved:
         rows = [[code + lanes.moved[code % count] for code in row] for row in rows]
     shown: list[list[Shown] | None] = [None] * len(rows)
@@ -102,7 +102,7 @@ def compile_schedule(
     for rank, paired in slots.items():
         actions = schedule.actions[rank]
         rows[rank], shown[rank] = _spread(lanes, costs, (actions, rows[rank]), paired)
-    return Compiled(lanes.operations, rows, shown, [False] * len(rows))
+    return Compiled(lanes.operations, rows, shown, [False] * len(rows), [[] for _ in rows])
 
 
 def _spread(

@@ -33,9 +33,11 @@ class Compiled:
         rows: of each rank, its operations.
         shown: of each rank, its actions; or None, where operation and action are the same.
         reduces: of each rank, whether its row has a reduction of gradients.
+        recomputed: forwards that are run again, and where in their rank's row.
     """
 
     operations: Operations
     rows: list[list[int]]
     shown: list[list[Shown] | None]
     reduces: list[bool]
+    recomputed: list[list[Shown]]

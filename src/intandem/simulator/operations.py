@@ -8,6 +8,8 @@ message it is one addition::
     compute order   1F3                          one operation: waits, holds, hands over
     program         recv:0F3>1@0  1F3  send:...  three of them
 
+Lanes of messages between stages are called (source stage, target stage).
+
 An action that overlaps with the next becomes: wait for one message; wait for the other, hold the
 rank for both; hand over one; hand over the other.
 """
@@ -62,15 +64,15 @@ class Operations:
     takes: list[int | None] = field(default_factory=list)
     gives: list[tuple[int, Way] | None] = field(default_factory=list)
     _lane_of: dict[Hashable, int] = field(default_factory=dict)
-    _message_lane_of: dict[Hashable, int] = field(default_factory=dict)
+    _message_lane_of: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
 
     def lane(
         self,
         key: Hashable,
         hold_s: float = 0.0,
         *,
-        takes: Hashable = None,
-        gives: Hashable = None,
+        takes: tuple[Hashable, ...] | None = None,
+        gives: tuple[Hashable, ...] | None = None,
         way: Way = AT_ONCE,
     ) -> int:
         """Return the lane known as ``key``; there is none yet the first time.
@@ -90,6 +92,10 @@ class Operations:
         self.gives.append(None if gives is None else (self._distance(lane, gives), way))
         return lane
 
-    def _distance(self, lane: int, messages: Hashable) -> int:
+    def message_names(self) -> list[tuple[object, ...]]:
+        """The names of the lanes of messages: a message's is at ``number // count``."""
+        return list(self._message_lane_of)
+
+    def _distance(self, lane: int, messages: tuple[Hashable, ...]) -> int:
         number = self._message_lane_of.setdefault(messages, len(self._message_lane_of))
         return (number - lane) * self.count

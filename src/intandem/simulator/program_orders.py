@@ -32,7 +32,13 @@ def compile_program(
         row.enter(_with_pairs_together(instructions))
     network.enter(operations)
     reduces = [ReduceGrads() in instructions for instructions in program.instructions]
-    return Compiled(operations, [r.row for r in rows], [r.shown for r in rows], reduces)
+    return Compiled(
+        operations,
+        [row.row for row in rows],
+        [row.shown for row in rows],
+        reduces,
+        [row.recomputed for row in rows],
+    )
 
 
 def _with_pairs_together(instructions: Sequence[Instruction]) -> list[Instruction]:
@@ -68,6 +74,7 @@ class _Row:
     ) -> None:
         self.row: list[int] = []
         self.shown: list[Shown] = []
+        self.recomputed: list[Shown] = []
         self._rank = rank
         self._costs = costs
         self._network = network
@@ -89,7 +96,8 @@ class _Row:
                 case Recv(message=message, peer=peer):
                     self._receive(message, peer)
                 case Recompute(action=action):
-                    self._recomputed_at = len(self.row)
+                    self._recomputed_at = place = len(self.row)
+                    self.recomputed.append(Shown(action, place, place))
                     self._hold(action, self._costs.seconds(action))
                 case ReduceGrads():
                     self.row += self._step_end.reduction(self._rank)

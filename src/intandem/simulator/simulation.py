@@ -58,5 +58,5 @@ def spans_of(
         if shown is not None:
             spans += [Span(rank, s.action, began[s.first], ends[s.last]) for s in shown]
         elif isinstance(order, Schedule):
-            spans += map(Span, repeat(rank), order.actions[rank], began, ends)
+            spans += map(Span._make, zip(repeat(rank), order.actions[rank], began, ends))
     return spans
