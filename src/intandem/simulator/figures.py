@@ -24,8 +24,8 @@ class Figures:
 
     Attributes:
         num_actions: of all ranks.
-        starts_s: of each rank, when its first action starts.
-        ends_s: of each rank, when its last action ends.
+        starts_s: of each rank, when its first action starts; 0 if it has none.
+        ends_s: of each rank, when its last action ends; 0 if it has none.
         busy_s: of each rank, seconds in which it computes; actions that overlap count once.
         peak_activations: of each rank, the most stage activations that it holds at once.
     """
@@ -93,6 +93,8 @@ class _Extent(NamedTuple):
 def _extent(compiled: Compiled, rank: int, starts: Sequence[float]) -> _Extent:
     count, hold_s = compiled.operations.count, compiled.operations.hold_s
     row, shown = compiled.rows[rank], compiled.shown[rank]
+    if not row or shown == []:
+        return _Extent(0.0, 0.0, 0.0)
     if shown is None:
         busy_s = math.fsum(hold_s[operation // count] for operation in row)
         return _Extent(starts[0], starts[-1] + hold_s[row[-1] // count], busy_s)

@@ -1,7 +1,7 @@
 """Programs → operations: a compute, a send and a receive are each one of them.
 
-Of two computes that overlap, all that stands between them comes before both, except sends, which
-come after both.
+Of two computes that overlap, all that stands between them comes before both, except what the first
+of them sends: that comes after both.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def _with_pairs_together(instructions: Sequence[Instruction]) -> list[Instructio
             first = instruction
         elif first is None:
             out.append(instruction)
-        elif isinstance(instruction, Send):
-            sends.append(instruction)
         elif isinstance(instruction, Compute):
             out += [first, instruction, *sends]
             first = None
             sends.clear()
+        elif isinstance(instruction, Send) and instruction.message.source == first.action:
+            sends.append(instruction)
         else:
             out.append(instruction)
     return out
