@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from intandem.ir import Action, ActionKind, Message
+from intandem.ir.strict_json import as_number, as_whole, read_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 _PER_STAGE = ("forward_s", "backward_input_s", "backward_weight_s", "backward_s")
 _OPTIONAL_PER_STAGE = (
@@ -184,10 +184,7 @@ def costs_from_json(text: str, *, num_stages: int) -> CostModel:
     Raises:
         ValueError: names the key that is missing, unknown or has the wrong shape.
     """
-    content = _json_object(text)
-    if unknown := [key for key in content if key not in (known := _attributes())]:
-        msg = f"costs: unknown key {unknown[0]!r}; known: {', '.join(known)}"
-        raise ValueError(msg)
+    content = read_object(text, what="costs", known=[field.name for field in fields(CostModel)])
     for key in _PER_STAGE[:3]:
         if key not in content:
             msg = f"costs: {key!r} is missing; expected one number per stage"
@@ -195,54 +192,17 @@ def costs_from_json(text: str, *, num_stages: int) -> CostModel:
     return CostModel(**{key: _json_value(key, content[key], num_stages) for key in content})
 
 
-def _attributes() -> tuple[str, ...]:
-    return tuple(field.name for field in fields(CostModel))
-
-
-def _json_object(text: str) -> Mapping[str, object]:
-    try:
-        content = json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        msg = f"costs: not JSON: {error}"
-        raise ValueError(msg) from None
-    if not isinstance(content, dict):
-        msg = f"costs: found {type(content).__name__}; expected a JSON object"
-        raise ValueError(msg)
-    return content
-
-
-def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        msg = f"costs: key {twice!r} is given twice"
-        raise ValueError(msg)
-    return content
-
-
 def _json_value(key: str, value: object, num_stages: int) -> Any:
+    what = f"costs: {key!r}"
     if key in {"latency_s", "bandwidth_bytes_per_s"}:
-        return _number(key, value)
+        return as_number(value, what=what)
     length = num_stages - 1 if key == "boundary_bytes" else num_stages
     values = value if isinstance(value, list) else [value] * length
     if len(values) != length:
-        msg = f"costs: {key!r} has {len(values)} values; expected {length}"
+        msg = f"{what} has {len(values)} values; expected {length}"
         raise ValueError(msg)
-    numbers = tuple(_number(key, v) for v in values)
-    if not key.endswith("bytes"):
-        return numbers
-    if broken := [n for n in numbers if not n.is_integer()]:
-        msg = f"costs: {key!r} has {broken[0]}; expected a whole number"
-        raise ValueError(msg)
-    return tuple(map(int, numbers))
-
-
-def _number(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"costs: {key!r} has {value!r}; expected a number"
-        raise ValueError(msg)
-    return float(value)
+    as_one = as_whole if key.endswith("bytes") else as_number
+    return tuple(as_one(one, what=what) for one in values)
 
 
 def _seconds(key: str, value: str) -> float:

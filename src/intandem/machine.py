@@ -6,11 +6,23 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from intandem.ir.strict_json import as_list, as_number, as_object, as_whole, read_object
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Pair = tuple[int, int]
 """A directed pair of ranks: (sender, receiver)."""
+
+_LINK_KEYS = ("latency_s", "bandwidth_bytes_per_s")
+_JSON_KEYS = (
+    *_LINK_KEYS,
+    "links",
+    "shared_wires",
+    "transfers_overlap",
+    "memory_bytes",
+    "reduction_bytes_per_s",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,90 @@ class Machine:
     def link_of(self, sender: int, receiver: int) -> Link:
         """How messages go from ``sender`` to ``receiver``."""
         return self.links.get((sender, receiver), self.link)
+
+
+def machine_from_json(text: str, *, num_ranks: int) -> Machine:
+    """Read a JSON object with the attributes of ``Machine``, and those of its ``link``.
+
+    For example::
+
+        {
+            "latency_s": 5e-6,
+            "bandwidth_bytes_per_s": 200e9,
+            "links": [{"from": 0, "to": 1, "latency_s": 1e-5, "bandwidth_bytes_per_s": 12e9}],
+            "shared_wires": [[[0, 2], [1, 2]]],
+            "transfers_overlap": true,
+            "memory_bytes": 80000000000
+        }
+
+    ``memory_bytes`` is a list, or one number that stands for every rank. What a link leaves out is
+    as between any other ranks.
+
+    Raises:
+        ValueError: names the key that is unknown or has the wrong shape.
+    """
+    content = read_object(text, what="machine", known=_JSON_KEYS)
+    link = _json_link(content, Link(), "machine")
+    wires = as_list(content.get("shared_wires", []), what="machine: 'shared_wires'")
+    return Machine(
+        num_ranks,
+        link,
+        _json_links(content.get("links", []), link),
+        tuple(
+            tuple(
+                _json_pair(pair, "shared_wires")
+                for pair in as_list(wire, what="machine: 'shared_wires'")
+            )
+            for wire in wires
+        ),
+        transfers_overlap=_json_bool(content.get("transfers_overlap", True)),
+        memory_bytes=_json_memory(content.get("memory_bytes", []), num_ranks),
+        reduction_bytes_per_s=as_number(
+            content.get("reduction_bytes_per_s", math.inf), what="machine: 'reduction_bytes_per_s'"
+        ),
+    )
+
+
+def _json_link(content: Mapping[str, object], default: Link, what: str) -> Link:
+    numbers = (
+        as_number(content.get(key, getattr(default, key)), what=f"{what}: {key!r}")
+        for key in _LINK_KEYS
+    )
+    return Link(*numbers)
+
+
+def _json_links(value: object, default: Link) -> dict[Pair, Link]:
+    what = "machine: 'links'"
+    links: dict[Pair, Link] = {}
+    for item in as_list(value, what=what):
+        one = as_object(item, what=what, known=("from", "to", *_LINK_KEYS))
+        pair = _json_pair([one.get("from"), one.get("to")], "links")
+        if pair in links:
+            msg = f"{what} has {pair} twice"
+            raise ValueError(msg)
+        links[pair] = _json_link(one, default, what)
+    return links
+
+
+def _json_pair(value: object, key: str) -> Pair:
+    what = f"machine: {key!r}"
+    pair = [as_whole(rank, what=what) for rank in as_list(value, what=what)]
+    if len(pair) != 2:
+        msg = f"{what} has {pair}; expected a pair of ranks"
+        raise ValueError(msg)
+    return pair[0], pair[1]
+
+
+def _json_memory(value: object, num_ranks: int) -> tuple[int, ...]:
+    sizes = value if isinstance(value, list) else [value] * num_ranks
+    return tuple(as_whole(size, what="machine: 'memory_bytes'") for size in sizes)
+
+
+def _json_bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        msg = f"machine: 'transfers_overlap' has {value!r}; expected true or false"
+        raise ValueError(msg)
+    return value
 
 
 def _require_pairs(key: str, pairs: Sequence[Pair], num_ranks: int) -> None:

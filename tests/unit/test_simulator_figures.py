@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_samples import cases
 from order_samples import sched, valid_schedules
-from test_simulator_machines import cases
 
 from intandem.costs import CostModel
 from intandem.errors import ScheduleError, ScheduleVerifyError
@@ -53,7 +53,7 @@ def test_figures_of_no_time():
 
 
 @given(cases(), st.booleans(), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_figures_are_the_timelines(case, lowered, recompute):
     """Of schedules and programs, pairs and replicas, on any machine."""
     schedule, costs, machine = case
@@ -75,7 +75,7 @@ def test_figures_are_the_timelines(case, lowered, recompute):
 
 class TestStreams:
     @given(cases())
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     def test_are_as_what_is_kept(self, case):
         """An order read once has the figures of the schedule."""
         schedule, costs, machine = case
@@ -163,7 +163,7 @@ class TestRefusals:
     """The engine sees by itself whether ranks wait; the rules are what it must agree with."""
 
     @given(valid_schedules, st.integers(0, 2**32))
-    @settings(max_examples=600, deadline=None)
+    @settings(max_examples=400, deadline=None)
     def test_are_those_of_the_rules(self, schedule, seed):
         """Whatever is refused by the rules, with the same findings, and nothing else."""
         schedule = broken(schedule, random.Random(seed))

@@ -1,19 +1,18 @@
 """The clock on every kind of machine: against hand-drawn timelines and a second simulator."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from order_samples import PLACEMENTS, prog, random_valid, sched
+from machine_samples import cases, small
+from order_samples import prog, sched
 from ticks import Ticks
 
 from intandem.costs import CostModel
-from intandem.ir import ActionKind, Placement
+from intandem.ir import Placement
 from intandem.lowering import lower
 from intandem.machine import Link, Machine
-from intandem.rules import check
 from intandem.simulator import simulate
 
 UNIT = CostModel.uniform
@@ -177,70 +176,6 @@ class TestPairs:
         assert starts(timeline, "1F0", "1F1") == [1, 7]
 
 
-def small(values):
-    return st.sampled_from(values)
-
-
-@st.composite
-def machines(draw, num_ranks):
-    links = st.builds(Link, small([0, 1, 3]), small([1.0, 2.0, float("inf")]))
-    pairs = [(a, b) for a in range(num_ranks) for b in range(num_ranks) if a != b]
-    shared = draw(st.lists(small(pairs), unique=True, max_size=6)) if pairs else []
-    cut = draw(st.integers(0, len(shared)))
-    return Machine(
-        num_ranks,
-        draw(links),
-        draw(st.dictionaries(small(pairs), links, max_size=3)) if pairs else {},
-        (tuple(shared[:cut]), tuple(shared[cut:])),
-        transfers_overlap=draw(st.booleans()),
-    )
-
-
-def per_stage(values, num_stages):
-    return st.lists(small(values), min_size=num_stages, max_size=num_stages).map(tuple)
-
-
-@st.composite
-def costs_of(draw, num_stages):
-    seconds = per_stage([0, 1, 2, 5], num_stages)
-    return CostModel(
-        draw(seconds),
-        draw(seconds),
-        draw(seconds),
-        draw(st.one_of(st.just(()), seconds)),
-        boundary_bytes=draw(per_stage([0, 2, 6], num_stages - 1)),
-        overlapped_s=draw(st.one_of(st.just(()), seconds)),
-        reduction_s=draw(seconds),
-    )
-
-
-@st.composite
-def orders(draw):
-    """Valid schedules of every placement, some actions overlapping."""
-    replicated = st.sampled_from(
-        [Placement.bidirectional(2), Placement.bidirectional(3), Placement((0, 1), ((2, 3),))]
-    )
-    placement = draw(st.one_of(PLACEMENTS, replicated))
-    schedule = random_valid(draw(st.integers(0, 2**32)), placement, draw(st.integers(1, 5)))
-    could = [
-        (rank, slot)
-        for rank, row in enumerate(schedule.actions)
-        for slot, (a, b) in enumerate(pairwise(row))
-        if a.kind is ActionKind.F and b.kind in {ActionKind.B, ActionKind.I}
-    ]
-    overlaps = draw(st.frozensets(small(could), max_size=2)) if could else frozenset()
-    schedule = replace(schedule, overlaps=overlaps)
-    assume(not check(schedule))
-    return schedule
-
-
-@st.composite
-def cases(draw):
-    schedule = draw(orders())
-    costs = draw(costs_of(schedule.num_stages))
-    return schedule, costs, draw(machines(schedule.num_ranks))
-
-
 def spans_by_rank(timeline):
     return [
         [(s.action, s.start_s, s.end_s) for s in timeline.of_rank(rank)]
@@ -249,7 +184,7 @@ def spans_by_rank(timeline):
 
 
 @given(cases())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_schedule_runs_as_a_second_simulator_runs_its_program(case):
     """Unequal links, shared wires, transfers that hold ranks, pairs, replicas: the same spans."""
     schedule, costs, machine = case
@@ -260,7 +195,7 @@ def test_a_schedule_runs_as_a_second_simulator_runs_its_program(case):
 
 
 @given(cases(), st.booleans(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_program_runs_as_in_a_second_simulator(case, reduce, data):
     """Recomputation and reductions as well."""
     schedule, costs, machine = case

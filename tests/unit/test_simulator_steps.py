@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_samples import cases, costs_of, machines
 from order_samples import sched, valid_schedules
-from test_simulator_machines import cases, costs_of, machines
 from ticks import Ticks
 
 from intandem.costs import CostModel
@@ -115,7 +115,7 @@ class TestOnTheClock:
 
 
 @given(cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_step_ends_as_in_a_second_simulator(case):
     """With reductions of stages held once or several times."""
     schedule, costs, machine = case
@@ -126,7 +126,7 @@ def test_a_step_ends_as_in_a_second_simulator(case):
 
 
 @given(valid_schedules, st.integers(2, 4), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_steps_are_one_long_schedule(schedule, num_steps, data):
     """Without reductions and optimizers: the micro-batches of each step after those of the last."""
     count = schedule.num_microbatches

@@ -22,7 +22,9 @@ class Network:
         self._group_of = {
             pair: group for group, pairs in enumerate(machine.shared_wires) for pair in pairs
         }
-        self._wire_of: dict[object, int] = {}
+        self._has_bytes = any(costs.boundary_bytes)
+        self._is_slow: dict[int | tuple[int, int], bool] = {}
+        self._wire_of: dict[int | tuple[int, int], int] = {}
         self._senders: dict[int, set[int]] = {}
 
     def enter(self, operations: Operations) -> None:
@@ -42,14 +44,20 @@ class Network:
 
     def _wire(self, pair: tuple[int, int]) -> int | None:
         """A number, if some message may keep the wire of ``pair`` for a time."""
-        group = self._group_of.get(pair)
-        pairs = (pair,) if group is None else self.machine.shared_wires[group]
-        speeds = (self.machine.link_of(*other).bandwidth_bytes_per_s for other in pairs)
-        if not any(self._costs.boundary_bytes) or all(map(math.isinf, speeds)):
+        group = self._group_of.get(pair, pair)
+        if not self._keeps_time(group):
             return None
-        wire = self._wire_of.setdefault(pair if group is None else group, len(self._wire_of))
+        wire = self._wire_of.setdefault(group, len(self._wire_of))
         self._senders.setdefault(wire, set()).add(pair[0])
         return wire
+
+    def _keeps_time(self, group: int | tuple[int, int]) -> bool:
+        """Whether bytes take time on the wire of ``group``, or of a pair alone."""
+        if group not in self._is_slow:
+            pairs = (group,) if isinstance(group, tuple) else self.machine.shared_wires[group]
+            speeds = (self.machine.link_of(*pair).bandwidth_bytes_per_s for pair in pairs)
+            self._is_slow[group] = self._has_bytes and not all(map(math.isinf, speeds))
+        return self._is_slow[group]
 
 
 def reduction_s(costs: CostModel, machine: Machine, stage: int) -> float:
