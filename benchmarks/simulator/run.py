@@ -69,11 +69,11 @@ def speed() -> None:
         "figures, bytes keep links": lambda: simulate_figures(schedule, costs, own),
         "figures, links shared": lambda: simulate_figures(schedule, costs, uplinks),
         "figures, read once": lambda: simulate_codes(one_f_one_b_codes(P, M), placement, M, costs),
-        "four steps": lambda: simulate_steps(schedule, costs, num_steps=3),
+        "three steps, and one alone": lambda: simulate_steps(schedule, costs, num_steps=3),
     }
     print(f"1f1b, {P} ranks, {M} micro-batches, {count} actions")
     for name, function in ways.items():
-        actions = 4 * count if name == "four steps" else count
+        actions = 4 * count if name.startswith("three steps") else count
         print(f"  {name:28} {actions / best_s(function):12,.0f} actions/s", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Machines, costs and orders of every kind, drawn at random: whole seconds, so that sums are exact."""
+"""Machines, costs and orders of every kind, drawn: whole seconds, so that sums are exact."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -163,6 +163,7 @@ class TestPairs:
         timeline = simulate(prog(*rows, microbatches=2), UNIT(2))
 
         assert clock(timeline)[5:] == ["1: 1F1 3-6", "1: 1B0 2-6", "1: 1B1 6-8"]
+        assert timeline.busy_of_rank_s(1) == 1 + 4 + 2
 
     def test_of_a_program_with_sends_between(self):
         """0F0's message leaves before 0F1 and 0B0 start, which need it; 0F1's when they end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Timeline:
         """Seconds in which ``rank`` computes; actions that overlap count once."""
         busy_s = 0.0
         until_s = -math.inf
-        for span in self.of_rank(rank):
+        for span in sorted(self.of_rank(rank), key=attrgetter("start_s")):
             busy_s += max(0.0, span.end_s - max(span.start_s, until_s))
             until_s = max(until_s, span.end_s)
         return busy_s

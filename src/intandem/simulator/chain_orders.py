@@ -11,19 +11,40 @@ from intandem.simulator.operations import AT_ONCE, Operations, Way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
 
     from intandem.costs import CostModel
     from intandem.ir import Placement, Schedule
     from intandem.simulator.network import Network
 
 
-class _Messages(NamedTuple):
-    """What an action waits for and hands over, as (source stage, target stage); None: nothing."""
+class _Lane(NamedTuple):
+    """What is known of a lane; messages by (source stage, target stage), None for none.
 
+    Attributes:
+        action: one of it.
+        takes: messages that it waits for.
+        gives: messages that it hands over.
+        way: how these travel.
+    """
+
+    action: Action
     takes: tuple[int, int] | None
     gives: tuple[int, int] | None
     way: Way
+
+
+class _Pair(NamedTuple):
+    """Lanes of two actions that overlap.
+
+    Attributes:
+        wait: for the message of the second.
+        hold: wait for that of the first, hold the rank for both, hand over the first's.
+        give: hand over the second's.
+    """
+
+    wait: int
+    hold: int
+    give: int
 
 
 class ChainLanes:
@@ -41,7 +62,8 @@ class ChainLanes:
         """``counts`` are micro-batches of a step and of all steps."""
         num_microbatches, count = counts
         self._costs = costs
-        self._messages: list[_Messages] = []
+        self._lanes: list[_Lane] = []
+        self._pairs: dict[tuple[int, int], _Pair] = {}
         self.operations = Operations(count)
         self.codes = ActionCodes(placement.num_stages, count)
         for replica, rank_of in enumerate(placement.rows):
@@ -68,22 +90,29 @@ class ChainLanes:
         if target in linked:
             gives = (stage, target)
             way = network.way((rank_of[stage], rank_of[target]), stage, target)
-        self._messages.append(_Messages(takes, gives, way))
+        self._lanes.append(_Lane(action, takes, gives, way))
         hold_s = self._costs.seconds(action)
         key = (replica, stage, action.kind)
         self.operations.lane(key, hold_s, takes=takes, gives=gives, way=way)
 
-    def pair(self, first: int, second: int, hold_s: float) -> list[int]:
-        """Return the operations of two that overlap; the second of them holds the rank for both."""
-        lane, count = self.operations.lane, self.operations.count
-        messages = [self._messages[number // count] for number in (first, second)]
-        lanes = (
-            lane(("wait", messages[0].takes), takes=messages[0].takes),
-            lane(("hold", hold_s, messages[1].takes), hold_s, takes=messages[1].takes),
-            *(lane(("give", *m), gives=m.gives, way=m.way) for m in messages),
+    def pair(self, first: int, second: int) -> _Pair:
+        """Return the lanes of two that overlap, given their own."""
+        known = self._pairs.get((first, second))
+        if known is not None:
+            return known
+        lane, one, other = self.operations.lane, self._lanes[first], self._lanes[second]
+        pair = self._pairs[first, second] = _Pair(
+            wait=lane(("wait", second), takes=other.takes),
+            hold=lane(
+                ("pair", first, second),
+                self._costs.pair_s(one.action, other.action),
+                takes=one.takes,
+                gives=one.gives,
+                way=one.way,
+            ),
+            give=lane(("give", second), gives=other.gives, way=other.way),
         )
-        indices = (first % count, second % count, first % count, second % count)
-        return [own * count + index for own, index in zip(lanes, indices, strict=True)]
+        return pair
 
 
 def compile_schedule(
@@ -95,32 +124,43 @@ def compile_schedule(
     rows = [lanes.codes.of_actions(row) for row in schedule.actions]
     if lanes.moved:
         rows = [[code + lanes.moved[code % count] for code in row] for row in rows]
-    shown: list[list[Shown] | None] = [None] * len(rows)
-    slots: dict[int, set[int]] = {}
+    shown: list[Shown | None] = [None] * len(rows)
+    slots: dict[int, list[int]] = {}
     for rank, slot in schedule.overlaps:
-        slots.setdefault(rank, set()).add(slot)
+        slots.setdefault(rank, []).append(slot)
     for rank, paired in slots.items():
-        actions = schedule.actions[rank]
-        rows[rank], shown[rank] = _spread(lanes, costs, (actions, rows[rank]), paired)
-    return Compiled(lanes.operations, rows, shown, [False] * len(rows), [[] for _ in rows])
+        rows[rank], places = _spread(lanes, rows[rank], sorted(paired))
+        shown[rank] = Shown(schedule.actions[rank], places, places)
+    none = [Shown((), (), ())] * len(rows)
+    return Compiled(lanes.operations, rows, shown, [False] * len(rows), none)
 
 
 def _spread(
-    lanes: ChainLanes,
-    costs: CostModel,
-    row: tuple[Sequence[Action], Sequence[int]],
-    paired: AbstractSet[int],
-) -> tuple[list[int], list[Shown]]:
-    """Put the operations of pairs in the place of their two actions."""
+    lanes: ChainLanes, codes: list[int], slots: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Put the operations of pairs in the place of their two actions.
+
+    Args:
+        lanes: of the pipeline.
+        codes: the actions of a rank.
+        slots: of the first of each pair, ascending.
+
+    Returns:
+        The operations, and the place of each action in them.
+    """
     operations: list[int] = []
-    shown: list[Shown] = []
-    actions, codes = row
-    for slot, (action, code) in enumerate(zip(actions, codes, strict=True)):
-        place = len(operations)
-        if slot in paired:
-            operations += lanes.pair(code, codes[slot + 1], costs.pair_s(action, actions[slot + 1]))
-            shown += [Shown(a, place + 1, place + 1) for a in actions[slot : slot + 2]]
-        elif slot - 1 not in paired:
-            operations.append(code)
-            shown.append(Shown(action, place, place))
-    return operations, shown
+    places: list[int] = []
+    count, done = lanes.operations.count, 0
+    for slot in slots:
+        if slot > done:
+            places += range(len(operations), len(operations) + slot - done)
+            operations += codes[done:slot]
+        first, second = codes[slot], codes[slot + 1]
+        wait, hold, give = lanes.pair(first // count, second // count)
+        place, other = len(operations) + 1, second % count
+        operations += (wait * count + other, hold * count + first % count, give * count + other)
+        places += (place, place)
+        done = slot + 2
+    places += range(len(operations), len(operations) + len(codes) - done)
+    operations += codes[done:]
+    return operations, places

@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from intandem.ir import Action
     from intandem.simulator.operations import Operations
 
 
 class Shown(NamedTuple):
-    """Which operations of a row an action's span goes over.
+    """Which operations of a row its actions are shown over.
 
     Attributes:
-        action: shown as one span.
-        first: place in the row of the operation that it starts with.
-        last: place of the one that it ends with.
+        actions: of one rank, in order.
+        first: of each, the place in the row of the operation that it starts with.
+        last: of each, the place of the one that it ends with.
     """
 
-    action: Action
-    first: int
-    last: int
+    actions: Sequence[Action]
+    first: Sequence[int]
+    last: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,13 @@ class Compiled:
     Attributes:
         operations: the lanes.
         rows: of each rank, its operations.
-        shown: of each rank, its actions; or None, where operation and action are the same.
+        shown: of each rank, where its actions are; None if each is one operation, and all are.
         reduces: of each rank, whether its row has a reduction of gradients.
-        recomputed: forwards that are run again, and where in their rank's row.
+        recomputed: of each rank, the forwards that are run again.
     """
 
     operations: Operations
     rows: list[list[int]]
-    shown: list[list[Shown] | None]
+    shown: list[Shown | None]
     reduces: list[bool]
-    recomputed: list[list[Shown]]
+    recomputed: list[Shown]

@@ -10,12 +10,12 @@ from intandem.simulator.memory import peak_activations
 from intandem.simulator.preparing import compile_order, machine_for, start_times
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from intandem.costs import CostModel
     from intandem.ir import Program, Schedule
     from intandem.machine import Machine
-    from intandem.simulator.compiled import Compiled
+    from intandem.simulator.compiled import Compiled, Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ def simulate_figures(
     extents = [_extent(compiled, rank, row) for rank, row in enumerate(starts)]
     return Figures(
         num_actions=sum(
-            len(shown or row) for shown, row in zip(compiled.shown, starts, strict=True)
+            len(shown.actions if shown else row)
+            for shown, row in zip(compiled.shown, starts, strict=True)
         ),
         starts_s=tuple(extent.start_s for extent in extents),
         ends_s=tuple(extent.end_s for extent in extents),
@@ -93,15 +94,25 @@ class _Extent(NamedTuple):
 def _extent(compiled: Compiled, rank: int, starts: Sequence[float]) -> _Extent:
     count, hold_s = compiled.operations.count, compiled.operations.hold_s
     row, shown = compiled.rows[rank], compiled.shown[rank]
-    if not row or shown == []:
-        return _Extent(0.0, 0.0, 0.0)
+    first: Sequence[int] = range(len(row))
+    last = first
     if shown is None:
         busy_s = math.fsum(hold_s[operation // count] for operation in row)
-        return _Extent(starts[0], starts[-1] + hold_s[row[-1] // count], busy_s)
-    busy_s, until = 0.0, -1
-    for _, first, last in shown:
-        end_s = starts[last] + hold_s[row[last] // count]
-        if last > until:
-            busy_s += end_s - starts[first]
-        until = last
-    return _Extent(starts[shown[0].first], end_s, busy_s)
+    else:
+        first, last = shown.first, shown.last
+        busy_s = math.fsum(_busy_s(shown, starts, [hold_s[o // count] for o in row]))
+    if not last:
+        return _Extent(0.0, 0.0, 0.0)
+    return _Extent(starts[first[0]], starts[last[-1]] + hold_s[row[last[-1]] // count], busy_s)
+
+
+def _busy_s(shown: Shown, starts: Sequence[float], hold_s: Sequence[float]) -> Iterator[float]:
+    """Seconds of each action, from the last; of two that overlap, of the one that is longer.
+
+    That is the second: a forward that is run again for it is part of it.
+    """
+    previous = -1
+    for first, last in zip(reversed(shown.first), reversed(shown.last), strict=True):
+        if last != previous:
+            yield hold_s[last] if first == last else starts[last] + hold_s[last] - starts[first]
+        previous = last

@@ -102,9 +102,9 @@ def _recomputed_s(
 ) -> dict[tuple[int, int], float]:
     """When each forward that is run again starts to be, by stage and micro-batch."""
     return {
-        (again.action.stage, again.action.microbatch): began[again.first]
+        (action.stage, action.microbatch): began[place]
         for row, began in zip(compiled.recomputed, starts, strict=True)
-        for again in row
+        for action, place in zip(row.actions, row.first, strict=True)
     }
 
 

@@ -10,8 +10,8 @@ message it is one addition::
 
 Lanes of messages between stages are called (source stage, target stage).
 
-An action that overlaps with the next becomes: wait for one message; wait for the other, hold the
-rank for both; hand over one; hand over the other.
+An action that overlaps with the next becomes three: wait for the message of the second; wait for
+that of the first, hold the rank for both, hand over the first's; hand over the second's.
 """
 
 from __future__ import annotations

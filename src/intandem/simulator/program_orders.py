@@ -35,10 +35,15 @@ def compile_program(
     return Compiled(
         operations,
         [row.row for row in rows],
-        [row.shown for row in rows],
+        [_shown(row.shown) for row in rows],
         reduces,
-        [row.recomputed for row in rows],
+        [_shown(row.recomputed) for row in rows],
     )
+
+
+def _shown(places: Sequence[tuple[Action, int, int]]) -> Shown:
+    actions, first, last = zip(*places, strict=True) if places else ((), (), ())
+    return Shown(actions, first, last)
 
 
 def _with_pairs_together(instructions: Sequence[Instruction]) -> list[Instruction]:
@@ -73,8 +78,8 @@ class _Row:
         operations: Operations,
     ) -> None:
         self.row: list[int] = []
-        self.shown: list[Shown] = []
-        self.recomputed: list[Shown] = []
+        self.shown: list[tuple[Action, int, int]] = []
+        self.recomputed: list[tuple[Action, int, int]] = []
         self._rank = rank
         self._costs = costs
         self._network = network
@@ -97,7 +102,7 @@ class _Row:
                     self._receive(message, peer)
                 case Recompute(action=action):
                     self._recomputed_at = place = len(self.row)
-                    self.recomputed.append(Shown(action, place, place))
+                    self.recomputed.append((action, place, place))
                     self._hold(action, self._costs.seconds(action))
                 case ReduceGrads():
                     self.row += self._step_end.reduction(self._rank)
@@ -109,10 +114,10 @@ class _Row:
         if self._first is None:
             self._hold(action, self._costs.seconds(action))
         else:
-            self.shown.append(Shown(self._first, place, place))
+            self.shown.append((self._first, place, place))
             self._hold(action, self._costs.pair_s(self._first, action))
             self._first = None
-        self.shown.append(Shown(action, first, place))
+        self.shown.append((action, first, place))
 
     def _hold(self, action: Action, hold_s: float) -> None:
         self._append(self._operations.lane(("hold", hold_s), hold_s), action.microbatch)
