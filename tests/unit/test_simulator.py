@@ -150,6 +150,13 @@ class TestActivations:
 
         assert activations(timeline) == (((0.0, 1), (3.0, 0)),)
 
+    def test_forwards_alone(self):
+        """Each keeps nothing when it has ended."""
+        timeline = simulate(sched("0F0 0F1", microbatches=2), CostModel.uniform(1))
+
+        assert activations(timeline) == (((0.0, 1), (1.0, 0), (1.0, 1), (2.0, 0)),)
+        assert peak_activations(timeline) == (1,)
+
     @given(valid_schedules)
     @settings(max_examples=50, deadline=None)
     def test_order_and_clock_agree(self, schedule):
@@ -165,7 +172,7 @@ class TestActivations:
         """A measured timeline may have a rank that did nothing."""
         timeline = Timeline((Span(0, sched("0F0").actions[0][0], 1.0, 2.0),), 2)
 
-        assert activations(timeline) == (((1.0, 1),), ())
+        assert activations(timeline) == (((1.0, 1), (2.0, 0)), ())
         assert peak_activations(timeline) == (1, 0)
 
 

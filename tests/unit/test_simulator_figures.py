@@ -84,6 +84,15 @@ class TestStreams:
 
         assert stream(schedule, costs, machine) == simulate_figures(schedule, costs, machine)
 
+    def test_of_forwards_alone(self):
+        """A forward keeps nothing if there are no backwards."""
+        schedule = sched("0F0 0F1", "1F0 1F1", microbatches=2)
+
+        figures = stream(schedule, UNIT(2))
+
+        assert figures.peak_activations == (1, 1)
+        assert figures == simulate_figures(schedule, UNIT(2))
+
     @pytest.mark.parametrize(("num_ranks", "num_microbatches"), [(1, 1), (2, 5), (5, 3), (8, 40)])
     def test_1f1b_is_stated_once(self, num_ranks, num_microbatches):
         """The stream of 1f1b is the schedule's order."""

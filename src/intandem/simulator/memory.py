@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from intandem.ir import Program, Schedule, Timeline
+from intandem.ir import ActionKind, Program, Schedule, Timeline
 from intandem.ir.residency import ACTIVATIONS_FREED, ACTIVATIONS_TAKEN, held_activations
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def activations(timeline: Timeline) -> tuple[tuple[tuple[float, int], ...], ...]:
     """Return per rank the (time in seconds, stage activations held from then on).
 
-    One more when an F starts, one less when a B, or a W, ends; I keeps what W needs. Where one
+    One more when an F starts, one less when a B, or a W, ends; I keeps what W needs. On a rank that
+    runs forwards alone, each is one less when it ends. Where one
     ends as another starts, both steps are listed, the lower count first.
     """
     return tuple(_steps(timeline.of_rank(rank)) for rank in range(timeline.num_ranks))
@@ -49,8 +50,9 @@ def _steps(spans: tuple[Span, ...]) -> tuple[tuple[float, int], ...]:
 
 
 def _changes(spans: tuple[Span, ...]) -> Iterator[tuple[float, int]]:
+    alone = all(span.action.kind is ActionKind.F for span in spans)
     for span in spans:
         if taken := ACTIVATIONS_TAKEN[span.action.kind]:
             yield span.start_s, taken
-        if freed := ACTIVATIONS_FREED[span.action.kind]:
+        if freed := taken if alone else ACTIVATIONS_FREED[span.action.kind]:
             yield span.end_s, -freed

@@ -76,12 +76,13 @@ def simulate_codes(
         msg = f"ranks {', '.join(map(str, stuck))} wait for each other forever"
         raise ScheduleError(msg)
     _require_all(state, num_microbatches)
+    keeps = set(state) != {_F}
     return Figures(
         num_actions=sum(tally.num_actions for tally in tallies),
         starts_s=tuple(tally.start_s for tally in tallies),
         ends_s=tuple(tally.end_s for tally in tallies),
         busy_s=tuple(tally.busy_s for tally in tallies),
-        peak_activations=tuple(tally.peak for tally in tallies),
+        peak_activations=tuple(tally.peak if keeps else min(tally.peak, 1) for tally in tallies),
     )
 
 
