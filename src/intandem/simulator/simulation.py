@@ -56,8 +56,8 @@ def spans_of(
         ends = [start + hold_s[op // count] for op, start in zip(row, began, strict=True)]
         shown = compiled.shown[rank]
         if shown is not None:
-            began, ends = [began[i] for i in shown.first], [ends[i] for i in shown.last]
-            spans += map(Span._make, zip(repeat(rank), shown.actions, began, ends))
+            first, last = [began[i] for i in shown.first], [ends[i] for i in shown.last]
+            spans += map(Span._make, zip(repeat(rank), shown.actions, first, last))
         elif isinstance(order, Schedule):
             spans += map(Span._make, zip(repeat(rank), order.actions[rank], began, ends))
     return spans
