@@ -18,9 +18,17 @@ from intandem.schedules.gpipe import gpipe
 from intandem.schedules.hanayo import hanayo
 from intandem.schedules.interleaved import interleaved
 from intandem.schedules.interleaved_bfs import interleaved_bfs
+from intandem.schedules.interleaved_zb import interleaved_zb
 from intandem.schedules.naive import naive
 from intandem.schedules.one_f_one_b import one_f_one_b
 from intandem.schedules.one_f_one_b_eager import one_f_one_b_eager
+from intandem.schedules.v_half import v_half
+from intandem.schedules.v_min import v_min
+from intandem.schedules.zb_1p import zb_1p
+from intandem.schedules.zb_2p import zb_2p
+from intandem.schedules.zb_h1 import zb_h1
+from intandem.schedules.zb_h2 import zb_h2
+from intandem.schedules.zb_v import zb_v
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +53,7 @@ class Family:
 
 
 _STAGES = ("stages_per_rank",)
+_MADE_TO_FIT = ("costs", "max_activations")
 
 FAMILIES = (
     Family("naive", naive),
@@ -59,6 +68,14 @@ FAMILIES = (
     Family("hanayo", hanayo, _STAGES),
     Family("dualpipe", dualpipe),
     Family("dualpipe-v", dualpipe_v),
+    Family("zb-h1", zb_h1),
+    Family("zb-h2", zb_h2),
+    Family("zb-1p", zb_1p, _MADE_TO_FIT),
+    Family("zb-2p", zb_2p, _MADE_TO_FIT),
+    Family("interleaved-zb", interleaved_zb, _STAGES),
+    Family("zb-v", zb_v, _MADE_TO_FIT),
+    Family("v-half", v_half, ("costs",)),
+    Family("v-min", v_min, ("costs",)),
     Family("forward-only", forward_only, _STAGES),
 )
 

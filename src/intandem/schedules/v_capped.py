@@ -1,0 +1,125 @@
+"""The best V schedule under a cap that following building blocks finds.
+
+Blocks are spaced for equal times. For other costs, each is followed in several manners, at the
+true times and as a draft for equal times that is then put on the true clock, and the schedule
+whose longest rank is shortest is taken. First every block is tried in two manners, then the best
+blocks in all; with many micro-batches, on a shorter run of them. How much is tried depends on the
+size alone, so that large schedules take seconds, too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+from itertools import islice, product
+from typing import TYPE_CHECKING, NamedTuple
+
+from intandem.costs import CostModel
+from intandem.errors import ScheduleError
+from intandem.schedules.replay import refilled, replayed
+from intandem.schedules.v_blocks import fitting_blocks
+from intandem.schedules.v_follow import Manner, followed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from intandem.schedules.clock import Clock
+    from intandem.schedules.setting import Setting
+    from intandem.schedules.v_blocks import Block
+
+_EFFORT = 200_000
+"""Actions to put on clocks, over all trials."""
+
+_LEAST_TRIALS = 8
+
+_HINT_S = 1e-3
+"""Latency in drafts: it decides between what would otherwise start at the same time."""
+
+
+class _Trial(NamedTuple):
+    length_s: tuple[float, float]
+    place: int
+    block: Block
+    build: Callable[[Setting, Block], Clock]
+
+
+def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
+    """Return the best schedule found.
+
+    Args:
+        setting: on a V placement.
+        named: blocks to begin with. They fit the room.
+
+    Raises:
+        ScheduleError: if a rank cannot hold an activation of each of its stages.
+    """
+    num_ranks = setting.placement.num_ranks
+    blocks = list(dict.fromkeys([*named, *fitting_blocks(num_ranks, setting.room)]))
+    if not blocks:
+        msg = f"caps {setting.room.cap}: a rank must hold an activation of each of its two stages"
+        raise ScheduleError(msg)
+    short = replace(setting, num_microbatches=min(setting.num_microbatches, 3 * num_ranks + 8))
+    num_trials = _EFFORT // (6 * num_ranks * short.num_microbatches)
+    num_trials = max(num_trials, _LEAST_TRIALS)
+    tried = _try(short, product(blocks[: num_trials // 4], _BUILDS[:2]))
+    good = dict.fromkeys([*(trial.block for trial in tried[:4]), *named])
+    more = ((block, build) for build, block in product(_BUILDS[2:], good))
+    tried += _try(short, islice(more, num_trials - len(tried)))
+    tried.sort(key=lambda trial: trial[:2])
+    best = [trial.build(setting, trial.block) for trial in tried[:2]]
+    return min(best, key=_length_s)
+
+
+def _try(
+    setting: Setting, pairs: Iterable[tuple[Block, Callable[[Setting, Block], Clock]]]
+) -> list[_Trial]:
+    """Return all, best first."""
+    tried = [
+        _Trial(_length_s(build(setting, block)), place, block, build)
+        for place, (block, build) in enumerate(pairs)
+    ]
+    return sorted(tried, key=lambda trial: trial[:2])
+
+
+def _length_s(clock: Clock) -> tuple[float, float]:
+    return clock.rank_span_s(), clock.makespan_s()
+
+
+def _follow(manner: Manner, setting: Setting, block: Block) -> Clock:
+    return followed(setting, block, manner)
+
+
+def _replay(manner: Manner, setting: Setting, block: Block) -> Clock:
+    return replayed(setting, _draft(manner, setting, block))
+
+
+def _refill(manner: Manner, patience: float, setting: Setting, block: Block) -> Clock:
+    return refilled(setting, _draft(manner, setting, block), patience)
+
+
+def _draft(manner: Manner, setting: Setting, block: Block) -> Clock:
+    costs = CostModel.uniform(setting.placement.num_stages, transfer_s=_HINT_S)
+    return followed(replace(setting, costs=costs), block, manner)
+
+
+def _builds() -> tuple[Callable[[Setting, Block], Clock], ...]:
+    """Every manner, those that win most often first."""
+    own = [
+        partial(_follow, Manner(reach, lookahead, patience))
+        for lookahead, patience, reach in product((0.0, 0.5, 1.0), (0.5, 1.0, 0.0), (4.0, math.inf))
+    ]
+    manners = [
+        Manner(reach, share, share)
+        for share, reach in product((0.0, 1.0, 0.5), (6.0, 4.0, math.inf))
+    ]
+    drafts = [
+        build
+        for manner in manners
+        for build in (partial(_refill, manner, 0.5), partial(_replay, manner))
+    ]
+    pairs = zip(own, drafts, strict=True)
+    return tuple(build for pair in pairs for build in pair)
+
+
+_BUILDS = _builds()
