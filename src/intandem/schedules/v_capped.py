@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from itertools import islice, product
+from itertools import islice, product, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from intandem.costs import CostModel
@@ -28,10 +28,15 @@ if TYPE_CHECKING:
     from intandem.schedules.setting import Setting
     from intandem.schedules.v_blocks import Block
 
-_EFFORT = 200_000
+_EFFORT = 300_000
 """Actions to put on clocks, over all trials."""
 
 _LEAST_TRIALS = 8
+
+_NUM_GOOD = 6
+"""Blocks that are tried in all manners before the others are."""
+
+_REFILL_PATIENCE = 0.5
 
 _HINT_S = 1e-3
 """Latency in drafts: it decides between what would otherwise start at the same time."""
@@ -62,9 +67,10 @@ def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
     short = replace(setting, num_microbatches=min(setting.num_microbatches, 3 * num_ranks + 8))
     num_trials = _EFFORT // (6 * num_ranks * short.num_microbatches)
     num_trials = max(num_trials, _LEAST_TRIALS)
-    tried = _try(short, product(blocks[: num_trials // 4], _BUILDS[:2]))
-    good = dict.fromkeys([*(trial.block for trial in tried[:4]), *named])
-    more = ((block, build) for build, block in product(_BUILDS[2:], good))
+    tried = _try(short, product(blocks[: num_trials // 4], _BUILDS[:3]))
+    ranked = list(dict.fromkeys([*named, *(trial.block for trial in tried), *blocks]))
+    good, rest = ranked[:_NUM_GOOD], ranked[_NUM_GOOD:]
+    more = ((block, build) for some in (good, rest) for build, block in product(_BUILDS[3:], some))
     tried += _try(short, islice(more, num_trials - len(tried)))
     tried.sort(key=lambda trial: trial[:2])
     best = [trial.build(setting, trial.block) for trial in tried[:2]]
@@ -90,36 +96,34 @@ def _follow(manner: Manner, setting: Setting, block: Block) -> Clock:
     return followed(setting, block, manner)
 
 
-def _replay(manner: Manner, setting: Setting, block: Block) -> Clock:
-    return replayed(setting, _draft(manner, setting, block))
+def _replay(manner: Manner, hint_s: float, setting: Setting, block: Block) -> Clock:
+    return replayed(setting, _draft(manner, hint_s, setting, block))
 
 
-def _refill(manner: Manner, patience: float, setting: Setting, block: Block) -> Clock:
-    return refilled(setting, _draft(manner, setting, block), patience)
+def _refill(manner: Manner, hint_s: float, setting: Setting, block: Block) -> Clock:
+    return refilled(setting, _draft(manner, hint_s, setting, block), _REFILL_PATIENCE)
 
 
-def _draft(manner: Manner, setting: Setting, block: Block) -> Clock:
-    costs = CostModel.uniform(setting.placement.num_stages, transfer_s=_HINT_S)
+def _draft(manner: Manner, hint_s: float, setting: Setting, block: Block) -> Clock:
+    costs = CostModel.uniform(setting.placement.num_stages, transfer_s=hint_s)
     return followed(replace(setting, costs=costs), block, manner)
 
 
 def _builds() -> tuple[Callable[[Setting, Block], Clock], ...]:
     """Every manner, those that win most often first."""
+    shares = ((0.0, 0.5), (0.0, 1.0), (1.0, 1.0), (0.5, 0.0), (0.5, 0.5), (0.0, 0.0), (1.0, 0.5))
     own = [
-        partial(_follow, Manner(reach, lookahead, patience))
-        for lookahead, patience, reach in product((0.0, 0.5, 1.0), (0.5, 1.0, 0.0), (4.0, math.inf))
+        partial(_follow, Manner(reach, *share)) for share, reach in product(shares, (4.0, math.inf))
     ]
-    manners = [
-        Manner(reach, share, share)
-        for share, reach in product((0.0, 1.0, 0.5), (6.0, 4.0, math.inf))
-    ]
+    shares = ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
     drafts = [
-        build
-        for manner in manners
-        for build in (partial(_refill, manner, 0.5), partial(_replay, manner))
+        partial(put, Manner(reach, *share), _HINT_S)
+        for share, reach, put in product(shares, (6.0, math.inf, 4.0), (_refill, _replay))
     ]
-    pairs = zip(own, drafts, strict=True)
-    return tuple(build for pair in pairs for build in pair)
+    level = [partial(_refill, Manner(reach), 0.0) for reach in (4.0, 6.0, math.inf)]
+    first = (own[0], drafts[0], partial(_replay, Manner(math.inf, 0.5, 0.5), _HINT_S))
+    pairs = zip_longest(own[1:], level + drafts[1:])
+    return (*first, *(build for pair in pairs for build in pair if build is not None))
 
 
 _BUILDS = _builds()
