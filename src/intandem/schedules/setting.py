@@ -75,3 +75,9 @@ def setting_within(
     means = [sum(activation[s] for s in stages) / len(stages) for stages in stages_of]
     cap = tuple(max_activations * mean for mean in means)
     return Setting(placement, costs, Room(activation, pending, cap), num_microbatches)
+
+
+def has_equal_stages(costs: CostModel) -> bool:
+    """Whether every stage takes as long as any other."""
+    seconds = (costs.forward_s, costs.backward_input_s, costs.backward_weight_s)
+    return all(len(set(kind)) == 1 for kind in seconds)

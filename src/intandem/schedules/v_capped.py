@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from itertools import islice, product, zip_longest
+from itertools import chain, islice, product, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from intandem.costs import CostModel
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from intandem.schedules.setting import Setting
     from intandem.schedules.v_blocks import Block
 
-_EFFORT = 300_000
+_EFFORT = 150_000
 """Actions to put on clocks, over all trials."""
 
 _LEAST_TRIALS = 8
 
-_NUM_GOOD = 6
-"""Blocks that are tried in all manners before the others are."""
+_NUM_FAVOURITES = 2
+"""Blocks, of each manner that is tried first, that are tried in all manners before the others."""
 
 _REFILL_PATIENCE = 0.5
 
@@ -67,12 +67,17 @@ def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
     short = replace(setting, num_microbatches=min(setting.num_microbatches, 3 * num_ranks + 8))
     num_trials = _EFFORT // (6 * num_ranks * short.num_microbatches)
     num_trials = max(num_trials, _LEAST_TRIALS)
-    tried = _try(short, product(blocks[: num_trials // 4], _BUILDS[:3]))
-    ranked = list(dict.fromkeys([*named, *(trial.block for trial in tried), *blocks]))
-    good, rest = ranked[:_NUM_GOOD], ranked[_NUM_GOOD:]
-    more = ((block, build) for some in (good, rest) for build, block in product(_BUILDS[3:], some))
-    tried += _try(short, islice(more, num_trials - len(tried)))
-    tried.sort(key=lambda trial: trial[:2])
+    quick = num_trials // (2 * len(_QUICK))
+    rounds = [_try(short, product(blocks[:quick], [build])) for build in _QUICK]
+    favourites = [trial.block for tried in rounds for trial in tried[:_NUM_FAVOURITES]]
+    ranked = list(dict.fromkeys([*named, *favourites, *blocks]))
+    good, rest = ranked[: len(favourites)], ranked[len(favourites) :]
+    pairs = chain(product(_BUILDS, good), product(_BUILDS, rest))
+    more = ((block, build) for build, block in pairs)
+    tried = sorted(
+        [*chain(*rounds), *_try(short, islice(more, num_trials - sum(map(len, rounds))))],
+        key=lambda trial: trial[:2],
+    )
     best = [trial.build(setting, trial.block) for trial in tried[:2]]
     return min(best, key=_length_s)
 
@@ -115,15 +120,21 @@ def _builds() -> tuple[Callable[[Setting, Block], Clock], ...]:
     own = [
         partial(_follow, Manner(reach, *share)) for share, reach in product(shares, (4.0, math.inf))
     ]
-    shares = ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
+    corners = ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
     drafts = [
         partial(put, Manner(reach, *share), _HINT_S)
-        for share, reach, put in product(shares, (6.0, math.inf, 4.0), (_refill, _replay))
+        for share, reach, put in product(corners, (6.0, math.inf, 4.0), (_refill, _replay))
     ]
     level = [partial(_refill, Manner(reach), 0.0) for reach in (4.0, 6.0, math.inf)]
-    first = (own[0], drafts[0], partial(_replay, Manner(math.inf, 0.5, 0.5), _HINT_S))
-    pairs = zip_longest(own[1:], level + drafts[1:])
-    return (*first, *(build for pair in pairs for build in pair if build is not None))
+    pairs = zip_longest(own, level + drafts)
+    return tuple(build for pair in pairs for build in pair if build is not None)
 
+
+_QUICK = (
+    partial(_follow, Manner(4.0, 0.0, 0.5)),
+    partial(_follow, Manner(math.inf, 1.0, 1.0)),
+    partial(_refill, Manner(6.0, 0.0, 0.0), _HINT_S),
+    partial(_replay, Manner(math.inf, 0.5, 0.5), _HINT_S),
+)
 
 _BUILDS = _builds()

@@ -5,9 +5,9 @@ takes the first pass, in the order of the block, whose input is there. A pass th
 first must leave room for those before it, and an F must not be more than ``reach`` slots ahead of
 them, so that the block's spacing is kept where it matters. W's fill the waits.
 
-[Note: no deadlock] Whatever a rank takes out of order, it can still do the rest in the order of
-the block without holding more than its cap, if every W follows its I. The block's order does not
-deadlock; so neither does this.
+[Note: no deadlock] In the order of the block, a rank never holds more than its cap, with every W
+right after its I. Whatever it takes out of order, that stays so for the rest. The block's order
+does not deadlock; so neither does this.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from intandem.schedules.clock import Clock
 
@@ -40,13 +40,10 @@ class Manner:
     patience: float = 1.0
 
 
-class _Pass(NamedTuple):
-    """The next pass of a stage: its slot in the order of the block, its kind, when it can start."""
+_Pass = tuple[int, bool, int, float]
+"""The next F or I of a stage: its slot in the block's order, is it an F, stage, when it can start.
 
-    slot: int
-    is_f: bool
-    stage: int
-    ready_s: float
+A plain tuple, because they are made for every visit."""
 
 
 def followed(setting: Setting, block: Block, manner: Manner) -> Clock:
@@ -87,9 +84,10 @@ class _Follower:
         waiting = self._next_passes(rank)
         soon_s = math.inf
         for place, step in enumerate(waiting):
-            if step.ready_s > time_s:
-                soon_s = min(soon_s, step.ready_s)
-            elif self._may_start(rank, step, waiting[:place], soon_s - time_s):
+            ready_s = step[3]
+            if ready_s > time_s:
+                soon_s = min(soon_s, ready_s)
+            elif not place or self._may_overtake(rank, step, waiting[:place], soon_s - time_s):
                 self._start(rank, step, time_s)
                 return
         clock = self.clock
@@ -105,22 +103,23 @@ class _Follower:
         for stage in (rank, self._num_stages - 1 - rank):
             if (num := clock.num_f[stage]) < most:
                 slot = self._f_slot[stage] + interval * num
-                found.append(_Pass(slot, True, stage, clock.f_ready_s(stage)))
+                found.append((slot, True, stage, clock.f_ready_s(stage)))
             if (num := clock.num_i[stage]) < most:
                 slot = self._i_slot[stage] + interval * num
-                found.append(_Pass(slot, False, stage, clock.i_ready_s(stage)))
+                found.append((slot, False, stage, clock.i_ready_s(stage)))
         found.sort()
         return found
 
-    def _may_start(self, rank: int, step: _Pass, before: list[_Pass], gap_s: float) -> bool:
-        seconds = (self._f_s if step.is_f else self._i_s)[step.stage]
-        if before and self._manner.lookahead and seconds * self._manner.lookahead > gap_s:
+    def _may_overtake(self, rank: int, step: _Pass, before: list[_Pass], gap_s: float) -> bool:
+        """Whether ``step`` may be done ahead of those ``before`` it, none of which is ready."""
+        slot, is_f, stage, _ = step
+        manner = self._manner
+        seconds = (self._f_s if is_f else self._i_s)[stage]
+        if manner.lookahead and seconds * manner.lookahead > gap_s:
             return False
-        if not step.is_f:
-            return self._growth[step.stage] == 0.0 or self._leaves_room(rank, step, before)
-        if before and step.slot - before[0].slot > self._manner.reach:
+        if is_f and slot - before[0][0] > manner.reach:
             return False
-        return self._leaves_room(rank, step, before)
+        return (not is_f and not self._growth[stage]) or self._leaves_room(rank, step, before)
 
     def _leaves_room(self, rank: int, step: _Pass, before: list[_Pass]) -> bool:
         """See [Note: no deadlock]."""
@@ -128,11 +127,11 @@ class _Follower:
         cap = room.cap[rank]
         held = clock.held[rank] - sum(room.pending[stage] for stage in clock.pending[rank])
         order = sorted(
-            (slot, other.is_f, other.stage)
-            for other in before
-            for slot in range(other.slot, step.slot, self._interval)
+            (slot, is_f, stage)
+            for first, is_f, stage, _ in before
+            for slot in range(first, step[0], self._interval)
         )
-        for _, is_f, stage in [(0, step.is_f, step.stage), *order]:
+        for _, is_f, stage in [step[:3], *order]:
             if is_f:
                 held += room.activation[stage]
                 if held > cap:
@@ -144,12 +143,13 @@ class _Follower:
         return True
 
     def _start(self, rank: int, step: _Pass, time_s: float) -> None:
-        clock, stage = self.clock, step.stage
-        more = self._room.activation[stage] if step.is_f else self._growth[stage]
+        clock = self.clock
+        _, is_f, stage, _ = step
+        more = self._room.activation[stage] if is_f else self._growth[stage]
         if clock.held[rank] + more > self._room.cap[rank]:
             self._start_w(rank, time_s)
             return
-        if step.is_f:
+        if is_f:
             arrival_s = clock.put_f(stage)
             reader = min(stage + 1, self._num_stages - 1)
         else:

@@ -11,24 +11,27 @@ rank, from the last rank to the first:
 4. the W's that are left come last.
 
 Three of these choices can be made either way (``Choices``). All eight ways are tried, and the one
-whose longest rank is shortest is taken.
+whose longest rank is shortest is taken. Rounds serve caps of P and more and equal stages well;
+for others, list scheduling (``zb_greedy``) and what the eight ways do for equal stages compete.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
+from intandem.costs import CostModel
 from intandem.errors import ScheduleError
 from intandem.ir import Placement
 from intandem.schedules.clock import Clock
 from intandem.schedules.counts import require_counts
-from intandem.schedules.setting import setting_within
+from intandem.schedules.replay import refilled, replayed
+from intandem.schedules.setting import has_equal_stages, setting_within
+from intandem.schedules.zb_greedy import greedy_clocks
 
 if TYPE_CHECKING:
-    from intandem.costs import CostModel
     from intandem.ir import Schedule
     from intandem.schedules.setting import Setting
 
@@ -65,13 +68,22 @@ def zb_auto(
     require_counts(num_ranks, num_microbatches)
     placement = Placement.loop(num_ranks)
     setting = setting_within(placement, num_microbatches, costs, max_activations)
-    clock = best_clock(setting)
-    if clock is None:
-        msg = (
-            f"{name} needs room for more than {max_activations} activations: after I, more is held"
-        )
+    clocks = [clock for clock in [best_clock(setting)] if clock is not None]
+    if max_activations < num_ranks or not has_equal_stages(setting.costs):
+        clocks += greedy_clocks(setting)
+        clocks += _for_equal_stages(setting)
+    if not clocks:
+        msg = f"{name} needs room for more than {max_activations} activations: I leaves more"
         raise ScheduleError(msg)
-    return clock.schedule(name)
+    return min(clocks, key=_length_s).schedule(name)
+
+
+def _for_equal_stages(setting: Setting) -> list[Clock]:
+    """Return the heuristic's schedule for equal stages without transfers, at the true costs."""
+    equal = replace(setting, costs=CostModel.uniform(setting.placement.num_stages))
+    if setting.costs == equal.costs or (draft := best_clock(equal)) is None:
+        return []
+    return [replayed(setting, draft), *(refilled(setting, draft, share) for share in (0.5, 1.0))]
 
 
 def best_clock(setting: Setting) -> Clock | None:
@@ -79,12 +91,12 @@ def best_clock(setting: Setting) -> Clock | None:
     best: Clock | None = None
     for options in product((True, False), repeat=3):
         clock = _Heuristic(setting, Choices(*options)).run()
-        if clock is not None and (best is None or _length(clock) < _length(best)):
+        if clock is not None and (best is None or _length_s(clock) < _length_s(best)):
             best = clock
     return best
 
 
-def _length(clock: Clock) -> tuple[float, float]:
+def _length_s(clock: Clock) -> tuple[float, float]:
     return clock.rank_span_s(), clock.makespan_s()
 
 

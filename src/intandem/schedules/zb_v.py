@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from intandem.ir import Placement, Schedule
 from intandem.schedules.counts import require_counts
-from intandem.schedules.setting import setting_within
+from intandem.schedules.setting import has_equal_stages, setting_within
 from intandem.schedules.v_capped import best_v_clock
 from intandem.schedules.v_rounds import best_clock
 
@@ -50,14 +50,8 @@ def zb_v(
     require_counts(num_ranks, num_microbatches)
     most = 2 * num_ranks if max_activations is None else max_activations
     setting = setting_within(Placement.vee(num_ranks), num_microbatches, costs, most)
-    found = [best_clock(setting)] if most >= 2 * num_ranks else []
-    clocks = [clock for clock in found if clock is not None]
-    if not clocks or not _has_equal_stages(setting.costs):
+    clocks = [clock for clock in [best_clock(setting)] if clock is not None]
+    if not clocks or most < 2 * num_ranks or not has_equal_stages(setting.costs):
         clocks.append(best_v_clock(setting))
     best = min(clocks, key=lambda clock: (clock.rank_span_s(), clock.makespan_s()))
     return best.schedule("zb-v")
-
-
-def _has_equal_stages(costs: CostModel) -> bool:
-    seconds = (costs.forward_s, costs.backward_input_s, costs.backward_weight_s)
-    return all(len(set(kind)) == 1 for kind in seconds)
