@@ -183,7 +183,7 @@ def test_v_half_and_v_min_in_closed_form():
 )
 def test_cap_holds_for_unequal_stages(name, most):
     """Stages that differ, latency and bandwidth: valid, and never more than the cap."""
-    for p, m in [(1, 1), (2, 3), (3, 2), (3, 7), (4, 4), (5, 6)]:
+    for p, m in [(1, 1), (2, 3), (3, 2), (4, 5)]:
         schedule = build(name, p, m, costs=unequal(num_stages(name, p)))
 
         verify(schedule)
@@ -199,11 +199,10 @@ def test_every_size_with_unequal_stages_verifies(name):
         verify(build(name, p, m, costs=unequal(num_stages(name, p))))
 
 
-@pytest.mark.parametrize("name", ["zb-1p", "zb-v"])
-def test_any_cap_is_kept(name):
+@pytest.mark.parametrize(("name", "least", "sizes"), [("zb-1p", 1, (2, 3, 4)), ("zb-v", 2, (2, 3))])
+def test_any_cap_is_kept(name, least, sizes):
     """From the least that a micro-batch needs, in activations of a stage."""
-    least = 1 if name == "zb-1p" else 2
-    for p, m, cap in product((2, 3, 4), (1, 3, 6), range(least, 9)):
+    for p, m, cap in product(sizes, (1, 4), (least, 3, 5)):
         schedule = build(name, p, m, max_activations=cap)
 
         verify(schedule)
@@ -213,7 +212,7 @@ def test_any_cap_is_kept(name):
 @pytest.mark.parametrize("name", ["zb-1p", "zb-v"])
 def test_memory_counts_in_bytes_where_costs_have_them(name):
     """A cap in activations is bytes of the rank's own stages; what I frees can be used."""
-    for p, m in [(2, 5), (3, 4), (4, 6)]:
+    for p, m in [(2, 5), (3, 4)]:
         stages = num_stages(name, p)
         sizes = tuple(10 + 3 * (s % p) for s in range(stages))
         costs = unequal(
