@@ -24,7 +24,7 @@ HEURISTIC = [case for case in IN_A_V if case["schedule"] == "ZBV-heuristic"]
 FOLLOWED = [case for case in IN_A_V if case["schedule"].startswith("V-greedy")]
 ADAPTIVE = [case for case in IN_A_V if case["schedule"] == "V-adaptive"]
 
-LONGER = {(8, 16, 11): 1.0123, (5, 10, 7): 1.0059, (6, 18, 10): 1.0084}
+LONGER = {(8, 16, 11): 1.0175, (5, 10, 7): 1.0059, (6, 18, 10): 1.0067}
 """Ranks, micro-batches and cap where the adaptive scheduler is ahead of ours, and by how much."""
 
 
@@ -182,5 +182,5 @@ def test_v_at_other_caps(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ADAPTIVE)
 def test_v_at_every_cap(case):
-    """In 22 cases: 6 that it found none for, 13 not longer, 3 longer by 1.3 % at most."""
+    """In 22 cases: 6 that it found none for, 13 not longer, 3 longer by 1.8 % at most."""
     adapted(case)

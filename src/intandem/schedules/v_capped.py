@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from intandem.schedules.setting import Setting
     from intandem.schedules.v_blocks import Block
 
-_EFFORT = 150_000
+_EFFORT = 200_000
 """Actions to put on clocks, over all trials."""
 
 _LEAST_TRIALS = 8
@@ -67,8 +67,8 @@ def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
     short = replace(setting, num_microbatches=min(setting.num_microbatches, 3 * num_ranks + 8))
     num_trials = _EFFORT // (6 * num_ranks * short.num_microbatches)
     num_trials = max(num_trials, _LEAST_TRIALS)
-    quick = num_trials // (2 * len(_QUICK))
-    rounds = [_try(short, product(blocks[:quick], [build])) for build in _QUICK]
+    stride = math.ceil(len(blocks) / max(num_trials // (2 * len(_QUICK)), 1))
+    rounds = [_try(short, product(blocks[::stride], [build])) for build in _QUICK]
     favourites = [trial.block for tried in rounds for trial in tried[:_NUM_FAVOURITES]]
     ranked = list(dict.fromkeys([*named, *favourites, *blocks]))
     good, rest = ranked[: len(favourites)], ranked[len(favourites) :]
