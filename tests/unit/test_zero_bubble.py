@@ -1,14 +1,16 @@
 """Schedules with split backwards: closed forms, memory, unequal costs."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
 from intandem.costs import CostModel
 from intandem.errors import ScheduleError
-from intandem.ir import ActionKind
+from intandem.ir import ActionKind, Placement
 from intandem.rules import verify
-from intandem.schedules import build_schedule
+from intandem.schedules import build_schedule, v_rounds, zb_auto
+from intandem.schedules.setting import setting_within
 from intandem.simulator import peak_activations, simulate
 
 GRID = [*product((1, 2, 3, 4, 7), (1, 2, 3, 4, 5, 8, 13, 17))]
@@ -231,6 +233,21 @@ def test_costs_of_another_number_of_stages_are_refused(name):
     """The message has both numbers."""
     with pytest.raises(ValueError, match=r"costs of 3 stages for [48] stages"):
         build(name, 4, 4, costs=unequal(3))
+
+
+@pytest.mark.parametrize(
+    ("builder", "placement"), [(zb_auto, Placement.loop(4)), (v_rounds, Placement.vee(3))]
+)
+def test_builders_keep_the_simulators_time(builder, placement):
+    """What they decide by is what happens: unequal stages, latency, links that are busy."""
+    costs = unequal(placement.num_stages, latency_s=0.2)
+    costs = replace(costs, bandwidth_bytes_per_s=1.0)
+    for m in (1, 4, 9):
+        clock = builder.best_clock(setting_within(placement, m, costs, 2 * placement.num_ranks))
+        timeline = simulate(clock.schedule("timed"), costs)
+
+        assert clock.makespan_s() == pytest.approx(timeline.makespan_s)
+        assert clock.rank_span_s() == pytest.approx(timeline.rank_span_s)
 
 
 def test_v_needs_room_for_both_stages():
