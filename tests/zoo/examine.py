@@ -15,6 +15,7 @@ from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import record
 from intandem.recorder.cut import cut, segments
 from intandem.runtime.microbatch import split_batch
+from intandem.runtime.stage import Draw
 from zoo.catalogue import MICROBATCHES
 
 SPLITTING = ("split", "count", "inputs")
@@ -121,7 +122,7 @@ def examine(entry, stages=(1, 2, 4)):
     finding = Finding(entry.name)
     try:
         sample = entry.build()
-        graph = record(sample.model, *first_microbatch(entry, sample)).graph
+        graph = record(sample.model, *first_microbatch(entry, sample), draws=Draw(0, 0, 0)).graph
         found = segments(graph)
         finding.num_stages, finding.num_guards = len(found), len(graph.guards)
         if len(found) >= 2:
