@@ -274,3 +274,14 @@ def test_unequal_costs_are_used():
         made = simulate(build(name, 4, 8, costs=costs), costs)
 
         assert made.rank_span_s < blind.rank_span_s
+
+
+@pytest.mark.parametrize("name", ["v-half", "v-min"])
+def test_v_schedules_of_stages_of_unequal_size(name):
+    """What a block itself takes is allowed, even where it is more than as many mean activations."""
+    for p, m in ((2, 2), (4, 4), (4, 9), (3, 7)):
+        sizes = tuple(1 + (5 * stage) % 7 for stage in range(2 * p))
+        ones = tuple(1.0 + 0.1 * (stage % 3) for stage in range(2 * p))
+        costs = CostModel(ones, ones, ones, activation_bytes=sizes, latency_s=0.1)
+
+        verify(build_schedule(name, num_ranks=p, num_microbatches=m, costs=costs))

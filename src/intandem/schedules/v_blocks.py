@@ -52,11 +52,14 @@ class Block:
 
     def fits(self, room: Room) -> bool:
         """Whether no rank ever holds more than its cap in the steady state."""
+        return all(need <= cap for need, cap in zip(self.needs(room), room.cap, strict=True))
+
+    def needs(self, room: Room) -> tuple[float, ...]:
+        """Return the most that each rank holds in the steady state, in the unit of ``room``."""
         sizes = list(map(max, room.activation, room.pending))
-        return all(
-            down * sizes[rank] + up * sizes[-1 - rank] <= cap
-            for rank, (slots, cap) in enumerate(zip(self.held, room.cap, strict=True))
-            for down, up in slots
+        return tuple(
+            max(down * sizes[rank] + up * sizes[-1 - rank] for down, up in slots)
+            for rank, slots in enumerate(self.held)
         )
 
 

@@ -54,12 +54,15 @@ def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
 
     Args:
         setting: on a V placement.
-        named: blocks to begin with. They fit the room.
+        named: blocks to begin with. What they take where stages are of unequal size is allowed.
 
     Raises:
         ScheduleError: if a rank cannot hold an activation of each of its stages.
     """
     num_ranks = setting.placement.num_ranks
+    for block in named:
+        cap = tuple(map(max, setting.room.cap, block.needs(setting.room)))
+        setting = replace(setting, room=replace(setting.room, cap=cap))
     blocks = list(dict.fromkeys([*named, *fitting_blocks(num_ranks, setting.room)]))
     if not blocks:
         msg = f"caps {setting.room.cap}: a rank must hold an activation of each of its two stages"
