@@ -1,5 +1,7 @@
 """Lowering adds transfers, recomputation and reduction, and keeps the compute order."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from order_samples import random_valid, sched, valid_schedules
 
 from intandem.costs import CostModel
 from intandem.errors import ScheduleVerifyError
-from intandem.ir import Placement, Recv, Send, StageLinks
+from intandem.ir import Placement, Recv, Send, StageLinks, format_program, parse_program
 from intandem.lowering import lower
 from intandem.rules import verify
 from intandem.schedules import build_schedule
@@ -154,3 +156,28 @@ def test_many_ranks_in_random_order():
     schedule = random_valid(1, Placement.loop(64, 2), 64)
 
     assert lower(schedule, recompute=set(range(128)), reduce=True).num_ranks == 64
+
+
+def test_pairs_receive_before_and_send_after():
+    """Of two that overlap, both have received before the first, and both send after the second."""
+    order = sched("0F0 0F1 0B0 0B1", "1F0 1B0 1F1 1B1", microbatches=2)
+    program = lower(replace(order, overlaps=frozenset({(0, 1)})))
+
+    assert str(program).splitlines()[0] == (
+        "rank 0: 0F0 send:0F0>1@1 recv:1B0>0@1 0F1& 0B0 send:0F1>1@1 recv:1B1>0@1 0B1"
+    )
+    assert program.compute_order() == replace(order, overlaps=frozenset({(0, 1)}))
+    assert parse_program(format_program(program)) == program
+
+
+def test_replicas_send_within_themselves():
+    """Each direction of two has its own neighbours."""
+    order = sched(
+        "0F0 1F1 1B1 0B0", "0F1 1F0 1B0 0B1", microbatches=2,
+        placement=Placement.bidirectional(2),
+    )  # fmt: skip
+
+    assert str(lower(order)).splitlines() == [
+        "rank 0: 0F0 send:0F0>1@1 recv:0F1>1@1 1F1 1B1 send:1B1>0@1 recv:1B0>0@1 0B0",
+        "rank 1: 0F1 send:0F1>1@0 recv:0F0>1@0 1F0 1B0 send:1B0>0@0 recv:1B1>0@0 0B1",
+    ]

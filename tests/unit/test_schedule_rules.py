@@ -1,5 +1,7 @@
 """Each rule has a smallest schedule that breaks it; messages are part of the API."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from order_samples import any_schedules, sched, split_backwards, valid_schedules
@@ -180,3 +182,65 @@ class TestMemory:
         """No schedule can hold less than one."""
         with pytest.raises(ValueError, match="the cap is 0 stage activations"):
             check_memory(sched("0F0 0B0"), 0)
+
+
+def findings(*rows, overlaps=(), placement=None, microbatches=2):
+    """What is found in an order with marks of overlap, as text."""
+    order = sched(*rows, microbatches=microbatches, placement=placement)
+    return [str(d) for d in check_schedule(replace(order, overlaps=frozenset(overlaps)))]
+
+
+@pytest.mark.parametrize(
+    ("rank", "slot", "found"),
+    [
+        (0, 1, None),
+        (1, 2, "1F1 overlaps with 1B1, which needs it"),
+        (0, 3, "overlaps with nothing: the row ends here"),
+        (0, 0, "0F0 overlaps with 0F1; expected an F with a B or I"),
+        (1, 1, "1B0 overlaps with 1F1; expected an F with a B or I"),
+        (7, 0, "overlaps with nothing: the row ends here"),
+    ],
+)
+def test_overlaps(rank, slot, found):
+    """S006: an F and, directly after it, a B or I of something else."""
+    got = findings("0F0 0F1 0B0 0B1", "1F0 1B0 1F1 1B1", overlaps=[(rank, slot)])
+
+    assert got == ([] if found is None else [f"S006 rank {rank} slot {slot}: {found}"])
+
+
+def test_two_that_overlap_wait_as_one():
+    """S003: the forward cannot start before the backward that overlaps with it."""
+    rows = "0F0 0F1 0B0 0B1", "1F0 1F1 1B0 1B1"
+
+    assert findings(*rows) == []
+    assert findings(*rows, overlaps=[(0, 1)]) == [
+        "S003 rank 0 slot 1: 0F1& 0B0 waits forever for 1B0 or 1I0",
+        "S003 rank 1 slot 1: 1F1 waits forever for 0F1",
+    ]
+
+
+def test_replicas_share_micro_batches_out_in_order():
+    """S001: each micro-batch has its own rank for a stage; S004: which holds the stage once."""
+    two = Placement.bidirectional(2)
+
+    assert findings("0F0 1F1 1B1 0B0", "0F1 1F0 1B0 0B1", placement=two) == []
+    assert findings("0F1 1F0 1B0 0B1", "0F0 1F1 1B1 0B0", placement=two)[:2] == [
+        "S001 rank 0 slot 0: 0F1 belongs on rank 1",
+        "S001 rank 0 slot 1: 1F0 belongs on rank 1",
+    ]
+    assert findings("0F0 0F1 0B0 0B1", placement=Placement((0,), ((0,),)), microbatches=2) == [
+        "S004 rank 0: holds stage 0 for 2 replicas; expected one"
+    ]
+    ragged = Placement((0, 1), ((1,),))
+    assert findings("0F0 0B0", "1F0 1B0", placement=ragged, microbatches=1) == [
+        "S004 rank 0: a replica has 1 stages and replica 0 2; expected as many"
+    ]
+
+
+def test_forwards_alone():
+    """A schedule without backwards has every forward once; one backward asks for all."""
+    assert findings("0F0 0F1", "1F0 1F1") == []
+    assert findings("0F0 0F1", "1F0") == [
+        "S002 rank 1: stage 1 micro-batch 1 has nothing; expected 1xF"
+    ]
+    assert len(findings("0F0 0F1 0B0", "1F0 1F1 1B0 1B1")) == 1
