@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from intandem.ir import Action, ActionKind, Placement, Program, Schedule, Timeline
     from intandem.machine import Machine
     from intandem.pipeline import Options, Pipeline
+    from intandem.planner import search
     from intandem.recorder import capture
     from intandem.rules import verify
     from intandem.runtime.launcher import launch
@@ -41,6 +42,7 @@ _HOME = {
     "capture": "recorder",
     "check": "equality",
     "launch": "runtime.launcher",
+    "search": "planner",
     "simulate": "simulator",
     "verify": "rules",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "capture",
     "check",
     "launch",
+    "search",
     "simulate",
     "verify",
 ]

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 PURE = ["ir", "costs", "machine", "schedules", "rules", "lowering", "simulator", "partition"]
-PURE += ["views.text", "views.svg"]
+PURE += ["planner", "views.text", "views.svg"]
 
 
 def test_no_torch_needed():

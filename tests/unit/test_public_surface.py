@@ -7,7 +7,7 @@ import intandem as it
 
 PINNED = """
 Action ActionKind CostModel Job LossSum Machine Options Pipeline PipelineError Placement Program
-Schedule Timeline WholeBatchLoss build_schedule capture check launch simulate verify
+Schedule Timeline WholeBatchLoss build_schedule capture check launch search simulate verify
 """.split()
 
 
@@ -39,7 +39,7 @@ def test_unknown_name():
 
 def test_importing_needs_no_torch():
     """Neither the package nor schedules, verification and simulation import torch."""
-    names = "build_schedule simulate verify Schedule CostModel Machine PipelineError"
+    names = "build_schedule search simulate verify Schedule CostModel Machine PipelineError"
     code = f"import sys, intandem\nfor n in '{names}'.split(): getattr(intandem, n)\n"
     assert run(code + "print('torch' in sys.modules, 'numpy' in sys.modules)") == "False False"
 

@@ -1,0 +1,117 @@
+"""Schedules that people know by name, as starting points and as what must not be beaten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from intandem.errors import PipelineError
+from intandem.ir import Action, ActionKind, Schedule
+from intandem.planner.pattern import numbered
+from intandem.schedules.registry import FAMILIES, build_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from intandem.costs import CostModel
+    from intandem.planner.problem import Memory, Problem, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What built-in schedules are asked for.
+
+    Attributes:
+        costs: of all stages.
+        num_ranks: P.
+        num_microbatches: M.
+        max_activations: offered to schedules that are made for a cap, besides None.
+    """
+
+    costs: CostModel
+    num_ranks: int
+    num_microbatches: int
+    max_activations: int | None
+
+
+def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
+    """Yield every built-in schedule of that many stages; families that refuse are left out."""
+    stages_per_rank, rest = divmod(wanted.costs.num_stages, wanted.num_ranks)
+    for family in FAMILIES:
+        options: list[dict[str, int]] = [{}]
+        if "stages_per_rank" in family.takes:
+            if rest:
+                continue
+            options = [{"stages_per_rank": stages_per_rank}]
+        if "max_activations" in family.takes and wanted.max_activations is not None:
+            options += [{**o, "max_activations": wanted.max_activations} for o in options]
+        for option in options:
+            try:
+                schedule = build_schedule(
+                    family.name,
+                    num_ranks=wanted.num_ranks,
+                    num_microbatches=wanted.num_microbatches,
+                    costs=wanted.costs,
+                    **option,
+                )
+            except (PipelineError, ValueError):
+                continue
+            if schedule.num_stages == wanted.costs.num_stages and not schedule.is_forward_only:
+                yield schedule
+
+
+def rows_of(problem: Problem, schedule: Schedule) -> Rows | None:
+    """Write ``schedule`` as rows of ``problem``; None where it cannot be.
+
+    Where ``problem`` splits backwards, a B becomes an I and a W.
+    """
+    if schedule.placement != problem.layout.placement or schedule.overlaps:
+        return None
+    split, num_stages = problem.layout.split, problem.num_stages
+    lanes_of = {ActionKind.F: (0,), ActionKind.B: (1, 2) if split else (1,)}
+    if split:
+        lanes_of |= {ActionKind.I: (1,), ActionKind.W: (2,)}
+    rows = []
+    for row in schedule.actions:
+        lanes = []
+        following: dict[int, int] = {}
+        for action in row:
+            if action.kind not in lanes_of:
+                return None
+            for kind in lanes_of[action.kind]:
+                lane = kind * num_stages + action.stage
+                if following.get(lane, 0) != action.microbatch:
+                    return None
+                following[lane] = action.microbatch + 1
+                lanes.append(lane)
+        rows.append(numbered(problem, lanes))
+    return rows
+
+
+def peaks(schedule: Schedule, memory: Memory) -> tuple[int, ...]:
+    """Per rank, the most that it holds at once, in the unit of ``memory``."""
+    return tuple(_peak(row, memory) for row in schedule.actions)
+
+
+def _peak(row: tuple[Action, ...], memory: Memory) -> int:
+    held = most = 0
+    for action in row:
+        stage, kind = action.stage, action.kind
+        forward, backward, pending = (
+            memory.forward[stage],
+            memory.backward[stage],
+            memory.pending[stage],
+        )
+        if kind is ActionKind.F:
+            held += forward
+        elif kind is not ActionKind.W:
+            held += backward
+        most = max(most, held)
+        if kind is ActionKind.B:
+            held -= forward + backward
+        elif kind is ActionKind.I:
+            held += pending - forward - backward
+        elif kind is ActionKind.W:
+            held -= pending
+        most = max(most, held)
+    return most

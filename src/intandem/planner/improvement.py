@@ -1,0 +1,195 @@
+"""How the work of a search is spent: on which layouts, and on which of their starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from intandem.ir import ActionKind
+from intandem.planner.annealing import Warmth, anneal
+from intandem.planner.builtin import Wanted, builtin_schedules, peaks, rows_of
+from intandem.planner.found import Progress
+from intandem.planner.trial import Start, Trial, measured
+from intandem.simulator import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from intandem.ir import Schedule
+    from intandem.planner.request import Request
+
+_WORK = 16_000_000
+"""Operations run in a search of effort 1; about 5 seconds."""
+
+_MOST_MOVES = 60_000
+"""Of one annealing at effort 1: small problems need no more."""
+
+_LISTING = 12
+"""How much longer it takes to list an operation than to run it."""
+
+
+@dataclass(slots=True)
+class Effort:
+    """What may be spent. ``spent`` counts operations."""
+
+    factor: float
+    time_limit_s: float | None
+    spent: float = 0.0
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def total(self) -> float:
+        """Operations that may be run."""
+        return self.factor * _WORK
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time limit has been reached."""
+        if self.time_limit_s is None:
+            return False
+        return time.monotonic() - self.began_s > self.time_limit_s
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best so far.
+
+    Attributes:
+        value_s: what the objective measures.
+        method: what found it.
+        recompute: stages that run their forward again.
+        build: makes the schedule.
+    """
+
+    value_s: float
+    method: str
+    recompute: frozenset[int]
+    build: Callable[[], Schedule]
+
+
+class Improvement:
+    """A search under way. ``best`` is there once it has begun."""
+
+    def __init__(
+        self,
+        request: Request,
+        effort: Effort,
+        random: Random,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._request = request
+        self._effort = effort
+        self._random = random
+        self._on_progress = on_progress or (lambda _: None)
+        self.trials = [Trial(layout) for layout in request.layouts()]
+        self.bound_s = min(trial.bound_s for trial in self.trials)
+        self.best: Best | None = None
+
+    def begin_with_builtins(self) -> None:
+        """Start from every built-in schedule that fits."""
+        caps = self._request.caps if self._request.cap_bytes is None else None
+        most = min(caps) if caps else None
+        wanted = Wanted(
+            self._request.costs, self._request.num_ranks, self._request.num_microbatches, most
+        )
+        for schedule in builtin_schedules(wanted):
+            self._offer_builtin(schedule)
+        for trial in self.trials:
+            if not trial.is_small:
+                trial.add_builtins(most)
+
+    def begin_with_rules(self) -> None:
+        """Start from rows that are listed by rules."""
+        for trial in self.trials:
+            share = 0.2 * self._effort.total / len(self.trials)
+            each = _LISTING * trial.small.num_operations
+            num_rules = min(300, max(10, int(share / each)))
+            for number in range(num_rules):
+                if number > 1 and (self._is_done or trial.is_done):
+                    break
+                trial.add_listed(1, self._random)
+            self._effort.spent += num_rules * each
+            self._offer_start(trial, trial.starts[0], "listed")
+
+    def improve(self) -> None:
+        """Anneal: each layout a little, then the two best of them."""
+        left = max(0.0, self._effort.total - self._effort.spent)
+        if len(self.trials) > 1:
+            for trial in self.trials:
+                self._anneal(trial, 0, 0.3 * left / len(self.trials))
+            left *= 0.7
+        chosen = sorted(self.trials, key=lambda t: t.starts[0].value_s)[:2]
+        num_starts = 3
+        for index in range(num_starts):
+            for trial in chosen:
+                self._anneal(trial, index, left / num_starts / len(chosen))
+
+    @property
+    def _is_done(self) -> bool:
+        if self._effort.is_over:
+            return True
+        return self.best is not None and self.best.value_s <= self.bound_s * (1 + 1e-9)
+
+    def _anneal(self, trial: Trial, index: int, work: float) -> None:
+        """Anneal the start at ``index`` of ``trial``, best first."""
+        if self._is_done or trial.is_done or index >= len(trial.starts):
+            return
+        start = trial.starts[index]
+        num_moves = int(min(work / trial.small.num_operations, _MOST_MOVES * self._effort.factor))
+        warm = min(0.5, num_moves / 10_000)
+        warmth = Warmth(num_moves, warm * trial.step_s, 0.06 * warm * trial.step_s)
+        target_s = trial.small_bound_s * (1 + 1e-9)
+        found = anneal(trial.small, start.rows, warmth, self._random, target_s)
+        self._effort.spent += num_moves * trial.small.num_operations
+        trial.starts[index] = better = Start(found.value_s, found.rows)
+        self._offer_start(trial, better, "annealed")
+
+    def _offer_start(self, trial: Trial, start: Start, method: str) -> None:
+        for longer in trial.lengthened(start):
+            name = method if trial.is_small else f"{method}, unrolled"
+            self._offer_rows(trial, longer, name)
+
+    def _offer_rows(self, trial: Trial, start: Start, method: str) -> None:
+        def build() -> Schedule:
+            return trial.schedule(start.rows)
+
+        self._offer(Best(start.value_s, method, trial.layout.recompute, build))
+
+    def _offer_builtin(self, schedule: Schedule) -> None:
+        name = f"built-in {schedule.name}"
+        taken = False
+        for trial in self.trials:
+            rows = rows_of(trial.full, schedule)
+            start = measured(trial.full, rows) if rows is not None else None
+            if start is not None:
+                taken = True
+                self._offer_rows(trial, start, name)
+                if trial.is_small:
+                    trial.starts.append(start)
+        if not taken and self._may_be(schedule):
+            timeline = simulate(schedule, self._request.costs)
+            value_s = timeline.makespan_s
+            if self._request.objective == "rank":
+                value_s = timeline.rank_span_s
+            self._offer(Best(value_s, name, frozenset(), lambda: schedule))
+
+    def _may_be(self, schedule: Schedule) -> bool:
+        """Whether ``schedule`` is one of those asked for, though it is no rows of any layout."""
+        request = self._request
+        if request.placement is not None and schedule.placement != request.placement:
+            return False
+        kinds = {action.kind for row in schedule.actions for action in row}
+        banned = {True: {ActionKind.B}, False: {ActionKind.I, ActionKind.W}}
+        if request.split_backward is not None and kinds & banned[request.split_backward]:
+            return False
+        caps = request.caps
+        return caps is None or all(map(int.__le__, peaks(schedule, request.memory()), caps))
+
+    def _offer(self, best: Best) -> None:
+        if self.best is not None and best.value_s >= self.best.value_s * (1 - 1e-12):
+            return
+        self.best = best
+        share = min(1.0, self._effort.spent / self._effort.total)
+        self._on_progress(Progress(best.value_s, self.bound_s, best.method, share))

@@ -1,0 +1,90 @@
+"""The search for a schedule: start from many, improve the best, unroll, and say how good it is."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Literal
+
+from intandem.planner.finishing import finished
+from intandem.planner.improvement import Effort, Improvement
+from intandem.planner.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from intandem.costs import CostModel
+    from intandem.ir import Placement
+    from intandem.planner.found import Found, Progress
+    from intandem.planner.problem import Objective
+
+Solver = Literal["auto", "none", "cp-sat"]
+
+
+def search(  # noqa: PLR0913  (each is one question about the schedule that is wanted)
+    costs: CostModel,
+    *,
+    num_ranks: int,
+    num_microbatches: int,
+    memory_cap: int | Sequence[int] | None = None,
+    memory_cap_bytes: int | Sequence[int] | None = None,
+    placement: Placement | None = None,
+    objective: Objective = "global",
+    split_backward: bool | None = None,
+    recompute: bool = False,
+    start_from_builtins: bool = True,
+    solver: Solver = "auto",
+    seed: int = 0,
+    effort: float = 1.0,
+    time_limit_s: float | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Found:
+    """Search for the shortest schedule for given costs and memory.
+
+    The result depends on the arguments alone: work is counted, not timed, as long as
+    ``time_limit_s`` is not reached.
+
+    Args:
+        costs: of all stages: ``num_ranks`` times the stages per rank, unless a placement is given.
+        num_ranks: P, at least 1.
+        num_microbatches: M, at least 1.
+        memory_cap: stage activations that a rank may hold, one number or one per rank.
+        memory_cap_bytes: the same in bytes; needs ``activation_bytes`` in the costs.
+        placement: stage to rank; by default loop and wave are tried.
+        objective: ``global`` for the makespan, ``rank`` for the longest rank's span.
+        split_backward: True for I and W, False for B, None for whichever is shorter.
+        recompute: whether stages may run forwards again to fit ``memory_cap_bytes``.
+        start_from_builtins: start from every built-in schedule that fits, so that the result is
+            never longer than one of them.
+        solver: ``cp-sat`` to improve and prove with OR-Tools (``pip install intandem[solve]``),
+            ``none`` not to, ``auto`` if it is installed and the problem is small.
+        seed: of all draws.
+        effort: how much work, relative to the default.
+        time_limit_s: end early after so many seconds, with the best so far.
+        on_progress: called whenever something better is found.
+
+    Raises:
+        ScheduleError: if nothing fits the cap; names the smallest that would do.
+        ValueError: if an argument is out of range, or two do not go together.
+        ModuleNotFoundError: if ``solver`` is ``cp-sat`` and OR-Tools is not installed.
+    """
+    request = Request(
+        costs,
+        num_ranks,
+        num_microbatches,
+        _frozen(memory_cap),
+        _frozen(memory_cap_bytes),
+        placement,
+        objective,
+        split_backward,
+        recompute,
+    )
+    improvement = Improvement(request, Effort(effort, time_limit_s), Random(seed), on_progress)
+    if start_from_builtins:
+        improvement.begin_with_builtins()
+    improvement.begin_with_rules()
+    improvement.improve()
+    return finished(request, improvement)
+
+
+def _frozen(cap: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    return cap if cap is None or isinstance(cap, int) else tuple(cap)

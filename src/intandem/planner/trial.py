@@ -1,0 +1,145 @@
+"""One layout under search: where it starts, what it is worth, and the way to full length."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from intandem.ir import Schedule
+from intandem.planner.builtin import Wanted, builtin_schedules, rows_of
+from intandem.planner.clock import fits, run_rows
+from intandem.planner.construction import list_rows
+from intandem.planner.pattern import unroll
+from intandem.planner.problem import Problem
+from intandem.planner.starting import busiest_s, rule_sets
+from intandem.simulator import lower_bound_s
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from random import Random
+
+    from intandem.planner.construction import Rules
+    from intandem.planner.problem import Layout, Rows
+
+_LARGE = 9_000
+"""Operations from which on a pattern is searched for on fewer micro-batches."""
+
+_LENGTHS = (1, 2, 3, 4, 6, 12)
+"""Micro-batches per repeated window; all divide 12."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Rows that run and fit, and what the objective makes of them."""
+
+    value_s: float
+    rows: Rows
+
+
+class Trial:
+    """A layout, the problem that is worked on, and the best rows of it so far.
+
+    Attributes:
+        layout: what is asked.
+        full: the problem of all micro-batches.
+        small: the problem that is worked on: ``full``, or one of fewer micro-batches.
+        starts: rows of ``small``, best first.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.full = Problem(layout)
+        count = _small_count(layout)
+        same = count == layout.num_microbatches
+        self.small = self.full if same else Problem(replace(layout, num_microbatches=count))
+        self.starts: list[Start] = []
+        self.bound_s = layout_bound_s(layout)
+        self.small_bound_s = self.bound_s if same else layout_bound_s(self.small.layout)
+        self.step_s = busiest_s(layout)
+        self._rules: Iterator[Rules] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether what is worked on cannot be shorter."""
+        return bool(self.starts) and self.starts[0].value_s <= self.small_bound_s * (1 + 1e-9)
+
+    def schedule(self, rows: Rows) -> Schedule:
+        """Return ``rows`` of ``full`` as a schedule."""
+        layout = self.layout
+        actions = self.full.actions(rows)
+        return Schedule("searched", layout.placement, layout.num_microbatches, actions)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what is worked on has all micro-batches."""
+        return self.small is self.full
+
+    def add_builtins(self, max_activations: int | None) -> None:
+        """Start from every built-in schedule that fits."""
+        layout = self.small.layout
+        wanted = Wanted(
+            layout.costs, self.small.num_ranks, layout.num_microbatches, max_activations
+        )
+        for schedule in builtin_schedules(wanted):
+            rows = rows_of(self.small, schedule)
+            if rows is not None:
+                self.add(rows)
+
+    def add_listed(self, num_rules: int, random: Random) -> None:
+        """Start from rows by rules, the likely ones first."""
+        if self._rules is None:
+            self._rules = rule_sets(self.small, random)
+        for rules in itertools.islice(self._rules, num_rules):
+            self.add(list_rows(self.small, rules))
+
+    def add(self, rows: Rows) -> None:
+        """Start from ``rows`` too, if they run and fit."""
+        start = measured(self.small, rows)
+        if start is not None:
+            self.starts.append(start)
+            self.starts.sort(key=lambda s: s.value_s)
+
+    def lengthened(self, start: Start) -> Iterator[Start]:
+        """Yield ``start`` at full length, in the best ways found."""
+        if self.is_small:
+            yield start
+            return
+        probe = Problem(
+            replace(self.layout, num_microbatches=self.small.num_microbatches + _LENGTHS[-1])
+        )
+        tried: list[tuple[float, int, Rows]] = []
+        for length in _LENGTHS:
+            for rows in unroll(self.small, start.rows, probe, (length,)):
+                found = measured(probe, rows)
+                if found is not None:
+                    tried.append((found.value_s, len(tried), found.rows))
+        for _, _, rows in sorted(tried)[:2]:
+            longer = unroll(probe, rows, self.full, _LENGTHS)
+            for full in itertools.islice(longer, 3):
+                if (found := measured(self.full, full)) is not None:
+                    yield found
+
+
+def layout_bound_s(layout: Layout) -> float:
+    """Return what the objective of ``layout`` is at least."""
+    if layout.objective != "global":
+        return layout.num_microbatches * busiest_s(layout)
+    return lower_bound_s(layout.costs, layout.placement, layout.num_microbatches)
+
+
+def measured(problem: Problem, rows: Rows) -> Start | None:
+    """Return what ``rows`` are worth; None if they do not fit or do not run."""
+    if not all(map(fits, itertools.repeat(problem), rows, problem.caps)):
+        return None
+    run = run_rows(problem, rows)
+    return None if run is None else Start(run.value_s, rows)
+
+
+def _small_count(layout: Layout) -> int:
+    """Micro-batches with which there is a steady state, and a multiple of 12 fewer than asked."""
+    count = layout.num_microbatches
+    if count * layout.num_lanes <= _LARGE:
+        return count
+    least = max(5 * layout.placement.num_ranks // 2 + 8, 2 * _LENGTHS[-1])
+    return count - max(0, (count - least) // _LENGTHS[-1] * _LENGTHS[-1])
