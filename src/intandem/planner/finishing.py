@@ -11,7 +11,7 @@ from intandem.lowering import lower
 from intandem.planner.builtin import peaks
 from intandem.planner.found import Found
 from intandem.planner.problem import Memory
-from intandem.simulator import simulate
+from intandem.simulator import Allowed, lower_bound_s, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -35,6 +35,9 @@ def finished(request: Request, improvement: Improvement) -> Found:
     timeline = _simulated(schedule, request.costs, best.recompute)
     if request.split_backward is None:
         schedule, timeline = _joined(schedule, timeline, request, best.recompute)
+    bound_s = improvement.bound_s
+    if schedule.placement not in request.placements:
+        bound_s = min(bound_s, _bound_elsewhere_s(schedule, request))
     found = Found(
         schedule,
         request.objective,
@@ -42,13 +45,20 @@ def finished(request: Request, improvement: Improvement) -> Found:
         timeline.rank_span_s,
         peaks(schedule, _counted(request.costs.num_stages)),
         _peak_bytes(schedule, request, best.recompute),
-        improvement.bound_s,
+        bound_s,
         proven=False,
         method=best.method,
         recompute=best.recompute,
     )
-    proven = found.value_s <= improvement.bound_s * (1 + _ROUNDING)
+    proven = found.value_s <= bound_s * (1 + _ROUNDING)
     return replace(found, proven=proven)
+
+
+def _bound_elsewhere_s(schedule: Schedule, request: Request) -> float:
+    """Bound for a built-in schedule on a placement that is not searched."""
+    allowed = Allowed(request.objective, None, None, request.split_backward)
+    count = request.num_microbatches
+    return lower_bound_s(request.costs, schedule.placement, count, allowed)
 
 
 def _simulated(schedule: Schedule, costs: CostModel, recompute: frozenset[int]) -> Timeline:

@@ -10,7 +10,7 @@ from intandem.ir import ActionKind
 from intandem.planner.annealing import Warmth, anneal
 from intandem.planner.builtin import Wanted, builtin_schedules, peaks, rows_of
 from intandem.planner.found import Progress
-from intandem.planner.trial import Start, Trial, measured
+from intandem.planner.trial import Start, Trial, layout_bound_s, measured
 from intandem.simulator import simulate
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ class Improvement:
         self._random = random
         self._on_progress = on_progress or (lambda _: None)
         self.trials = [Trial(layout) for layout in request.layouts()]
-        self.bound_s = min(trial.bound_s for trial in self.trials)
+        self.bound_s = min(
+            layout_bound_s(trial.layout, request.split_backward) for trial in self.trials
+        )
         self.best: Best | None = None
 
     def begin_with_builtins(self) -> None:
@@ -178,7 +180,9 @@ class Improvement:
     def _may_be(self, schedule: Schedule) -> bool:
         """Whether ``schedule`` is one of those asked for, though it is no rows of any layout."""
         request = self._request
-        if request.placement is not None and schedule.placement != request.placement:
+        if request.placement not in {None, schedule.placement}:
+            return False
+        if schedule.placement.num_replicas > request.weight_copies:
             return False
         kinds = {action.kind for row in schedule.actions for action in row}
         banned = {True: {ActionKind.B}, False: {ActionKind.I, ActionKind.W}}

@@ -32,6 +32,7 @@ class Request:
         objective: what is made short.
         split_backward: I and W only, B only, or (None) both.
         recompute: whether stages may run their forwards again.
+        weight_copies: how often a stage may be held.
     """
 
     costs: CostModel
@@ -43,6 +44,7 @@ class Request:
     objective: Objective = "global"
     split_backward: bool | None = None
     recompute: bool = False
+    weight_copies: int = 1
 
     def __post_init__(self) -> None:
         if self.num_ranks < 1 or self.num_microbatches < 1:

@@ -31,6 +31,7 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
     objective: Objective = "global",
     split_backward: bool | None = None,
     recompute: bool = False,
+    weight_copies: int = 1,
     start_from_builtins: bool = True,
     solver: Solver = "auto",
     seed: int = 0,
@@ -53,6 +54,8 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
         objective: ``global`` for the makespan, ``rank`` for the longest rank's span.
         split_backward: True for I and W, False for B, None for whichever is shorter.
         recompute: whether stages may run forwards again to fit ``memory_cap_bytes``.
+        weight_copies: how often a stage may be held; with 2, two-way built-in schedules compete,
+            as they are.
         start_from_builtins: start from every built-in schedule that fits, so that the result is
             never longer than one of them.
         solver: ``cp-sat`` to improve and prove with OR-Tools (``pip install intandem[solve]``),
@@ -77,6 +80,7 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
         objective,
         split_backward,
         recompute,
+        weight_copies,
     )
     improvement = Improvement(request, Effort(effort, time_limit_s), Random(seed), on_progress)
     if start_from_builtins:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from operator import add
 from typing import TYPE_CHECKING
 
 from intandem.ir import Schedule
@@ -13,7 +14,7 @@ from intandem.planner.construction import list_rows
 from intandem.planner.pattern import unroll
 from intandem.planner.problem import Problem
 from intandem.planner.starting import busiest_s, rule_sets
-from intandem.simulator import lower_bound_s
+from intandem.simulator import Allowed, lower_bound_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +55,10 @@ class Trial:
         same = count == layout.num_microbatches
         self.small = self.full if same else Problem(replace(layout, num_microbatches=count))
         self.starts: list[Start] = []
-        self.bound_s = layout_bound_s(layout)
-        self.small_bound_s = self.bound_s if same else layout_bound_s(self.small.layout)
+        self.bound_s = layout_bound_s(layout, layout.split)
+        self.small_bound_s = (
+            self.bound_s if same else layout_bound_s(self.small.layout, layout.split)
+        )
         self.step_s = busiest_s(layout)
         self._rules: Iterator[Rules] | None = None
 
@@ -121,11 +124,19 @@ class Trial:
                     yield found
 
 
-def layout_bound_s(layout: Layout) -> float:
+def layout_bound_s(layout: Layout, split_backward: bool | None) -> float:
     """Return what the objective of ``layout`` is at least."""
-    if layout.objective != "global":
-        return layout.num_microbatches * busiest_s(layout)
-    return lower_bound_s(layout.costs, layout.placement, layout.num_microbatches)
+    costs, memory = layout.costs, layout.memory
+    again_s = [f if s in layout.recompute else 0.0 for s, f in enumerate(costs.forward_s)]
+    held = replace(
+        costs,
+        backward_input_s=tuple(map(add, costs.backward_input_s, again_s)),
+        backward_s=tuple(map(add, costs.backward_s, again_s)),
+        activation_bytes=memory.forward,
+        pending_bytes=memory.pending,
+    )
+    allowed = Allowed(layout.objective, None, layout.caps, split_backward)
+    return lower_bound_s(held, layout.placement, layout.num_microbatches, allowed)
 
 
 def measured(problem: Problem, rows: Rows) -> Start | None:

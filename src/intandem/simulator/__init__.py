@@ -1,4 +1,4 @@
-from intandem.simulator.bounds import lower_bound_s
+from intandem.simulator.bounds import Allowed, lower_bound_s
 from intandem.simulator.figures import Figures, simulate_figures
 from intandem.simulator.memory import activations, peak_activations
 from intandem.simulator.memory_bytes import MemoryUse, memory_over_time, peak_bytes
@@ -7,6 +7,7 @@ from intandem.simulator.steps import StepSequence, simulate_steps
 from intandem.simulator.streaming import simulate_codes
 
 __all__ = [
+    "Allowed",
     "Figures",
     "MemoryUse",
     "StepSequence",

@@ -1,93 +1,194 @@
 """What no schedule can be faster than.
 
-Per rank, a one-machine relaxation: the rank cannot start before micro-batch 0 has come down to
-it (head), it has its own work to do, and after its last action the rest of the way back up is
-still to go (tail). A W has no tail, so the work bound is the larger of two:
+Every rank, and every link, is a machine that does one thing at a time. For any set of its jobs,
 
-    head + M (F + B)                 everything this rank does, with no tail
-    head + M (F + I) + tail          without the W's; then the way up from this rank
+    least head in the set + all their seconds + least tail in the set
 
-with B at least min(B, I + W) and I at least min(B, I): every backward may be split or not.
-For equal stages, one per rank, the first is (P-1)(F+c) + M (F+I+W) and the second is
-(P-1)(F+I+2c) + M (F+I) + W: the work and chain bounds of the zero-bubble papers.
+is a bound: the machine cannot start before the first of them can come, and after its last there is
+still the rest of some micro-batch's way to go. Jobs are F, B or I, and W of each stage on the rank;
+a W has no tail. For equal stages, one per rank, this is (P-1)(F+c) + M (F+I+W) and
+(P-1)(F+I+2c) + M (F+I) + W: the work and chain bounds of the zero-bubble papers. A cap on memory
+says more (``memory_bounds``).
+
+Heads and tails are measured from the first F to the end of all for the makespan, and from the first
+F of the rank to the end of its own for the longest rank's span.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate
-from typing import TYPE_CHECKING
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
-from intandem.ir import Action, ActionKind, Message
+from intandem.simulator.memory_bounds import Held, memory_bound_s
+from intandem.simulator.paths import Chain, Part, StageSeconds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from intandem.costs import CostModel
     from intandem.ir import Placement
+    from intandem.simulator.paths import Way
 
 
-def lower_bound_s(costs: CostModel, placement: Placement, num_microbatches: int) -> float:
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a bound is for.
+
+    Attributes:
+        objective: ``global`` for the makespan, ``rank`` for the longest rank's span.
+        max_activations: stage activations that a rank may hold, one number or one per rank.
+        max_bytes: the same in bytes; needs ``activation_bytes`` in the costs.
+        split_backward: True for I and W, False for B, None for both.
+    """
+
+    objective: Literal["global", "rank"] = "global"
+    max_activations: int | tuple[int, ...] | None = None
+    max_bytes: int | tuple[int, ...] | None = None
+    split_backward: bool | None = None
+
+
+def lower_bound_s(
+    costs: CostModel,
+    placement: Placement,
+    num_microbatches: int,
+    allowed: Allowed | None = None,
+) -> float:
     """Return seconds that every schedule of a chain of stages takes at least.
-
-    It bounds ``makespan_s``, not ``rank_span_s``, whatever the order, the memory, and whether
-    backwards are split.
 
     Args:
         costs: of as many stages as ``placement`` has.
         placement: stage to rank.
         num_microbatches: M, at least 1.
+        allowed: what the bound is for; by default the makespan, whatever the order, the memory,
+            and whether backwards are split.
 
     Raises:
-        ValueError: if the numbers of stages differ, or there is no micro-batch.
+        ValueError: if the numbers of stages differ, there is no micro-batch, or a cap is given in
+            bytes for costs without them.
     """
     if costs.num_stages != placement.num_stages or num_microbatches < 1:
         got = f"{costs.num_stages} stages costed, {placement.num_stages} placed"
         msg = f"{got}, {num_microbatches=}; expected as many stages and a micro-batch"
         raise ValueError(msg)
-    heads_s, tails_s = _heads_s(costs, placement), _tails_s(costs, placement)
-    whole_s, without_w_s = _whole_s(costs), _without_w_s(costs)
+    allowed = allowed or Allowed()
+    seconds = StageSeconds.of(_overlapped(costs), allowed.split_backward)
+    replicas = [placement.replica_of(mb, num_microbatches) for mb in range(num_microbatches)]
+    lanes = [
+        (Chain.of(costs, rank_of, seconds), replicas.count(replica))
+        for replica, rank_of in enumerate(placement.rows)
+    ]
+    ranks = sorted({rank for row in placement.rows for rank in row})
+    if allowed.objective == "rank":
+        parts = [
+            [
+                Part(chain, chain.way_of(rank), rank, m)
+                for chain, m in lanes
+                if rank in chain.rank_of
+            ]
+            for rank in ranks
+        ]
+        bound_s = 0.0
+    else:
+        ways = [(chain, chain.way(), m) for chain, m in lanes]
+        parts = [
+            [Part(chain, way, rank, m) for chain, way, m in ways if rank in chain.rank_of]
+            for rank in ranks
+        ]
+        bound_s = max(map(_machine_bound_s, _link_jobs(costs, ways)), default=0.0)
+    for found in parts:
+        jobs = [job for part in found for job in _rank_jobs(part)]
+        bound_s = max(bound_s, _machine_bound_s(jobs))
+        memory = _memory(costs, allowed, found[0].rank)
+        if memory is not None and len(lanes) == 1:
+            bound_s = max(bound_s, memory_bound_s(found[0], memory))
+    return _rounded_up(bound_s, costs)
+
+
+def _rounded_up(bound_s: float, costs: CostModel) -> float:
+    """Raise a bound to what a sum of seconds can come to, where all are whole numbers.
+
+    Every time in a schedule is such a sum; bytes on links are left alone.
+    """
+    per_stage = [costs.forward_s, costs.backward_input_s, costs.backward_weight_s]
+    given = [s for row in (*per_stage, costs.backward_s, costs.overlapped_s) for s in row]
+    given.append(costs.latency_s)
+    in_bytes = any(costs.boundary_bytes) and not math.isinf(costs.bandwidth_bytes_per_s)
+    if in_bytes or not all(float(s).is_integer() for s in given):
+        return bound_s
+    step = math.gcd(*map(int, given)) or 1
+    return float(math.ceil(bound_s / step * (1 - 1e-12)) * step)
+
+
+Job = tuple[float, float, float]
+"""Seconds of a machine's job: head, of all micro-batches together, tail."""
+
+
+def _machine_bound_s(jobs: Sequence[Job]) -> float:
+    """Largest bound over all sets of jobs with heads and tails of at least something."""
+    by_tail = sorted(jobs, key=lambda job: -job[2])
     bound_s = 0.0
-    for rank in set(placement.rank_of):
-        stages = placement.stages_of(rank)
-        head_s, tail_s = min(heads_s[s] for s in stages), min(tails_s[s] for s in stages)
-        all_s = num_microbatches * sum(costs.forward_s[s] + whole_s[s] for s in stages)
-        urgent_s = num_microbatches * sum(costs.forward_s[s] + without_w_s[s] for s in stages)
-        bound_s = max(bound_s, head_s + all_s, head_s + urgent_s + tail_s)
+    for least_head_s, _, _ in jobs:
+        busy_s = 0.0
+        for head_s, seconds, tail_s in by_tail:
+            if head_s >= least_head_s:
+                busy_s += seconds
+                bound_s = max(bound_s, least_head_s + busy_s + tail_s)
     return bound_s
 
 
-def _whole_s(costs: CostModel) -> list[float]:
-    """Per stage, the least that a whole backward takes."""
-    halves = zip(costs.backward_input_s, costs.backward_weight_s, strict=True)
-    return [min(b, i + w) for b, (i, w) in zip(costs.backward_s, halves, strict=True)]
+def _rank_jobs(part: Part) -> Iterator[Job]:
+    way, seconds, count = part.way, part.chain.seconds, part.num_microbatches
+    for s in part.stages:
+        forward_s, urgent_s, whole_s = seconds.forward[s], seconds.urgent[s], seconds.whole[s]
+        yield way.head[s], count * forward_s, part.full_s(s) - forward_s
+        yield way.turn[s], count * urgent_s, way.back[s] - urgent_s
+        if whole_s > urgent_s:
+            yield way.turn[s] + urgent_s, count * (whole_s - urgent_s), 0.0
 
 
-def _without_w_s(costs: CostModel) -> list[float]:
-    """Per stage, the least until the stage before can go on."""
-    return list(map(min, costs.backward_s, costs.backward_input_s))
+def _link_jobs(costs: CostModel, ways: Sequence[tuple[Chain, Way, int]]) -> Iterator[Sequence[Job]]:
+    """Per directed pair of ranks, the messages on its link. Latency keeps no link."""
+    jobs: dict[tuple[int, int], list[Job]] = defaultdict(list)
+    for chain, way, count in ways:
+        ranks, seconds = chain.rank_of, chain.seconds
+        for s, (here, there) in enumerate(pairwise(ranks)):
+            if here == there:
+                continue
+            down_s, up_s = chain.down[s] - costs.latency_s, chain.up[s] - costs.latency_s
+            sent_s = way.head[s] + seconds.forward[s]
+            after_s = chain.full_s(way, s + 1) + costs.latency_s
+            jobs[here, there].append((sent_s, count * down_s, after_s))
+            sent_s = way.turn[s + 1] + seconds.urgent[s + 1]
+            jobs[there, here].append((sent_s, count * up_s, way.back[s] + costs.latency_s))
+    return iter(jobs.values())
 
 
-def _heads_s(costs: CostModel, placement: Placement) -> list[float]:
-    """Per stage, seconds until its first forward can start."""
-    hops = (
-        costs.forward_s[s] + _hop_s(costs, placement, ActionKind.F, s, s + 1)
-        for s in range(costs.num_stages - 1)
-    )
-    return list(accumulate(hops, initial=0.0))
+def _memory(costs: CostModel, allowed: Allowed, rank: int) -> Held | None:
+    """Return what stages hold against the cap of ``rank``."""
+    if allowed.max_bytes is not None:
+        if not costs.activation_bytes:
+            msg = "max_bytes needs activation_bytes in the costs, which are unknown there"
+            raise ValueError(msg)
+        pending = costs.pending_bytes if allowed.split_backward is not False else ()
+        cap = _of_rank(allowed.max_bytes, rank)
+        return Held(costs.activation_bytes, pending or costs.activation_bytes, cap)
+    if allowed.max_activations is not None:
+        ones = (1,) * costs.num_stages
+        return Held(ones, ones, _of_rank(allowed.max_activations, rank))
+    return None
 
 
-def _tails_s(costs: CostModel, placement: Placement) -> list[float]:
-    """Per stage, seconds from the end of its last I or B to the end of all."""
-    urgent_s = [*_without_w_s(costs)]
-    urgent_s[0] = _whole_s(costs)[0]
-    hops = (
-        _hop_s(costs, placement, ActionKind.I, s + 1, s) + urgent_s[s]
-        for s in range(costs.num_stages - 1)
-    )
-    return list(accumulate(hops, initial=0.0))
+def _of_rank(cap: int | tuple[int, ...], rank: int) -> int:
+    return cap if isinstance(cap, int) else cap[rank]
 
 
-def _hop_s(
-    costs: CostModel, placement: Placement, kind: ActionKind, source: int, target: int
-) -> float:
-    if placement.rank_of[source] == placement.rank_of[target]:
-        return 0.0
-    return costs.transfer_s(Message(Action(source, kind, 0), target))
+def _overlapped(costs: CostModel) -> CostModel:
+    """Count of a forward only what it takes beyond a backward that it may overlap with."""
+    if not costs.overlapped_s:
+        return costs
+    longest_s = max(costs.backward_s)
+    pairs = zip(costs.forward_s, costs.overlapped_s, strict=True)
+    return replace(costs, forward_s=tuple(min(f, max(0.0, both - longest_s)) for f, both in pairs))
