@@ -1,8 +1,8 @@
 """Local search: simulated annealing on rows.
 
-One operation moves along its row; that is kept if it makes the schedule no longer, or, while it is
-warm, a little longer. The objective can only fall if every critical path is broken, so most moves
-take an operation of one.
+One operation, or a few at once, move along their row; that is kept if it makes the schedule no
+longer, or, while it is warm, a little longer. The objective can only fall if every critical path is
+broken, so most moves take an operation of one.
 A move may not take an operation past one of its own lane, nor a W past its I; memory is that of the
 row alone; rows that wait for each other forever are found when they are run.
 """
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _CRITICAL_SHARE = 0.8
 """Share of moves that take an operation of a critical path."""
+
+
+_BLOCK_SHARE = 0.3
+"""Share of moves that exchange a block of operations with what is beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +93,25 @@ class _Walk:
 
     def move(self, temperature_s: float) -> bool:
         """Try one move; whether the best has become shorter."""
-        problem, random = self._problem, self._random
-        if random.random() < _CRITICAL_SHARE:
-            operation = self._path[int(random.random() * len(self._path))]
+        problem, random = self._problem, self._random.random
+        if random() < _CRITICAL_SHARE:
+            operation = self._path[int(random() * len(self._path))]
         else:
-            operation = int(random.random() * problem.num_operations)
+            operation = int(random() * problem.num_operations)
         rank = problem.rank[operation]
         row, source = self._rows[rank], self._place[operation]
-        target = self._target(row, source)
-        if target == source:
+        draw = self._block if random() < _BLOCK_SHARE else self._single
+        begin, middle, end = draw(row, source)
+        if not begin < middle < end:
             return False
-        del row[source]
-        row.insert(target, operation)
+        before, after = row[begin:middle], row[middle:end]
+        row[begin:end] = after + before
         run = run_rows(problem, self._rows) if fits(problem, row, problem.caps[rank]) else None
         if run is None or not self._accepts(run.value_s, temperature_s):
-            del row[target]
-            row.insert(source, operation)
+            row[begin:end] = before + after
             return False
         self._run = run
-        for index in range(min(source, target), max(source, target) + 1):
+        for index in range(begin, end):
             self._place[row[index]] = index
         self._path = self._critical_path()
         if run.value_s >= self.best_s:
@@ -120,12 +124,11 @@ class _Walk:
         longer_s = value_s - self._run.value_s
         return longer_s <= 0 or self._random.random() < math.exp(-longer_s / temperature_s)
 
-    def _target(self, row: list[int], source: int) -> int:
-        """Draw where to go: mostly near, never past what has to stay before or after."""
-        random, count = self._random.random, self._problem.num_microbatches
-        stages = self._problem.num_stages
-        step = 1 if random() < 0.5 else -1
-        length = 1 if random() < 0.4 else 1 + int(-3.0 * math.log(1.0 - random()))
+    def _single(self, row: list[int], source: int) -> tuple[int, int, int]:
+        """Draw where one operation goes: mostly near, never past what has to stay."""
+        count, stages = self._problem.num_microbatches, self._problem.num_stages
+        step = 1 if self._random.random() < 0.5 else -1
+        length = 1 if self._random.random() < 0.4 else self._length()
         lane, mb = divmod(row[source], count)
         stage, index, last = lane % stages, source, len(row) - 1
         for _ in range(length):
@@ -136,7 +139,30 @@ class _Walk:
             if other == lane or (other_mb == mb and other % stages == stage):
                 break
             index = following
-        return index
+        return (source, source + 1, index + 1) if step > 0 else (index, source, source + 1)
+
+    def _block(self, row: list[int], source: int) -> tuple[int, int, int]:
+        """Draw two neighbouring parts to exchange, one of 2 or 3 operations; empty if not allowed.
+
+        Moved one by one, they might not fit in between.
+        """
+        random, count = self._random.random, self._problem.num_microbatches
+        size = 2 if random() < 0.6 else 3
+        begin, length = max(0, source - int(random() * size)), self._length()
+        middle, end = begin + size, min(len(row), begin + size + length)
+        if random() < 0.5:
+            begin, middle, end = max(0, begin - length), begin, min(len(row), begin + size)
+        stages = self._problem.num_stages
+        lanes = {operation // count for operation in row[begin:middle]}
+        units = {(o // count % stages, o % count) for o in row[begin:middle]}
+        for operation in row[middle:end]:
+            lane, mb = divmod(operation, count)
+            if lane in lanes or (lane % stages, mb) in units:
+                return 0, 0, 0
+        return begin, middle, end
+
+    def _length(self) -> int:
+        return 1 + int(-3.0 * math.log(1.0 - self._random.random()))
 
     def _critical_path(self) -> list[int]:
         """One path that decides the objective, from its end back to time 0."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from intandem.ir import ActionKind
+from intandem.planner import exact
 from intandem.planner.annealing import Warmth, anneal
 from intandem.planner.builtin import Wanted, builtin_schedules, peaks, rows_of
 from intandem.planner.found import Progress
@@ -25,6 +26,12 @@ _WORK = 16_000_000
 
 _MOST_MOVES = 60_000
 """Of one annealing at effort 1: small problems need no more."""
+
+_SOLVING = 5.0
+"""Units of CP-SAT's deterministic time in a search of effort 1; some ten seconds."""
+
+_SOLVABLE = 900
+"""Operations up to which CP-SAT is used without being asked for."""
 
 _LISTING = 12
 """How much longer it takes to list an operation than to run it."""
@@ -127,6 +134,35 @@ class Improvement:
         for index in range(num_starts):
             for trial in chosen:
                 self._anneal(trial, index, left / num_starts / len(chosen))
+
+    def solve(self, seed: int) -> None:
+        """Let CP-SAT improve and prove the best of every layout."""
+        for trial in self.trials:
+            if self._is_done:
+                return
+            if not trial.is_small or trial.is_done:
+                continue
+            known = min(trial.starts, key=lambda s: s.value_s)
+            work = _SOLVING * self._effort.factor / len(self.trials)
+            solved = exact.solve(trial.small, known.rows, work, seed)
+            trial.bound_s = max(trial.bound_s, solved.bound_s)
+            start = measured(trial.small, solved.rows) if solved.rows is not None else None
+            if start is not None and start.value_s < known.value_s:
+                trial.starts.insert(0, start)
+                self._offer_start(trial, start, "solved")
+            self._raise_bound()
+
+    def _raise_bound(self) -> None:
+        """What holds for all layouts holds for all that is allowed, if they cover all of it."""
+        request = self._request
+        covered = request.split_backward is not None or all(t.layout.split for t in self.trials)
+        if covered and request.weight_copies == 1:
+            self.bound_s = max(self.bound_s, min(trial.bound_s for trial in self.trials))
+
+    @property
+    def is_solvable(self) -> bool:
+        """Whether the problem is small enough for CP-SAT to be worth its while."""
+        return sum(trial.small.num_operations for trial in self.trials) <= _SOLVABLE
 
     @property
     def _is_done(self) -> bool:

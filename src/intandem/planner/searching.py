@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
+from intandem.planner import exact
 from intandem.planner.finishing import finished
 from intandem.planner.improvement import Effort, Improvement
 from intandem.planner.request import Request
@@ -87,7 +88,18 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
         improvement.begin_with_builtins()
     improvement.begin_with_rules()
     improvement.improve()
+    if _solves(solver, improvement):
+        improvement.solve(seed)
     return finished(request, improvement)
+
+
+def _solves(solver: Solver, improvement: Improvement) -> bool:
+    if solver == "cp-sat" and not exact.is_installed():
+        msg = "solver 'cp-sat' needs OR-Tools: pip install 'intandem[solve]'"
+        raise ModuleNotFoundError(msg)
+    if solver == "auto":
+        return improvement.is_solvable and exact.is_installed()
+    return solver == "cp-sat"
 
 
 def _frozen(cap: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
