@@ -6,9 +6,10 @@ Every rank, and every link, is a machine that does one thing at a time. For any 
 
 is a bound: the machine cannot start before the first of them can come, and after its last there is
 still the rest of some micro-batch's way to go. Jobs are F, B or I, and W of each stage on the rank;
-a W has no tail. For equal stages, one per rank, this is (P-1)(F+c) + M (F+I+W) and
-(P-1)(F+I+2c) + M (F+I) + W: the work and chain bounds of the zero-bubble papers. A cap on memory
-says more (``memory_bounds``).
+a W has no tail. Micro-batches come one after another, no faster than through the slowest stage on
+the way, and go so, which is part of their heads and tails. For equal stages, one per rank, this is
+(P-1)(F+c) + M (F+I+W) and (P-1)(F+I+2c) + M (F+I) + W: the work and chain bounds of the zero-bubble
+papers. A cap on memory says more (``memory_bounds``).
 
 Heads and tails are measured from the first F to the end of all for the makespan, and from the first
 F of the rank to the end of its own for the longest rank's span.
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from intandem.costs import CostModel
     from intandem.ir import Placement
     from intandem.simulator.paths import Way
+
+
+_ROUNDING = 1e-9
+"""Seconds that do not count when jobs are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,36 +127,96 @@ def _rounded_up(bound_s: float, costs: CostModel) -> float:
     return float(math.ceil(bound_s / step * (1 - 1e-12)) * step)
 
 
-Job = tuple[float, float, float]
-"""Seconds of a machine's job: head, of all micro-batches together, tail."""
+@dataclass(frozen=True, slots=True)
+class _Jobs:
+    """One job of every micro-batch on one machine; the j-th comes and goes a pace after the last.
+
+    Attributes:
+        count: micro-batches.
+        seconds: of one job.
+        head_s: before the first job can begin.
+        tail_s: after the last job has ended.
+        head_pace_s: least seconds between two jobs that come.
+        tail_pace_s: least seconds between what is to come after two jobs.
+    """
+
+    count: int
+    seconds: float
+    head_s: float
+    tail_s: float
+    head_pace_s: float = 0.0
+    tail_pace_s: float = 0.0
+
+    def num_before(self, head_s: float) -> int:
+        """Jobs that may come earlier than ``head_s``."""
+        return _num_within(head_s - self.head_s, self.head_pace_s, self.count)
+
+    def num_after(self, tail_s: float) -> int:
+        """Jobs with less than ``tail_s`` to come after them."""
+        return _num_within(tail_s - self.tail_s, self.tail_pace_s, self.count)
 
 
-def _machine_bound_s(jobs: Sequence[Job]) -> float:
+def _num_within(seconds: float, pace_s: float, count: int) -> int:
+    if seconds <= _ROUNDING:
+        return 0
+    return count if pace_s <= 0 else min(count, math.ceil(seconds / pace_s + _ROUNDING))
+
+
+def _machine_bound_s(jobs: Sequence[_Jobs]) -> float:
     """Largest bound over all sets of jobs with heads and tails of at least something."""
-    by_tail = sorted(jobs, key=lambda job: -job[2])
+    tails = sorted({job.tail_s for job in jobs})
+    after = [[job.num_after(tail_s) for job in jobs] for tail_s in tails]
     bound_s = 0.0
-    for least_head_s, _, _ in jobs:
-        busy_s = 0.0
-        for head_s, seconds, tail_s in by_tail:
-            if head_s >= least_head_s:
-                busy_s += seconds
-                bound_s = max(bound_s, least_head_s + busy_s + tail_s)
+    for head_s in _head_thresholds(jobs):
+        left = [job.count - job.num_before(head_s) for job in jobs]
+        for tail_s, gone in zip(tails, after, strict=True):
+            busy_s = sum(
+                (n - m) * job.seconds for n, m, job in zip(left, gone, jobs, strict=True) if n > m
+            )
+            if busy_s > 0:
+                bound_s = max(bound_s, head_s + busy_s + tail_s)
     return bound_s
 
 
-def _rank_jobs(part: Part) -> Iterator[Job]:
+def _head_thresholds(jobs: Sequence[_Jobs]) -> set[float]:
+    """Heads of first jobs, and of the last jobs of one kind that come before others' first."""
+    found = {job.head_s for job in jobs}
+    for job in jobs:
+        for other in jobs:
+            ahead_s = other.head_s - job.head_s
+            if job.head_pace_s > 0 and ahead_s > 0:
+                number = min(job.count - 1, math.floor(ahead_s / job.head_pace_s))
+                found.add(job.head_s + number * job.head_pace_s)
+    return found
+
+
+def _rank_jobs(part: Part) -> Iterator[_Jobs]:
     way, seconds, count = part.way, part.chain.seconds, part.num_microbatches
+    first = way.first
     for s in part.stages:
         forward_s, urgent_s, whole_s = seconds.forward[s], seconds.urgent[s], seconds.whole[s]
-        yield way.head[s], count * forward_s, part.full_s(s) - forward_s
-        yield way.turn[s], count * urgent_s, way.back[s] - urgent_s
+        coming_s = max(seconds.forward[first:])
+        turned_s = max(coming_s, *seconds.urgent[s:])
+        going_s = max(seconds.urgent[first : s + 1])
+        yield _Jobs(
+            count,
+            forward_s,
+            way.head[s],
+            part.full_s(s) - forward_s,
+            max(seconds.forward[first : s + 1]),
+            max(*seconds.forward[s:], *seconds.urgent[first:]),
+        )
+        yield _Jobs(count, urgent_s, way.turn[s], way.back[s] - urgent_s, turned_s, going_s)
         if whole_s > urgent_s:
-            yield way.turn[s] + urgent_s, count * (whole_s - urgent_s), 0.0
+            late_s = whole_s - urgent_s
+            yield _Jobs(count, late_s, way.turn[s] + urgent_s, 0.0, turned_s)
 
 
-def _link_jobs(costs: CostModel, ways: Sequence[tuple[Chain, Way, int]]) -> Iterator[Sequence[Job]]:
+def _link_jobs(
+    costs: CostModel, ways: Sequence[tuple[Chain, Way, int]]
+) -> Iterator[Sequence[_Jobs]]:
     """Per directed pair of ranks, the messages on its link. Latency keeps no link."""
-    jobs: dict[tuple[int, int], list[Job]] = defaultdict(list)
+    jobs: dict[tuple[int, int], list[_Jobs]] = defaultdict(list)
     for chain, way, count in ways:
         ranks, seconds = chain.rank_of, chain.seconds
         for s, (here, there) in enumerate(pairwise(ranks)):
@@ -160,9 +225,10 @@ def _link_jobs(costs: CostModel, ways: Sequence[tuple[Chain, Way, int]]) -> Iter
             down_s, up_s = chain.down[s] - costs.latency_s, chain.up[s] - costs.latency_s
             sent_s = way.head[s] + seconds.forward[s]
             after_s = chain.full_s(way, s + 1) + costs.latency_s
-            jobs[here, there].append((sent_s, count * down_s, after_s))
+            jobs[here, there].append(_Jobs(count, down_s, sent_s, after_s))
             sent_s = way.turn[s + 1] + seconds.urgent[s + 1]
-            jobs[there, here].append((sent_s, count * up_s, way.back[s] + costs.latency_s))
+            after_s = way.back[s] + costs.latency_s
+            jobs[there, here].append(_Jobs(count, up_s, sent_s, after_s))
     return iter(jobs.values())
 
 
