@@ -62,6 +62,13 @@ def list_rows(problem: Problem, rules: Rules) -> Rows:
     return lister.rows
 
 
+def refilled_rows(problem: Problem, rows: Rows, rules: Rules) -> Rows:
+    """Keep the order of forwards and backwards of ``rows`` and put W's anew, by ``rules``."""
+    filler = _Filler(problem, rules, rows)
+    filler.run()
+    return filler.rows
+
+
 class _Lister:
     """State of all ranks while rows are built. ``done[lane]`` counts operations per lane."""
 
@@ -203,3 +210,49 @@ class _Lister:
         other = problem.rank[to]
         if other != rank:
             heapq.heappush(self._queue, (max(came, self._clock[other]), other))
+
+
+class _Filler(_Lister):
+    """Only the next forward or backward of a given order, or a W."""
+
+    def __init__(self, problem: Problem, rules: Rules, order: Rows) -> None:
+        super().__init__(problem, rules)
+        late = 2 * problem.num_stages * problem.num_microbatches
+        self._order = [[o for o in row if o < late] for row in order]
+        self._next = [0] * problem.num_ranks
+        self._late = late
+
+    def _choose(self, rank: int, now: float, stuck: bool) -> tuple[float, int] | None:
+        problem, rules, place = self._problem, self._rules, self._next[rank]
+        late = self._pending(rank)
+        if place == len(self._order[rank]):
+            return None if late < 0 else (now, late)
+        operation = self._order[rank][place]
+        came = self._arrival[operation]
+        start_s = max(came, now)
+        stage = operation // problem.num_microbatches % problem.num_stages
+        forward = operation < self._late // 2
+        need = self._taken[stage] if forward else self._extra[stage]
+        blocked = self._used[rank] + need > problem.caps[rank]
+        if late >= 0:
+            gap = start_s - now
+            fits = gap > 0 and problem.seconds[late] * rules.fills[rank] <= gap
+            idle = rules.eager or stuck
+            if blocked or (idle if came < 0 else fits):
+                return now, late
+        return None if came < 0 or blocked else (start_s, operation)
+
+    def _pending(self, rank: int) -> int:
+        """W that has waited longest, or -1."""
+        stages, count, done = self._problem.num_stages, self._problem.num_microbatches, self._done
+        waiting = [
+            (done[2 * stages + s], (2 * stages + s) * count + done[2 * stages + s])
+            for s in self._problem.stages[rank]
+            if done[2 * stages + s] < done[stages + s]
+        ]
+        return min(waiting)[1] if waiting else -1
+
+    def _place(self, rank: int, operation: int, now: float) -> None:
+        if operation < self._late:
+            self._next[rank] += 1
+        super()._place(rank, operation, now)

@@ -119,8 +119,20 @@ class Improvement:
                 if number > 1 and (self._is_done or trial.is_done):
                     break
                 trial.add_listed(1, self._random)
+            if not trial.is_done:
+                trial.add_refilled(self._random, 5)
             self._effort.spent += num_rules * each
             self._offer_start(trial, trial.starts[0], "listed")
+            if not trial.is_small:
+                self._begin_in_full(trial)
+
+    def _begin_in_full(self, trial: Trial) -> None:
+        """Of many micro-batches: what the best rules for few make of all of them."""
+        for start in trial.listed_in_full():
+            self._offer_rows(trial, start, "listed")
+        for known in sorted(trial.known, key=lambda s: s.value_s)[:2]:
+            for start in trial.refilled_in_full(known.rows, self._random):
+                self._offer_rows(trial, start, "refilled")
 
     def improve(self) -> None:
         """Anneal: each layout a little, then the two best of them."""
@@ -176,7 +188,7 @@ class Improvement:
             return
         start = trial.starts[index]
         num_moves = int(min(work / trial.small.num_operations, _MOST_MOVES * self._effort.factor))
-        warm = min(0.5, num_moves / 10_000)
+        warm = min(0.5, num_moves / (100 * trial.small.num_operations))
         warmth = Warmth(num_moves, warm * trial.step_s, 0.06 * warm * trial.step_s)
         target_s = trial.small_bound_s * (1 + 1e-9)
         found = anneal(trial.small, start.rows, warmth, self._random, target_s)
@@ -206,6 +218,8 @@ class Improvement:
                 self._offer_rows(trial, start, name)
                 if trial.is_small:
                     trial.starts.append(start)
+                else:
+                    trial.known.append(start)
         if not taken and self._may_be(schedule):
             timeline = simulate(schedule, self._request.costs)
             value_s = timeline.makespan_s

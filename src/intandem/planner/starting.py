@@ -25,7 +25,7 @@ def rule_sets(problem: Problem, random: Random) -> Iterator[Rules]:
     per_step_s = busiest_s(problem.layout)
     busy = [0.0 if s >= 0.9 * per_step_s else 1.0 for s in busy_s(problem.layout)]
     ones = [1.0] * problem.num_ranks
-    for fills, eager, depth in itertools.product((ones, busy), (True, False), _DEPTHS):
+    for eager, depth, fills in itertools.product((True, False), _DEPTHS, (ones, busy)):
         yield _plain(problem, depth, eager=eager, fills=fills)
     while True:
         yield _drawn(problem, random, per_step_s)

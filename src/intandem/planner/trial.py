@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from intandem.ir import Schedule
 from intandem.planner.builtin import Wanted, builtin_schedules, rows_of
 from intandem.planner.clock import fits, run_rows
-from intandem.planner.construction import list_rows
+from intandem.planner.construction import list_rows, refilled_rows
 from intandem.planner.pattern import unroll
 from intandem.planner.problem import Problem
 from intandem.planner.starting import busiest_s, rule_sets
@@ -46,6 +46,7 @@ class Trial:
         full: the problem of all micro-batches.
         small: the problem that is worked on: ``full``, or one of fewer micro-batches.
         starts: rows of ``small``, best first.
+        known: rows of ``full`` that are known from the beginning.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -55,11 +56,13 @@ class Trial:
         same = count == layout.num_microbatches
         self.small = self.full if same else Problem(replace(layout, num_microbatches=count))
         self.starts: list[Start] = []
+        self.known: list[Start] = []
         self.bound_s = layout_bound_s(layout, layout.split)
         self.small_bound_s = (
             self.bound_s if same else layout_bound_s(self.small.layout, layout.split)
         )
         self.step_s = busiest_s(layout)
+        self._listed: list[tuple[float, int, Rules]] = []
         self._rules: Iterator[Rules] | None = None
 
     @property
@@ -94,14 +97,38 @@ class Trial:
         if self._rules is None:
             self._rules = rule_sets(self.small, random)
         for rules in itertools.islice(self._rules, num_rules):
-            self.add(list_rows(self.small, rules))
+            start = self.add(list_rows(self.small, rules))
+            if start is not None and not self.is_small:
+                self._listed.append((start.value_s, len(self._listed), rules))
 
-    def add(self, rows: Rows) -> None:
+    def add_refilled(self, random: Random, num_starts: int) -> None:
+        """Start from the best so far with W's put anew."""
+        if not self.layout.split:
+            return
+        plain = list(itertools.islice(rule_sets(self.small, random), 2))
+        for start, rules in itertools.product(self.starts[:num_starts], plain):
+            for eager in (True, False):
+                self.add(refilled_rows(self.small, start.rows, replace(rules, eager=eager)))
+
+    def listed_in_full(self) -> Iterator[Start]:
+        """Yield rows of all micro-batches by the rules that were best for few."""
+        for _, _, rules in sorted(self._listed)[:3]:
+            yield from filter(None, [measured(self.full, list_rows(self.full, rules))])
+
+    def refilled_in_full(self, rows: Rows, random: Random) -> Iterator[Start]:
+        """Yield rows of all micro-batches with W's put anew."""
+        if self.layout.split:
+            for rules in itertools.islice(rule_sets(self.full, random), 2):
+                again = refilled_rows(self.full, rows, rules)
+                yield from filter(None, [measured(self.full, again)])
+
+    def add(self, rows: Rows) -> Start | None:
         """Start from ``rows`` too, if they run and fit."""
         start = measured(self.small, rows)
         if start is not None:
             self.starts.append(start)
             self.starts.sort(key=lambda s: s.value_s)
+        return start
 
     def lengthened(self, start: Start) -> Iterator[Start]:
         """Yield ``start`` at full length, in the best ways found."""
