@@ -10,7 +10,7 @@ from test_search import assert_as_simulated, uneven
 import intandem as it
 from intandem.planner.builtin import Wanted, builtin_schedules, peaks
 from intandem.planner.problem import Memory
-from intandem.simulator import simulate
+from intandem.simulator import lower_bound_s, simulate
 
 OPTIMAL = CASES["optimal"]
 SMALL = [case for case in OPTIMAL if case["p"] * case["m"] <= 12][::4]
@@ -83,7 +83,7 @@ GRID = [
     for num_ranks in (2, 4)
     for stages_per_rank in (1, 2)
     for num_microbatches in (num_ranks, 2 * num_ranks + 1)
-    for share in (0.5, 1.0, 2.0)
+    for share in (0.5, 1.0)
 ]
 
 
@@ -131,19 +131,43 @@ def assert_beats_builtins(num_ranks, stages_per_rank, num_microbatches, share):
     assert found.makespan_s <= best_s * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("stages_per_rank", [1, 2])
-@pytest.mark.parametrize(("num_ranks", "factor"), [(2, 2), (4, 2), (4, 4), (8, 2)])
-def test_near_the_bound_without_a_cap(num_ranks, factor, stages_per_rank):
+NEAR = [(2, 1, 2), (2, 2, 2), (4, 1, 2), (4, 2, 3), (8, 1, 2)]
+WIDER = [
+    (num_ranks, stages_per_rank, factor)
+    for num_ranks in (2, 3, 4, 6, 8)
+    for stages_per_rank in (1, 2)
+    for factor in (2, 4)
+]
+
+
+@pytest.mark.parametrize(("num_ranks", "stages_per_rank", "factor"), NEAR)
+def test_near_the_bound_without_a_cap(num_ranks, stages_per_rank, factor):
     """With at least 2 P micro-batches and room: within 2% of what nothing can be below."""
-    for seed in range(2):
-        found = it.search(
-            uneven(num_ranks * stages_per_rank, seed, with_bytes=False),
-            num_ranks=num_ranks,
-            num_microbatches=factor * num_ranks,
-            effort=0.1,
-            solver="none",
-        )
-        assert found.gap <= 0.02
+    assert gap_to_bound(num_ranks, stages_per_rank, factor, effort=0.1) <= 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("num_ranks", "stages_per_rank", "factor"), WIDER)
+def test_near_the_bound_on_a_wider_grid(num_ranks, stages_per_rank, factor):
+    """The same for more ranks and several draws of costs."""
+    for seed in range(3):
+        assert gap_to_bound(num_ranks, stages_per_rank, factor, seed=seed, effort=3) <= 0.02
+
+
+def gap_to_bound(num_ranks, stages_per_rank, factor, *, effort, seed=0):
+    """Share by which a result without a cap is longer than the bound of its placement."""
+    costs = uneven(num_ranks * stages_per_rank, seed)
+    num_microbatches = factor * num_ranks
+    found = it.search(
+        costs,
+        num_ranks=num_ranks,
+        num_microbatches=num_microbatches,
+        effort=effort,
+        solver="none",
+    )
+    bound_s = lower_bound_s(costs, found.schedule.placement, num_microbatches)
+    return found.makespan_s / bound_s - 1
 
 
 def test_of_many_microbatches():
@@ -162,7 +186,7 @@ def test_solver_improves_and_proves():
     pytest.importorskip("ortools")
     draw = random.Random(0)
     cases = [c for c in OPTIMAL if c["p"] * c["m"] <= 9 and c["placement"] == "single"]
-    for case in draw.sample(cases, 8):
+    for case in draw.sample(cases, 5):
         found = found_for(case, effort=0.02, solver="cp-sat")
         assert_within(found, case)
         assert not found.proven or found.value_s == case["best"]

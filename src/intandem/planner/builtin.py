@@ -25,7 +25,7 @@ class Wanted:
         costs: of all stages.
         num_ranks: P.
         num_microbatches: M.
-        max_activations: offered to schedules that are made for a cap, besides None.
+        max_activations: for schedules that are made for a cap; None for their own.
     """
 
     costs: CostModel
@@ -44,7 +44,7 @@ def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
                 continue
             options = [{"stages_per_rank": stages_per_rank}]
         if "max_activations" in family.takes and wanted.max_activations is not None:
-            options += [{**o, "max_activations": wanted.max_activations} for o in options]
+            options = [{**o, "max_activations": wanted.max_activations} for o in options]
         for option in options:
             try:
                 schedule = build_schedule(
@@ -54,8 +54,8 @@ def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
                     costs=wanted.costs,
                     **option,
                 )
-            except (PipelineError, ValueError):
-                continue
+            except (PipelineError, ValueError, LookupError):
+                continue  # a family that fails on these costs is no reason to find nothing
             if schedule.num_stages == wanted.costs.num_stages and not schedule.is_forward_only:
                 yield schedule
 

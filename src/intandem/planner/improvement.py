@@ -33,6 +33,9 @@ _SOLVING = 5.0
 _SOLVABLE = 900
 """Operations up to which CP-SAT is used without being asked for."""
 
+_THOROUGH = 60
+"""Moves per operation from which on several starts are better than one for longer."""
+
 _LISTING = 12
 """How much longer it takes to list an operation than to run it."""
 
@@ -142,7 +145,8 @@ class Improvement:
                 self._anneal(trial, 0, 0.3 * left / len(self.trials))
             left *= 0.7
         chosen = sorted(self.trials, key=lambda t: t.starts[0].value_s)[:2]
-        num_starts = 3
+        largest = max(trial.small.num_operations for trial in chosen)
+        num_starts = 3 if left > _THOROUGH * len(chosen) * largest**2 else 1
         for index in range(num_starts):
             for trial in chosen:
                 self._anneal(trial, index, left / num_starts / len(chosen))
