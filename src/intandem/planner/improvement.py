@@ -101,8 +101,7 @@ class Improvement:
 
     def begin_with_builtins(self) -> None:
         """Start from every built-in schedule that fits."""
-        caps = self._request.caps if self._request.cap_bytes is None else None
-        most = min(caps) if caps else None
+        most = self._request.max_activations
         wanted = Wanted(
             self._request.costs, self._request.num_ranks, self._request.num_microbatches, most
         )

@@ -93,6 +93,15 @@ class Request:
         return caps
 
     @property
+    def max_activations(self) -> int | None:
+        """Stage activations that fit on every rank; in bytes, of the mean size of all stages."""
+        caps = self.caps
+        if caps is None or self.cap_bytes is None:
+            return None if caps is None else min(caps)
+        mean = sum(self.costs.activation_bytes) / self.costs.num_stages
+        return max(1, int(min(caps) / mean)) if mean else None
+
+    @property
     def placements(self) -> tuple[Placement, ...]:
         """Those to try."""
         if self.placement is not None:
