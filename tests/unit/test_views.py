@@ -1,20 +1,26 @@
 """Drawings of a timeline: for a terminal and as SVG."""
 
+import json
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from order_samples import sched, split_backwards, valid_schedules
+from report_sample import timeline
 
 from intandem.costs import CostModel
 from intandem.ir import Placement, Timeline
 from intandem.schedules import build_schedule
 from intandem.simulator import simulate
 from intandem.views import text as text_view
-from intandem.views.svg import timeline_svg_file
-from intandem.views.text import timeline_ansi, timeline_text
+from intandem.views.chrome_trace import chrome_trace
+from intandem.views.colors import LOOKS, SHADES, ink, shade
+from intandem.views.passes import groups, passes_of
+from intandem.views.svg import Panel, comparison_svg_file, picture_svg_file, timeline_svg_file
+from intandem.views.text import legend_ansi, timeline_ansi, timeline_text
 from intandem.views.units import time_tick
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -23,6 +29,67 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 def one_f_one_b(p, m):
     return simulate(build_schedule("1f1b", num_ranks=p, num_microbatches=m), CostModel.uniform(p))
+
+
+TOGETHER = timeline(
+    ["0F0 0 1", "3B9 1 4", "0F1 1 4", "0B1 4 6"], ["1F0 0 1", "2F9 1 2", "2B9 2 4", "1B1 4 6"]
+)
+"""A V of two ranks, part of it: 3B9 and 0F1 ran together."""
+
+TWO_WAYS = timeline(
+    ["0F0 0 1", "1F1 1 2", "1B1 2 4", "0B0 4 6"], ["0F1 0 1", "1F0 1 2", "1B0 2 4", "0B1 4 6"]
+)
+"""Micro-batch 0 goes down the ranks, micro-batch 1 up."""
+
+
+class TestPasses:
+    def indices(self, timeline):
+        passes = passes_of(timeline)
+        return {str(s.action): passes.index(s) for s in timeline.spans}, passes
+
+    def test_one_stage_per_rank(self):
+        """There is nothing to tell apart."""
+        found, passes = self.indices(one_f_one_b(3, 4))
+
+        assert set(found.values()) == {0}
+        assert (passes.num_passes, passes.note) == (1, "")
+
+    def test_stages_of_a_rank(self):
+        """Each rank's own stages, ascending."""
+        found, passes = self.indices(TOGETHER)
+
+        assert [found[a] for a in ("0F0", "1F0", "2F9", "3B9")] == [0, 0, 1, 1]
+        assert (passes.num_replicas, passes.num_passes) == (1, 2)
+        assert passes.note == "darker: a rank's later stages"
+
+    def test_replicas(self):
+        """The way of a micro-batch decides, not the stage: 0F1 on rank 1 is of the other copy."""
+        found, passes = self.indices(TWO_WAYS)
+
+        assert [found[a] for a in ("0F0", "1F0", "0F1", "1F1")] == [0, 0, 1, 1]
+        assert (passes.num_replicas, passes.num_places) == (2, 1)
+        assert passes.note == "darker: the other copy of the model"
+
+    def test_groups(self):
+        """What overlaps in time is one group; what touches is not."""
+        words = [[str(s.action) for s in group] for group in groups(TOGETHER.of_rank(0))]
+
+        assert words == [["0F0"], ["3B9", "0F1"], ["0B1"]]
+        assert all(len(group) == 1 for group in groups(one_f_one_b(2, 3).of_rank(0)))
+
+    def test_letters_can_be_read_on_every_shade(self):
+        """WCAG asks for a contrast of 4.5 to 1; kinds keep apart in every shade."""
+
+        def light(color):
+            rgb = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+            parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+            return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+        for look in LOOKS.values():
+            for index in range(len(SHADES)):
+                ground = shade(look.color, index)
+                lights = sorted((light(ground), light(ink(ground))))
+                assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5, (look.name, index)
 
 
 class TestText:
@@ -65,6 +132,23 @@ class TestText:
         assert text.splitlines()[0].startswith("rank 0  0F0 ")
         assert "3B0-" in text
 
+    def test_actions_that_ran_together_share_a_cell(self):
+        """With an ampersand between them, in plain text too."""
+        assert timeline_text(TOGETHER).splitlines() == [
+            "rank 0  0F0 3B9--&0F1-- 0B1---- ",
+            "rank 1  1F0 2F9 2B9---- 1B1---- ",
+            "        0",
+        ]
+
+    def test_passes_have_shades(self):
+        """The same kind in two colours, and a legend that says why."""
+        drawn = timeline_ansi(TOGETHER)
+
+        assert drawn.index("0F0 ") < drawn.index("2F9 ")
+        assert drawn.split("0F0 ")[0][-4:] != drawn.split("2F9 ")[0][-4:]
+        assert ESCAPE.sub("", legend_ansi(TOGETHER)) == " F    B    F  F  a rank's later stages"
+        assert ESCAPE.sub("", legend_ansi(one_f_one_b(2, 3))) == " F    B "
+
     def test_colours_change_nothing_else(self):
         """Without its escapes the coloured drawing is the plain one."""
         timeline = simulate(
@@ -102,6 +186,13 @@ class TestSvg:
     def parse(self, timeline, title="a title"):
         return ElementTree.fromstring(timeline_svg_file(timeline, title=title))
 
+    def boxes(self, root):
+        return {
+            (g.get("id") or "").removeprefix("step-"): g
+            for g in root.iter(f"{SVG}g")
+            if "box" in g.get("class", "")
+        }
+
     def test_a_box_for_every_action(self):
         """Each with a tooltip that says stage, rank and times."""
         timeline = one_f_one_b(3, 4)
@@ -127,6 +218,62 @@ class TestSvg:
         assert {"backward for inputs", "backward for weights"} <= texts
         assert "backward" not in texts
 
+    def test_actions_that_ran_together_share_a_row(self):
+        """Half its height each, and each description names the other."""
+        boxes = self.boxes(self.parse(TOGETHER))
+        rects = [boxes[name].find(f"{SVG}rect").attrib for name in ("0F0", "3B9", "0F1")]
+
+        assert [(float(r["y"]), float(r["height"])) for r in rects] == [(0, 28), (0, 14), (14, 14)]
+        assert rects[1]["x"] == rects[2]["x"]
+        assert boxes["0F1"].get("aria-label").endswith("takes 3.00 s; together with 3B9")
+
+    def test_idle_share_counts_time_together_once(self):
+        """Rank 0 of the sample is busy all the time."""
+        texts = [t.text for t in self.parse(TOGETHER).iter(f"{SVG}text")]
+
+        assert texts.count("idle 0.0 %") == 2
+
+    def test_passes_have_shades_and_descriptions(self):
+        """Which are explained: in the legend and, for replicas, in the description."""
+        root = self.parse(TWO_WAYS)
+        boxes = self.boxes(root)
+
+        assert boxes["0F0"].get("class") == "box F"
+        assert boxes["0F1"].get("class") == "box F k1"
+        assert "micro-batch 1, replica 1;" in boxes["0F1"].get("aria-label")
+        assert "darker: the other copy of the model" in {t.text for t in root.iter(f"{SVG}text")}
+
+    def test_a_picture_has_the_same_boxes(self):
+        """Without ids and descriptions."""
+        root = ElementTree.fromstring(picture_svg_file(TOGETHER, title="x"))
+        rects = [
+            g.find(f"{SVG}rect").attrib for g in root.iter(f"{SVG}g") if "box" in g.get("class")
+        ]
+
+        described = self.boxes(self.parse(TOGETHER)).values()
+        assert rects == [g.find(f"{SVG}rect").attrib for g in described]
+        assert "aria-label" not in picture_svg_file(TOGETHER, title="x")
+
+    def test_several_timelines_share_one_scale(self):
+        """One below the other; a second is as wide everywhere; ids are unique."""
+        panels = [Panel("short", one_f_one_b(2, 3), "as it is"), Panel("long", one_f_one_b(2, 6))]
+
+        text = comparison_svg_file(panels, title="two")
+        root = ElementTree.fromstring(text)
+
+        widths = {
+            g.get("id"): g.find(f"{SVG}rect").get("width")
+            for g in root.iter(f"{SVG}g")
+            if g.get("id")
+        }
+        assert len(widths) == 12 + 24
+        assert widths["short-0F0"] == widths["long-0F0"]
+        tops = [float(svg.get("y")) for svg in root.iter(f"{SVG}svg") if svg.get("y")]
+        heights = [float(svg.get("height")) for svg in root.iter(f"{SVG}svg") if svg.get("y")]
+        assert tops[1] >= tops[0] + heights[0]
+        assert float(root.get("height")) >= tops[1] + heights[1]
+        assert "as it is" in text
+
     def test_titles_are_escaped(self):
         """A schedule may be called anything."""
         title = '<b> & "co"'
@@ -144,6 +291,45 @@ class TestSvg:
     def test_nothing_ran(self):
         """An empty timeline is drawn, not divided by."""
         self.parse(Timeline((), 2))
+
+
+class TestChromeTrace:
+    def events(self, timeline, **arguments):
+        return json.loads(chrome_trace(timeline, title="a step", **arguments))["traceEvents"]
+
+    def test_an_event_for_every_action(self):
+        """On its rank's thread, in microseconds, with what it is."""
+        found = [e for e in self.events(one_f_one_b(2, 3)) if e["ph"] == "X"]
+
+        assert len(found) == 12
+        assert (found[0]["name"], found[0]["ts"], found[0]["dur"]) == ("0F0", 0.0, 1e6)
+        assert found[0]["args"] == {"kind": "F", "stage": 0, "microbatch": 0, "replica": 0}
+        assert {e["tid"] for e in found} == {0, 1}
+
+    def test_threads_are_named(self):
+        """As the ranks; the process has the title."""
+        names = [e["args"]["name"] for e in self.events(one_f_one_b(2, 3)) if "name" in e["args"]]
+
+        assert names == ["a step", "rank 0", "rank 1"]
+
+    def test_events_of_a_thread_do_not_overlap(self):
+        """Viewers would nest or drop them."""
+        by_thread = {}
+        for event in self.events(TOGETHER):
+            if event["ph"] == "X":
+                by_thread.setdefault(event["tid"], []).append(event)
+
+        assert len(by_thread) == 3
+        for events in by_thread.values():
+            for before, after in pairwise(events):
+                assert before["ts"] + before["dur"] <= after["ts"]
+
+    def test_counters(self):
+        """What each rank holds, at the times at which it changes."""
+        found = self.events(one_f_one_b(1, 1), activations=(((0.0, 1), (3.0, 0)),))
+
+        counters = [(e["ts"], e["args"]["held"]) for e in found if e["ph"] == "C"]
+        assert counters == [(0.0, 1), (3e6, 0)]
 
 
 def test_an_axis_of_hours_is_in_seconds():

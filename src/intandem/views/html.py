@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from intandem.views import units
 from intandem.views.chart_svg import Line, chart_svg
-from intandem.views.colors import LOOKS, drawing_style
-from intandem.views.timeline_svg import Clock, activations_svg, timeline_svg
+from intandem.views.clock import Clock
+from intandem.views.colors import LOOKS, drawing_style, ink
+from intandem.views.passes import passes_of
+from intandem.views.timeline_svg import activations_svg, timeline_svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +55,7 @@ def _resource(name: str) -> str:
 
 def _style() -> str:
     swatches = (
-        f".legend .{letter} {{ background: {look.color}; color: {look.ink}; }}"
+        f".legend .{letter} {{ background: {look.color}; color: {ink(look.color)}; }}"
         for letter, look in LOOKS.items()
     )
     return "\n".join((drawing_style(), _resource("report.css"), *swatches))
@@ -150,8 +152,8 @@ def _kind_legend(report: Report) -> str:
         if letter in present
     )
     notes = "<li>numbers are micro-batches</li>"
-    if any(len({s.action.stage for s in t.of_rank(0)}) > 1 for t in timelines):
-        notes += "<li>darker: a rank's later stages</li>"
+    if note := max((passes_of(timeline).note for timeline in timelines), key=len):
+        notes += f"<li>{note}</li>"
     return f'<ul class="legend">{"".join(items)}{notes}</ul>'
 
 

@@ -1,22 +1,29 @@
-"""A step on the clock as an SVG file of its own: title, figures, legend, rows and time axis."""
+"""Steps on the clock as an SVG file of its own: title, figures, legend, rows and time axis."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 from intandem.views import units
+from intandem.views.clock import WIDTH, Clock
 from intandem.views.colors import LOOKS, drawing_style
-from intandem.views.timeline_svg import AXIS, GAP, ROW, WIDTH, Clock, timeline_svg
+from intandem.views.passes import passes_of
+from intandem.views.timeline_svg import picture_svg, timeline_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from intandem.ir import Timeline
 
 MARGIN = 24
 HEAD = 84
 """Height of title, figures and legend."""
+PANEL_HEAD = 26
+"""Height of the line above each timeline of several."""
+LOW_ROW = 20
+"""Height of a rank's row where several timelines are drawn."""
 
 _STYLE = """
 svg { --page: #ffffff; --ink: #1b1f24; --quiet: #57606a; --rule: #dfe3e8; --idle: #eceff2; }
@@ -25,42 +32,66 @@ svg { --page: #ffffff; --ink: #1b1f24; --quiet: #57606a; --rule: #dfe3e8; --idle
 }
 .page { fill: var(--page); }
 svg .title { font-size: 17px; font-weight: 650; }
-svg .figures, svg .legend text { fill: var(--quiet); font-size: 12.5px; }
+svg .panel { font-size: 13px; font-weight: 650; }
+svg .figures, svg .legend text { fill: var(--quiet); font-size: 12.5px; font-weight: 400; }
 """
 
 
-def timeline_svg_file(timeline: Timeline, *, title: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One of several timelines: its name, and what is said of it beside the name."""
+
+    name: str
+    timeline: Timeline
+    figures: str = ""
+
+
+def timeline_svg_file(timeline: Timeline, *, title: str, figures: str = "") -> str:
     """Return a standalone SVG of ``timeline``, light or dark as the reader's system is.
 
     Boxes carry letter and micro-batch where they fit, and a tooltip with stage, times and rank.
-    Drawings that are to line up are made with ``timeline_svg`` and one ``Clock`` instead.
 
     Args:
         timeline: simulated or measured.
         title: shown above the drawing; escaped.
+        figures: one line below the title; by default makespan, longest rank and bubble ratio.
     """
-    rows = timeline_svg(timeline, Clock(timeline.makespan_s), name="step")
-    plot_height = timeline.num_ranks * (ROW + GAP) + AXIS
-    width, height = WIDTH + 2 * MARGIN, HEAD + plot_height + MARGIN
-    placed = f'<svg x="{MARGIN}" y="{HEAD}" width="{WIDTH}" height="{plot_height}" '
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-            f'width="{width}" height="{height}">',
-            f"<title>{escape(title)}</title>",
-            f"<style>{drawing_style()}{_STYLE}</style>",
-            f'<rect class="page" width="{width}" height="{height}"/>',
-            f'<text class="title" x="{MARGIN}" y="34">{escape(title)}</text>',
-            f'<text class="figures" x="{MARGIN}" y="56">{_figures(timeline)}</text>',
-            *_legend(timeline, width),
-            rows.replace("<svg ", placed, 1),
-            "</svg>",
-            "",
-        ]
-    )
+
+    def draw(panel: Panel, clock: Clock) -> str:
+        return timeline_svg(panel.timeline, clock, name="step")
+
+    head = (title, figures or timeline_figures(timeline))
+    return _file(head, [Panel("", timeline)], Clock(timeline.makespan_s), draw)
 
 
-def _figures(timeline: Timeline) -> str:
+def picture_svg_file(timeline: Timeline, *, title: str, figures: str = "") -> str:
+    """Return the same without tooltips and ids, for a picture on a page."""
+
+    def draw(panel: Panel, clock: Clock) -> str:
+        return picture_svg(panel.timeline, clock)
+
+    head = (title, figures or timeline_figures(timeline))
+    return _file(head, [Panel("", timeline)], Clock(timeline.makespan_s), draw)
+
+
+def comparison_svg_file(panels: Sequence[Panel], *, title: str, figures: str = "") -> str:
+    """Return a standalone SVG of several timelines, one below the other, on one time scale.
+
+    Args:
+        panels: at least one, each of another name.
+        title: shown above all of them; escaped.
+        figures: one line below the title.
+    """
+
+    def draw(panel: Panel, clock: Clock) -> str:
+        return timeline_svg(panel.timeline, clock, name=escape(panel.name))
+
+    longest_s = max(panel.timeline.makespan_s for panel in panels)
+    return _file((title, figures), panels, Clock(longest_s, LOW_ROW), draw)
+
+
+def timeline_figures(timeline: Timeline) -> str:
+    """Makespan, longest rank and bubble ratio, in one line."""
     return " · ".join(
         [
             f"makespan {units.duration(timeline.makespan_s)}",
@@ -70,9 +101,48 @@ def _figures(timeline: Timeline) -> str:
     )
 
 
-def _legend(timeline: Timeline, width: float) -> Iterator[str]:
-    """Kinds that occur, and idle, from the right edge leftwards."""
-    kinds = {str(span.action.kind) for span in timeline.spans}
+def _file(
+    head: tuple[str, str],
+    panels: Sequence[Panel],
+    clock: Clock,
+    draw: Callable[[Panel, Clock], str],
+) -> str:
+    title, figures = map(escape, head)
+    width, y = WIDTH + 2 * MARGIN, HEAD
+    body: list[str] = []
+    for panel in panels:
+        if panel.name:
+            body.append(_panel_head(panel, y + 15))
+            y += PANEL_HEAD
+        height = clock.height(panel.timeline.num_ranks)
+        placed = f'<svg x="{MARGIN}" y="{y}" width="{WIDTH}" height="{height}" '
+        body.append(draw(panel, clock).replace("<svg ", placed, 1))
+        y += height
+    size = f'viewBox="0 0 {width} {y + MARGIN}" width="{width}" height="{y + MARGIN}"'
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
+            f"<title>{title}</title>",
+            f"<style>{drawing_style()}{_STYLE}</style>",
+            f'<rect class="page" width="{width}" height="{y + MARGIN}"/>',
+            f'<text class="title" x="{MARGIN}" y="34">{title}</text>',
+            f'<text class="figures" x="{MARGIN}" y="56">{figures}</text>',
+            *_legend([panel.timeline for panel in panels], width),
+            *body,
+            "</svg>",
+            "",
+        ]
+    )
+
+
+def _panel_head(panel: Panel, y: int) -> str:
+    figures = f'<tspan class="figures" dx="10">{escape(panel.figures)}</tspan>'
+    return f'<text class="panel" x="{MARGIN}" y="{y}">{escape(panel.name)}{figures}</text>'
+
+
+def _legend(timelines: Sequence[Timeline], width: float) -> Iterator[str]:
+    """Kinds that occur, idle, and what darker means, from the right edge leftwards."""
+    kinds = {str(span.action.kind) for timeline in timelines for span in timeline.spans}
     names = [(kind, look.name) for kind, look in LOOKS.items() if kind in kinds]
     x = width - MARGIN
     for kind, name in reversed([*names, ("idle", "idle")]):
@@ -82,3 +152,6 @@ def _legend(timeline: Timeline, width: float) -> Iterator[str]:
         text = f'<text x="{x + 20:.1f}" y="56">{name}</text>'
         yield f'<g class="legend {kind}">{swatch}{text}</g>'
         x -= 14
+    if note := max((passes_of(timeline).note for timeline in timelines), key=len, default=""):
+        style = 'text-anchor="end" class="figures"'
+        yield f'<text {style} x="{width - MARGIN}" y="34">{escape(note, quote=False)}</text>'

@@ -6,27 +6,75 @@
     rank 1  ...F0 B0--- F1 B1--- F2 B2--- ......
             0 s            5 s            10 s
 
-A dot is idle time; a dash is an action that goes on. What does not fit a line goes on below.
+A dot is idle time; a dash is an action that goes on; an ampersand stands between two actions that
+ran together, ``0F5-&7B0- ``. What does not fit a line goes on below.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import median
 from typing import TYPE_CHECKING
 
 from intandem.views import units
+from intandem.views.passes import groups, passes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from intandem.ir import Span, Timeline
+    from intandem.ir import Timeline
 
 MOST_BANDS = 4
 """Lines per rank, before labels are given up to show the step in one."""
 
-_ANSI = {"F": "97;44", "B": "30;42", "I": "30;46", "W": "30;43"}
+_PALETTE = {
+    "F": ("15;48;5;25", "15;48;5;18", "16;48;5;74", "15;48;5;17"),
+    "B": ("16;48;5;35", "15;48;5;22", "16;48;5;115", "15;48;5;23"),
+    "I": ("16;48;5;176", "15;48;5;96", "16;48;5;225", "15;48;5;53"),
+    "W": ("16;48;5;214", "15;48;5;130", "16;48;5;223", "15;48;5;94"),
+}
+"""By kind and pass: letters and ground, of the 256 colours that terminals have."""
+
+_Style = tuple[str, int]
+"""Kind and pass of a piece of text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One action of a cell."""
+
+    label: str
+    style: _Style
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """An action, or several that ran together."""
+
+    start_s: float
+    end_s: float
+    parts: tuple[_Part, ...]
+
+    @property
+    def length_s(self) -> float:
+        return self.end_s - self.start_s
+
+    @property
+    def num_columns(self) -> int:
+        """Columns that all labels need, each with one after it."""
+        return sum(len(part.label) + 1 for part in self.parts)
+
+    def text(self, width: int) -> list[tuple[str, _Style]]:
+        """``width`` characters, each with its style."""
+        found: list[tuple[str, _Style]] = []
+        for index, part in enumerate(self.parts):
+            left = len(self.parts) - index
+            room = (width - len(found)) // left
+            text = _fitted(part.label, room, " " if left == 1 else "&")
+            found += [(character, part.style) for character in text]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +110,72 @@ def timeline_text(timeline: Timeline, *, columns: int = 100) -> str:
 
 
 def timeline_ansi(timeline: Timeline, *, columns: int = 100) -> str:
-    """Draw as ``timeline_text`` does, with the colours of a terminal."""
-    return _draw(timeline, columns, lambda kind, text: f"\x1b[{_ANSI[kind]}m{text}\x1b[0m")
+    """Draw as ``timeline_text`` does, with the colours of a terminal; a shade for each pass."""
+    return _draw(timeline, columns, _colored)
 
 
-def _draw(timeline: Timeline, columns: int, paint: Callable[[str, str], str]) -> str:
+def legend_ansi(timeline: Timeline) -> str:
+    """Say in one line, in its colours, what the colours of ``timeline_ansi`` stand for."""
+    passes = passes_of(timeline)
+    kinds = {str(span.action.kind) for span in timeline.spans}
+    words = [_colored((kind, 0), f" {kind} ") for kind in _PALETTE if kind in kinds]
+    if passes.num_passes > 1:
+        kind = next(kind for kind in _PALETTE if kind in kinds)
+        shades = "".join(
+            _colored((kind, index), f" {kind} ")
+            for index in range(min(passes.num_passes, len(_PALETTE[kind])))
+        )
+        words.append(f"{shades} {passes.note.removeprefix('darker: ')}")
+    return "  ".join(words)
+
+
+def _colored(style: _Style, text: str) -> str:
+    kind, index = style
+    colors = _PALETTE[kind]
+    return f"\x1b[38;5;{colors[min(index, len(colors) - 1)]}m{text}\x1b[0m"
+
+
+def _draw(timeline: Timeline, columns: int, paint: Callable[[_Style, str], str]) -> str:
     if columns < 40:
         msg = f"{columns} columns are too few for a drawing; expected at least 40"
         raise ValueError(msg)
     margin = len(f"rank {timeline.num_ranks - 1}  ")
-    labels = _labels(timeline)
-    scale = _scale(timeline, labels, columns - margin)
-    rows = [
-        [(scale.column(s.start_s), scale.column(s.end_s), s) for s in timeline.of_rank(rank)]
-        for rank in range(timeline.num_ranks)
-    ]
+    rows = _cells(timeline)
+    scale = _scale(timeline, [cell for row in rows for cell in row], columns - margin)
     bands = []
     for band in scale.bands():
         lines = [
-            f"rank {rank}".ljust(margin) + _line(row, band, labels, paint)
+            f"rank {rank}".ljust(margin) + _line(row, scale, band, paint)
             for rank, row in enumerate(rows)
         ]
         bands.append("\n".join([*lines, " " * margin + _axis(scale, band)]))
     return "\n\n".join(bands)
 
 
-def _labels(timeline: Timeline) -> dict[Span, str]:
-    stages = {(span.rank, span.action.stage) for span in timeline.spans}
-    if len(stages) > len({rank for rank, _ in stages}):
-        return {span: str(span.action) for span in timeline.spans}
-    return {span: f"{span.action.kind}{span.action.microbatch}" for span in timeline.spans}
+def _cells(timeline: Timeline) -> list[list[_Cell]]:
+    """Each rank's cells; the stage is part of the label where a rank has several."""
+    passes = passes_of(timeline)
+    several = passes.num_passes > 1
+    rows: list[list[_Cell]] = []
+    for rank in range(timeline.num_ranks):
+        row = []
+        for group in groups(timeline.of_rank(rank)):
+            parts = tuple(
+                _Part(
+                    str(span.action) if several else f"{span.action.kind}{span.action.microbatch}",
+                    (str(span.action.kind), passes.index(span)),
+                )
+                for span in group
+            )
+            row.append(_Cell(group[0].start_s, max(span.end_s for span in group), parts))
+        rows.append(row)
+    return rows
 
 
-def _scale(timeline: Timeline, labels: dict[Span, str], columns: int) -> _Scale:
+def _scale(timeline: Timeline, cells: Sequence[_Cell], columns: int) -> _Scale:
     """Room for every label if that takes few enough bands, else all in one band."""
     length_s = timeline.makespan_s
-    per_s = (max(map(len, labels.values()), default=1) + 1) / _shortest_s(timeline)
+    per_s = _columns_per_s(cells)
     num_columns = max(1, round(length_s * per_s))
     num_bands = math.ceil(num_columns / columns)
     if num_bands > MOST_BANDS:
@@ -105,38 +183,47 @@ def _scale(timeline: Timeline, labels: dict[Span, str], columns: int) -> _Scale:
     return _Scale(timeline.start_s, length_s, per_s, math.ceil(num_columns / num_bands))
 
 
-def _shortest_s(timeline: Timeline) -> float:
-    """Median seconds of the kind of action that has the shortest, not counting 0."""
-    seconds: dict[str, list[float]] = {}
-    for span in timeline.spans:
-        if span.end_s > span.start_s:
-            seconds.setdefault(span.action.kind, []).append(span.end_s - span.start_s)
-    return min(map(median, seconds.values()), default=1.0)
+def _columns_per_s(cells: Sequence[_Cell]) -> float:
+    """What the longest label of each kind of cell needs, in the median time of that kind.
+
+    Cells that take no time are not counted.
+    """
+    by_kinds: dict[tuple[str, ...], list[_Cell]] = {}
+    for cell in cells:
+        if cell.length_s > 0:
+            by_kinds.setdefault(tuple(part.style[0] for part in cell.parts), []).append(cell)
+    return max(
+        (
+            max(cell.num_columns for cell in same) / median(cell.length_s for cell in same)
+            for same in by_kinds.values()
+        ),
+        default=2.0,
+    )
 
 
 def _line(
-    row: Sequence[tuple[int, int, Span]],
-    band: range,
-    labels: dict[Span, str],
-    paint: Callable[[str, str], str],
+    row: Sequence[_Cell], scale: _Scale, band: range, paint: Callable[[_Style, str], str]
 ) -> str:
     out: list[str] = []
     at = band.start
-    for start, end, span in row:
+    for cell in row:
+        start, end = scale.column(cell.start_s), scale.column(cell.end_s)
         first, last = max(start, at), min(end, band.stop)
         if first < last:
-            cell = _cell(labels[span], end - start)[first - start : last - start]
-            out += ["." * (first - at), paint(span.action.kind, cell)]
+            out.append("." * (first - at))
+            text = cell.text(end - start)[first - start : last - start]
+            for style, characters in groupby(text, key=lambda pair: pair[1]):
+                out.append(paint(style, "".join(character for character, _ in characters)))
             at = last
     out.append("." * (band.stop - at))
     return "".join(out)
 
 
-def _cell(label: str, width: int) -> str:
-    """``width`` columns: the label if it fits, else the letter, and a gap after it if it fits."""
+def _fitted(label: str, width: int, gap: str) -> str:
+    """``width`` columns: the label if it fits, else the letter, and ``gap`` after it if it fits."""
     if len(label) > width:
-        label = label.lstrip("0123456789")[:1]
-    return label if len(label) == width else label.ljust(width - 1, "-") + " "
+        label = label.lstrip("0123456789")[: width and 1]
+    return label if len(label) == width else label.ljust(width - 1, "-") + gap
 
 
 def _axis(scale: _Scale, band: range) -> str:
