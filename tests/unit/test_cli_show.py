@@ -36,6 +36,10 @@ def test_json(capsys):
         "rank_span_s": 33.0,
         "peak_activations": [4, 3, 2, 1],
         "lower_bound_s": 27.0,
+        "objective": "global",
+        "above_bound": pytest.approx(6 / 27),
+        "replicas": [],
+        "weight_copies": 1,
     }
 
 
@@ -52,9 +56,15 @@ def test_text(capsys):
 
     out = capsys.readouterr().out
     assert out.startswith("1f1b · 4 ranks · 8 micro-batches\n\nrank 0  F0 F1 F2 F3 ...")
-    assert "bubble ratio  27.3 % of all ranks' time is idle" in out
-    assert "activations   4 3 2 1 held at most, per rank" in out
-    assert max(map(len, out.splitlines())) <= 70
+    drawing, figures = out.rsplit("\n\n", 1)
+    assert figures.splitlines() == [
+        "makespan      33.0 s, bubble ratio 27.3 %",
+        "longest rank  33.0 s, bubble ratio 27.3 %",
+        "lower bound   27.0 s, for any schedule on this placement; makespan within 22.2 % of it",
+        "activations   4, of a stage at most; per rank: 4 3 2 1",
+        "weights       1\N{MULTIPLICATION SIGN}, the model, over all ranks",
+    ]
+    assert max(map(len, drawing.splitlines())) <= 70
 
 
 def test_files_are_written_and_read(capsys, tmp_path):
@@ -94,7 +104,7 @@ def test_costs_from_a_file(capsys, tmp_path):
     [
         (["1f1b"], "schedule '1f1b' needs --ranks and --microbatches"),
         (["1f2b", "--ranks", "2"], "unknown schedule '1f2b'; known: naive, gpipe, 1f1b, "),
-        (["1f1b", "--ranks", "0", "--microbatches", "1"], "num_ranks=0, num_microbatches=1"),
+        (["1f1b", "--ranks", "0", "--microbatches", "1"], "--ranks must be 1 or more, got 0"),
         ([*UNIT, "--costs", "F=1"], "costs: I is missing"),
         ([*UNIT, "--costs", "nowhere.json"], "nowhere.json"),
         ([*UNIT, "--columns", "3"], "3 columns are too few"),

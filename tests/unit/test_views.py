@@ -18,8 +18,9 @@ from intandem.simulator import simulate
 from intandem.views import text as text_view
 from intandem.views.chrome_trace import chrome_trace
 from intandem.views.colors import LOOKS, SHADES, ink, shade
+from intandem.views.panel import Panel
 from intandem.views.passes import groups, passes_of
-from intandem.views.svg import Panel, comparison_svg_file, picture_svg_file, timeline_svg_file
+from intandem.views.svg import comparison_svg_file, picture_svg_file, timeline_svg_file
 from intandem.views.text import legend_ansi, timeline_ansi, timeline_text
 from intandem.views.units import time_tick
 

@@ -37,7 +37,7 @@ def check_counts(**counts: int | None) -> None:
     """
     for name, count in counts.items():
         if count is not None and count < 1:
-            msg = f"--{name} must be 1 or more, got {count}"
+            msg = f"--{name.replace('_', '-')} must be 1 or more, got {count}"
             raise ValueError(msg)
 
 

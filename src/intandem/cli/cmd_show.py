@@ -5,30 +5,34 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
-from intandem.cli.arguments import parse_arguments
-from intandem.cli.order_files import find_order, size_of
-from intandem.costs import CostModel, costs_from_json, parse_costs
+from intandem.cli.arguments import check_counts, parse_arguments
+from intandem.cli.cost_options import read_costs
+from intandem.cli.figures import Objective, Shown, show_order
+from intandem.cli.order_files import Sizes, find_order
+from intandem.cli.outputs import Outputs, write_outputs
+from intandem.cli.schedule_help import NAMES, schedule_list, takers
 from intandem.errors import PipelineError
-from intandem.ir import Program, Schedule, Timeline, format_compute_csv
-from intandem.lowering import lower
-from intandem.simulator import lower_bound_s, peak_activations, simulate
-from intandem.views import units
+from intandem.rules import check_memory
 
-ABOUT = """Draw a schedule: grid, makespan, bubble ratio, activations held.
+ABOUT = f"""Draw a schedule: grid, makespan, bubble ratio, activations held.
 
 What is drawn is the program that the ranks would execute, transfers included, on the clock of a
-simulator.
+simulator. With "all" for the schedule, every schedule is compared in one table and one picture.
 
 examples:
   intandem show 1f1b --ranks 4 --microbatches 8
-  intandem show gpipe --ranks 4 --microbatches 8 --costs F=1,B=2 --transfer 0.1 --svg gpipe.svg
+  intandem show zb-1p --ranks 4 --microbatches 8 --costs F=1,I=1.2,W=0.8 --transfer 0.1 --svg a.svg
+  intandem show interleaved --ranks 4 --microbatches 8 --stages-per-rank 2 --html a.html
   intandem show mine.csv --costs costs.json --format json
+  intandem show all --ranks 4 --microbatches 8 --memory-cap 4
+
+schedules:
+{schedule_list()}
 """
 
 
@@ -36,24 +40,54 @@ examples:
 class Arguments:
     """What ``show`` takes."""
 
-    schedule: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SCHEDULE")]
-    """Name (naive, gpipe, 1f1b), or a schedule file, program file or compute-order .csv."""
+    schedule: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="SCHEDULE",
+            help=f"Name ({NAMES}), or a schedule file, program file or compute-order .csv; "
+            "or all, to compare every schedule there is.",
+        ),
+    ]
     ranks: Annotated[int | None, tyro.conf.arg(metavar="P")] = None
     """Pipeline ranks; needed with a name."""
     microbatches: Annotated[int | None, tyro.conf.arg(metavar="M")] = None
     """Micro-batches per step; needed with a name."""
-    costs: Annotated[str, tyro.conf.arg(metavar="COSTS")] = "F=1,I=1,W=1"
-    """Seconds per stage: F=1,I=1,W=1 or F=1,B=2, or a JSON file with per-stage lists."""
+    stages_per_rank: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="V",
+            help=f"Stages that each rank holds, for {takers('stages_per_rank')}.",
+        ),
+    ] = None
+    memory_cap: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="A",
+            help="Most stage activations that a rank may hold. Schedules that are made for a cap: "
+            f"{takers('max_activations')}; others are refused if they hold more. With all, it "
+            "counts P-ths of the model, so that schedules with V stages per rank may hold A times "
+            "V.",
+        ),
+    ] = None
+    costs: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="COSTS",
+            help="Seconds per stage: F=1,I=1,W=1 or F=1,B=2, or a JSON file with per-stage lists, "
+            "bytes and link costs. With all, seconds are of a P-th of the model, and a schedule "
+            "with V stages per rank has stages of a V-th of that; lists are cut or joined alike.",
+        ),
+    ] = "F=1,I=1,W=1"
     transfer: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
     """Seconds that a message between two ranks takes."""
+    objective: Objective = "global"
+    """What is compared with the lower bound: the makespan, or the longest rank's own time."""
     format: Literal["text", "json"] = "text"
-    """Drawing and figures, or one JSON object."""
-    svg: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Write the drawing to this SVG file as well."""
-    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Write the compute order to this CSV file, as torch.distributed.pipelining reads it."""
+    """Drawing and figures, or JSON: one object, or a list of objects with all."""
     columns: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Width of the drawing; the terminal's if left out."""
+    files: tyro.conf.OmitArgPrefixes[Outputs] = field(default_factory=Outputs)
 
 
 def main(argv: list[str]) -> int:
@@ -62,83 +96,68 @@ def main(argv: list[str]) -> int:
     if isinstance(arguments, int):
         return arguments
     try:
-        return _show(arguments)
+        return _show_all(arguments) if arguments.schedule == "all" else _show(arguments)
     except (PipelineError, ValueError, OSError) as error:
         print(f"intandem show: {error}", file=sys.stderr)
         return 2
 
 
 def _show(arguments: Arguments) -> int:
-    order = find_order(
-        arguments.schedule,
-        num_ranks=arguments.ranks,
-        num_microbatches=arguments.microbatches,
-    )
-    costs = _costs(arguments, order.placement.num_stages)
-    program = lower(order) if isinstance(order, Schedule) else order
-    timeline = simulate(program, costs)
-    if arguments.svg:
-        from intandem.views.svg import timeline_svg_file
-
-        arguments.svg.write_text(timeline_svg_file(timeline, title=_title(program)), "utf-8")
-    if arguments.csv:
-        arguments.csv.write_text(format_compute_csv(program.compute_order()), "utf-8")
+    costs = read_costs(arguments.costs, arguments.transfer)
+    order = find_order(arguments.schedule, _sizes(arguments), costs.per_stage)
+    if arguments.memory_cap is not None and (over := check_memory(order, arguments.memory_cap)):
+        msg = f"{order.name} does not keep within the cap: {'; '.join(map(str, over))}"
+        raise ValueError(msg)
+    shown = show_order(order, costs.per_stage(order.placement.num_stages), arguments.objective)
+    write_outputs(shown, arguments.files)
     if arguments.format == "json":
-        print(json.dumps(_figures(program, timeline, costs)))
+        print(json.dumps(shown.as_object()))
     else:
-        print(_report(program, timeline, costs, arguments.columns))
+        print(report(shown, columns_of(arguments.columns)))
     return 0
 
 
-def _costs(arguments: Arguments, num_stages: int) -> CostModel:
-    if "=" in arguments.costs:
-        transfer_s = arguments.transfer or 0.0
-        return parse_costs(arguments.costs, num_stages=num_stages, transfer_s=transfer_s)
-    if arguments.transfer is not None:
-        msg = "--transfer goes with --costs F=...; put latency_s into the JSON file instead"
+def _show_all(arguments: Arguments) -> int:
+    from intandem.cli.compare import compare, comparison_text, write_comparison
+
+    if arguments.ranks is None or arguments.microbatches is None:
+        msg = "comparing all schedules needs --ranks and --microbatches"
         raise ValueError(msg)
-    text = Path(arguments.costs).read_text(encoding="utf-8")
-    return costs_from_json(text, num_stages=num_stages)
+    costs = read_costs(arguments.costs, arguments.transfer)
+    comparison = compare(_sizes(arguments), costs, arguments.objective)
+    write_comparison(comparison, arguments.files)
+    if arguments.format == "json":
+        print(json.dumps(comparison.as_objects()))
+    else:
+        print(comparison_text(comparison, columns_of(arguments.columns)))
+    return 0
 
 
-def _figures(program: Program, timeline: Timeline, costs: CostModel) -> dict[str, object]:
-    rows = [program.actions(rank) for rank in range(program.num_ranks)]
-    return {
-        "schedule": program.name,
-        "num_ranks": program.num_ranks,
-        "num_microbatches": program.num_microbatches,
-        "num_stages": program.placement.num_stages,
-        "placement": program.placement.rank_of,
-        "makespan_s": timeline.makespan_s,
-        "rank_span_s": timeline.rank_span_s,
-        "bubble_ratio": timeline.bubble_ratio,
-        "rank_bubble_ratio": timeline.rank_bubble_ratio,
-        "peak_activations": peak_activations(timeline),
-        "lower_bound_s": lower_bound_s(costs, program.placement, program.num_microbatches),
-        "actions": [[str(action) for action in row] for row in rows],
-    }
-
-
-def _title(program: Program) -> str:
-    return " · ".join([program.name, *size_of(program)])
-
-
-def _report(program: Program, timeline: Timeline, costs: CostModel, columns: int | None) -> str:
-    from intandem.views.text import timeline_ansi, timeline_text
-
-    draw = timeline_ansi if sys.stdout.isatty() else timeline_text
-    width = columns or max(40, shutil.get_terminal_size((110, 24)).columns)
-    bound_s = lower_bound_s(costs, program.placement, program.num_microbatches)
-    lines = (
-        ("makespan", units.duration(timeline.makespan_s)),
-        ("longest rank", units.duration(timeline.rank_span_s)),
-        ("lower bound", f"{units.duration(bound_s)} for any schedule on this placement"),
-        ("bubble ratio", f"{units.share(timeline.bubble_ratio)} of all ranks' time is idle"),
-        ("activations", f"{_per_rank(peak_activations(timeline))} held at most, per rank"),
+def _sizes(arguments: Arguments) -> Sizes:
+    check_counts(
+        ranks=arguments.ranks,
+        microbatches=arguments.microbatches,
+        stages_per_rank=arguments.stages_per_rank,
+        memory_cap=arguments.memory_cap,
     )
-    figures = "\n".join(f"{name:<13} {value}" for name, value in lines)
-    return f"{_title(program)}\n\n{draw(timeline, columns=width)}\n\n{figures}"
+    return Sizes(
+        arguments.ranks, arguments.microbatches, arguments.stages_per_rank, arguments.memory_cap
+    )
 
 
-def _per_rank(counts: tuple[int, ...]) -> str:
-    return " ".join(map(str, counts))
+def columns_of(asked: int | None) -> int:
+    """Return the columns asked for, or those of the terminal."""
+    return asked or max(40, shutil.get_terminal_size((110, 24)).columns)
+
+
+def report(shown: Shown, columns: int) -> str:
+    """Return title, drawing and figures, in colour where standard output is a terminal."""
+    from intandem.views.text import legend_ansi, timeline_ansi, timeline_text
+
+    if sys.stdout.isatty():
+        legend = f"   {legend_ansi(shown.timeline)}"
+        drawing = timeline_ansi(shown.timeline, columns=columns)
+    else:
+        legend, drawing = "", timeline_text(shown.timeline, columns=columns)
+    figures = "\n".join(f"{name:<13} {value}, {note}" for name, value, note in shown.facts())
+    return f"{shown.title}{legend}\n\n{drawing}\n\n{figures}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from intandem.errors import ScheduleError
 from intandem.ir import (
@@ -14,7 +16,29 @@ from intandem.ir import (
 )
 from intandem.ir.text import PROGRAM_HEADER
 from intandem.schedules import build_schedule, schedule_names
-from intandem.schedules.registry import unknown_schedule
+from intandem.schedules.registry import FAMILIES, unknown_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from intandem.costs import CostModel
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What was asked for; None where it was left open.
+
+    Attributes:
+        num_ranks: needed for a name; must agree with a file.
+        num_microbatches: likewise.
+        stages_per_rank: for schedules that leave it open.
+        max_activations: cap on the stage activations that a rank holds.
+    """
+
+    num_ranks: int | None = None
+    num_microbatches: int | None = None
+    stages_per_rank: int | None = None
+    max_activations: int | None = None
 
 
 def read_order(path: Path) -> Schedule | Program:
@@ -33,44 +57,100 @@ def read_order(path: Path) -> Schedule | Program:
     return parse_schedule(text)
 
 
-def size_of(order: Schedule | Program) -> tuple[str, str]:
-    """Write ranks and micro-batches, as ``("2 ranks", "1 micro-batch")``."""
-    ranks, microbatches = order.num_ranks, order.num_microbatches
-    return (
-        f"{ranks} rank{'' if ranks == 1 else 's'}",
-        f"{microbatches} micro-batch{'' if microbatches == 1 else 'es'}",
-    )
+def size_of(order: Schedule | Program) -> tuple[str, ...]:
+    """Write ranks, stages if they are more, and micro-batches, as ``("2 ranks", ...)``."""
+    num_stages = order.placement.num_stages
+    stages = () if num_stages == order.num_ranks else (_counted(num_stages, "stage"),)
+    copies = order.placement.num_replicas
+    replicas = () if copies == 1 else (f"{copies} copies of the model",)
+    ranks = _counted(order.num_ranks, "rank")
+    microbatches = _counted(order.num_microbatches, "micro-batch")
+    return ranks, *stages, microbatches, *replicas
 
 
 def find_order(
-    source: str, *, num_ranks: int | None, num_microbatches: int | None
+    source: str, sizes: Sizes, costs_of: Callable[[int], CostModel]
 ) -> Schedule | Program:
     """Build the schedule called ``source``, or read the file of that name.
 
     Args:
         source: a known name, or a path.
-        num_ranks: needed for a name; must agree with a file.
-        num_microbatches: likewise.
+        sizes: that it is to have.
+        costs_of: costs of so many stages, for schedules that are made for their costs.
 
     Raises:
         ScheduleError: if there is neither such a name nor such a file.
-        ValueError: if a count is missing, or does not agree with the file.
+        ValueError: if a count is missing, or does not go with the schedule or file.
     """
-    path = Path(source)
     if source in schedule_names():
-        if num_ranks is None or num_microbatches is None:
-            msg = f"schedule {source!r} needs --ranks and --microbatches"
-            raise ValueError(msg)
-        return build_schedule(source, num_ranks=num_ranks, num_microbatches=num_microbatches)
+        return build_named(source, sizes, costs_of)
+    path = Path(source)
     if not path.is_file():
         msg = f"{unknown_schedule(source)}; there is no such file either"
         raise ScheduleError(msg)
     order = read_order(path)
     for option, asked, found in (
-        ("--ranks", num_ranks, order.num_ranks),
-        ("--microbatches", num_microbatches, order.num_microbatches),
+        ("--ranks", sizes.num_ranks, order.num_ranks),
+        ("--microbatches", sizes.num_microbatches, order.num_microbatches),
     ):
         if asked not in {None, found}:
             msg = f"{option} is {asked}, but {source} has {found}; leave {option} out"
             raise ValueError(msg)
+    if sizes.stages_per_rank is not None:
+        msg = f"--stages-per-rank goes with a schedule's name; {source} says where its stages are"
+        raise ValueError(msg)
     return order
+
+
+def build_named(name: str, sizes: Sizes, costs_of: Callable[[int], CostModel]) -> Schedule:
+    """Build the schedule called ``name``; the cap is passed on to those that are made for one.
+
+    Raises:
+        ScheduleError: if the schedule cannot be built as asked.
+        ValueError: likewise; or if a count is missing.
+    """
+    if sizes.num_ranks is None or sizes.num_microbatches is None:
+        msg = f"schedule {name!r} needs --ranks and --microbatches"
+        raise ValueError(msg)
+    takes = takes_of(name)
+    costs = costs_of(num_stages_of(name, sizes)) if "costs" in takes else None
+    return build_schedule(
+        name,
+        num_ranks=sizes.num_ranks,
+        num_microbatches=sizes.num_microbatches,
+        stages_per_rank=sizes.stages_per_rank,
+        costs=costs,
+        max_activations=sizes.max_activations if "max_activations" in takes else None,
+    )
+
+
+def num_stages_of(name: str, sizes: Sizes) -> int:
+    """Return the stages of the schedule called ``name``, which do not depend on micro-batches.
+
+    Raises:
+        ScheduleError: if the schedule cannot be built as asked.
+        ValueError: likewise.
+    """
+    try:
+        return _sketch(name, sizes, 1).num_stages
+    except (ScheduleError, ValueError):  # too few micro-batches for this one, or none would do
+        return _sketch(name, sizes, sizes.num_microbatches or 1).num_stages
+
+
+def _sketch(name: str, sizes: Sizes, num_microbatches: int) -> Schedule:
+    return build_schedule(
+        name,
+        num_ranks=sizes.num_ranks or 1,
+        num_microbatches=num_microbatches,
+        stages_per_rank=sizes.stages_per_rank,
+    )
+
+
+def takes_of(name: str) -> tuple[str, ...]:
+    """Keywords of ``build_schedule`` that matter to the schedule called ``name``."""
+    return next(family.takes for family in FAMILIES if family.name == name)
+
+
+def _counted(count: int, what: str) -> str:
+    plural = "" if count == 1 else "es" if what.endswith("h") else "s"
+    return f"{count} {what}{plural}"

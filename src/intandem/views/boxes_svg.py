@@ -52,6 +52,8 @@ class Boxes:
 
     def of_group(self, group: tuple[Span, ...]) -> Iterator[str]:
         """Draw actions that ran together, one below the other; one alone is a row high."""
+        if group[0].start_s - self.start_s >= self.clock.length_s > 0:
+            return
         height = self.clock.row_height / len(group)
         for index, span in enumerate(group):
             place = self._place(span, index * height, height)
@@ -67,6 +69,8 @@ class Boxes:
 
     def picture(self, group: tuple[Span, ...]) -> Iterator[str]:
         """Draw the same boxes without ids and descriptions, for pictures that stand still."""
+        if group[0].start_s - self.start_s >= self.clock.length_s > 0:
+            return
         height = self.clock.row_height / len(group)
         for index, span in enumerate(group):
             place = self._place(span, index * height, height)
@@ -91,7 +95,8 @@ class Boxes:
 
     def _place(self, span: Span | OptimizerSpan, down: float, height: float) -> Place:
         x = self.clock.x(span.start_s - self.start_s)
-        width = max(self.clock.width(span.end_s - span.start_s), LEAST_WIDTH)
+        end_s = min(span.end_s, self.start_s + self.clock.length_s)
+        width = max(self.clock.width(end_s - span.start_s), LEAST_WIDTH)
         return Place(x, self.clock.y(span.rank) + down, width, height)
 
 

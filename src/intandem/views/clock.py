@@ -18,7 +18,7 @@ class Clock:
     """Maps seconds since the step began to x, and ranks to y.
 
     Attributes:
-        length_s: time at the right edge of the plot.
+        length_s: time at the right edge of the plot; what comes later is not drawn.
         row_height: of each rank's row.
     """
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from html import escape
-from importlib.resources import files
 from statistics import median
-from string import Template
 from typing import TYPE_CHECKING
 
 from intandem.views import units
 from intandem.views.chart_svg import Line, chart_svg
 from intandem.views.clock import Clock
-from intandem.views.colors import LOOKS, drawing_style, ink
-from intandem.views.passes import passes_of
+from intandem.views.page import CLOCK_HEADING, facts_html, legend_html, page_html
 from intandem.views.timeline_svg import activations_svg, timeline_svg
 
 if TYPE_CHECKING:
@@ -38,38 +35,20 @@ def report_html(report: Report) -> str:
         _charts(report),
     )
     plural = "" if report.num_ranks == 1 else "s"
-    return Template(_resource("report.html")).substitute(
-        title=escape(report.title),
-        subtitle=f"{escape(report.schedule)} · {report.num_ranks} rank{plural} · "
-        f"{report.num_microbatches} micro-batches",
-        style=_style(),
-        script=_resource("report.js"),
-        main="\n".join(filter(None, sections)),
-        environment=_environment(report),
+    subtitle = (
+        f"{report.schedule} · {report.num_ranks} rank{plural} · "
+        f"{report.num_microbatches} micro-batches"
     )
-
-
-def _resource(name: str) -> str:
-    return (files("intandem.views") / name).read_text(encoding="utf-8")
-
-
-def _style() -> str:
-    swatches = (
-        f".legend .{letter} {{ background: {look.color}; color: {ink(look.color)}; }}"
-        for letter, look in LOOKS.items()
-    )
-    return "\n".join((drawing_style(), _resource("report.css"), *swatches))
+    main = "\n".join(filter(None, sections))
+    return page_html(report.title, subtitle, main, _environment(report))
 
 
 def _facts(report: Report) -> str:
     """The headline numbers, and the line that says whose gradients these are."""
-    cells = "\n".join(
-        f"<div><dt>{name}</dt><dd>{value} <small>{note}</small></dd></div>"
-        for name, value, note in _headlines(report)
-    )
+    facts = facts_html(_headlines(report))
     proof, verdict = report.gradient_equality, "equal" if report.gradients_equal else "differs"
     line = "" if proof is None else f'\n<p class="{verdict}">{escape(proof)}</p>'
-    return f'<dl class="facts">\n{cells}\n</dl>{line}' if cells else line
+    return f"{facts}{line}"
 
 
 def _headlines(report: Report) -> Iterator[tuple[str, str, str]]:
@@ -137,24 +116,9 @@ def _timelines(report: Report) -> str:
         )
     if not figures:
         return ""
-    zoom = '<button id="zoom" type="button" data-level="1" hidden>Zoom 1&times;</button>'
-    heading = f"<h2>One step on the clock <small>same time scale</small>{zoom}</h2>"
-    return "\n".join(["<section>", heading, _kind_legend(report), *figures, "</section>"])
-
-
-def _kind_legend(report: Report) -> str:
     timelines = [t for t in (report.planned, report.measured) if t]
-    present = {str(span.action.kind) for t in timelines for span in t.spans}
-    present |= {"O"} if report.optimizer else set()
-    items = (
-        f'<li><i class="{letter}" aria-hidden="true">{letter}</i>{look.name}</li>'
-        for letter, look in LOOKS.items()
-        if letter in present
-    )
-    notes = "<li>numbers are micro-batches</li>"
-    if note := max((passes_of(timeline).note for timeline in timelines), key=len):
-        notes += f"<li>{note}</li>"
-    return f'<ul class="legend">{"".join(items)}{notes}</ul>'
+    legend = legend_html(timelines, more="O" if report.optimizer else "")
+    return "\n".join(["<section>", CLOCK_HEADING, legend, *figures, "</section>"])
 
 
 def _activations(report: Report) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 from intandem.views import units
 from intandem.views.clock import WIDTH, Clock
 from intandem.views.colors import LOOKS, drawing_style
+from intandem.views.panel import Panel
 from intandem.views.passes import passes_of
 from intandem.views.timeline_svg import picture_svg, timeline_svg
 
@@ -35,15 +35,6 @@ svg .title { font-size: 17px; font-weight: 650; }
 svg .panel { font-size: 13px; font-weight: 650; }
 svg .figures, svg .legend text { fill: var(--quiet); font-size: 12.5px; font-weight: 400; }
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One of several timelines: its name, and what is said of it beside the name."""
-
-    name: str
-    timeline: Timeline
-    figures: str = ""
 
 
 def timeline_svg_file(timeline: Timeline, *, title: str, figures: str = "") -> str:
@@ -74,20 +65,23 @@ def picture_svg_file(timeline: Timeline, *, title: str, figures: str = "") -> st
     return _file(head, [Panel("", timeline)], Clock(timeline.makespan_s), draw)
 
 
-def comparison_svg_file(panels: Sequence[Panel], *, title: str, figures: str = "") -> str:
+def comparison_svg_file(
+    panels: Sequence[Panel], *, title: str, figures: str = "", length_s: float | None = None
+) -> str:
     """Return a standalone SVG of several timelines, one below the other, on one time scale.
 
     Args:
         panels: at least one, each of another name.
         title: shown above all of them; escaped.
         figures: one line below the title.
+        length_s: seconds that are shown at most; by default all.
     """
 
     def draw(panel: Panel, clock: Clock) -> str:
         return timeline_svg(panel.timeline, clock, name=escape(panel.name))
 
     longest_s = max(panel.timeline.makespan_s for panel in panels)
-    return _file((title, figures), panels, Clock(longest_s, LOW_ROW), draw)
+    return _file((title, figures), panels, Clock(length_s or longest_s, LOW_ROW), draw)
 
 
 def timeline_figures(timeline: Timeline) -> str:

@@ -66,6 +66,14 @@ class _Cell:
         """Columns that all labels need, each with one after it."""
         return sum(len(part.label) + 1 for part in self.parts)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(part.style[0] for part in self.parts)
+
+    def relabelled(self, shorten: Callable[[str], str]) -> _Cell:
+        parts = tuple(_Part(shorten(part.label), part.style) for part in self.parts)
+        return _Cell(self.start_s, self.end_s, parts)
+
     def text(self, width: int) -> list[tuple[str, _Style]]:
         """``width`` characters, each with its style."""
         found: list[tuple[str, _Style]] = []
@@ -98,20 +106,26 @@ class _Scale:
             yield range(first, min(first + self.columns, self.num_columns))
 
 
-def timeline_text(timeline: Timeline, *, columns: int = 100) -> str:
+def timeline_text(timeline: Timeline, *, columns: int = 100, length_s: float | None = None) -> str:
     """Draw ``timeline`` in at most ``columns`` columns, without colour.
 
     Labels are kind and micro-batch, with the stage in front if a rank has several.
 
+    Args:
+        timeline: simulated or measured.
+        columns: at least 40.
+        length_s: if given, that many seconds are drawn as wide as ``columns``, so that drawings of
+            several timelines line up.
+
     Raises:
         ValueError: if ``columns`` is less than 40.
     """
-    return _draw(timeline, columns, lambda _, text: text)
+    return _draw(timeline, columns, length_s, lambda _, text: text)
 
 
-def timeline_ansi(timeline: Timeline, *, columns: int = 100) -> str:
+def timeline_ansi(timeline: Timeline, *, columns: int = 100, length_s: float | None = None) -> str:
     """Draw as ``timeline_text`` does, with the colours of a terminal; a shade for each pass."""
-    return _draw(timeline, columns, _colored)
+    return _draw(timeline, columns, length_s, _colored)
 
 
 def legend_ansi(timeline: Timeline) -> str:
@@ -135,13 +149,23 @@ def _colored(style: _Style, text: str) -> str:
     return f"\x1b[38;5;{colors[min(index, len(colors) - 1)]}m{text}\x1b[0m"
 
 
-def _draw(timeline: Timeline, columns: int, paint: Callable[[_Style, str], str]) -> str:
+def _draw(
+    timeline: Timeline,
+    columns: int,
+    length_s: float | None,
+    paint: Callable[[_Style, str], str],
+) -> str:
     if columns < 40:
         msg = f"{columns} columns are too few for a drawing; expected at least 40"
         raise ValueError(msg)
     margin = len(f"rank {timeline.num_ranks - 1}  ")
     rows = _cells(timeline)
-    scale = _scale(timeline, [cell for row in rows for cell in row], columns - margin)
+    room = columns - margin
+    if length_s is None:
+        scale = _scale(timeline, _columns_per_s(rows), room)
+    else:
+        scale = _Scale(timeline.start_s, length_s, room / length_s, room)
+        rows = _shortened(rows, scale)
     bands = []
     for band in scale.bands():
         lines = [
@@ -172,10 +196,9 @@ def _cells(timeline: Timeline) -> list[list[_Cell]]:
     return rows
 
 
-def _scale(timeline: Timeline, cells: Sequence[_Cell], columns: int) -> _Scale:
+def _scale(timeline: Timeline, per_s: float, columns: int) -> _Scale:
     """Room for every label if that takes few enough bands, else all in one band."""
     length_s = timeline.makespan_s
-    per_s = _columns_per_s(cells)
     num_columns = max(1, round(length_s * per_s))
     num_bands = math.ceil(num_columns / columns)
     if num_bands > MOST_BANDS:
@@ -183,22 +206,52 @@ def _scale(timeline: Timeline, cells: Sequence[_Cell], columns: int) -> _Scale:
     return _Scale(timeline.start_s, length_s, per_s, math.ceil(num_columns / num_bands))
 
 
-def _columns_per_s(cells: Sequence[_Cell]) -> float:
-    """What the longest label of each kind of cell needs, in the median time of that kind.
+def _shortened(rows: list[list[_Cell]], scale: _Scale) -> list[list[_Cell]]:
+    """Shorten the labels of each kind of cell alike, to what has room in the usual one."""
+    usual = {
+        kinds: int(median(cell.length_s for cell in same) * scale.columns_per_s)
+        for kinds, same in _by_kinds(rows).items()
+    }
+    for shorten in (_without_stage, _letter):
+        tight = {
+            kinds
+            for kinds, same in _by_kinds(rows).items()
+            if max(cell.num_columns for cell in same) - 1 > usual[kinds]
+        }
+        rows = [
+            [cell.relabelled(shorten) if cell.kinds in tight else cell for cell in row]
+            for row in rows
+        ]
+    return rows
 
-    Cells that take no time are not counted.
-    """
-    by_kinds: dict[tuple[str, ...], list[_Cell]] = {}
-    for cell in cells:
-        if cell.length_s > 0:
-            by_kinds.setdefault(tuple(part.style[0] for part in cell.parts), []).append(cell)
+
+def _by_kinds(rows: Sequence[Sequence[_Cell]]) -> dict[tuple[str, ...], list[_Cell]]:
+    """Cells that take time, by the kinds of their actions."""
+    found: dict[tuple[str, ...], list[_Cell]] = {}
+    for row in rows:
+        for cell in row:
+            if cell.length_s > 0:
+                found.setdefault(cell.kinds, []).append(cell)
+    return found
+
+
+def _columns_per_s(rows: Sequence[Sequence[_Cell]]) -> float:
+    """What the longest label of each kind of cell needs, in the median time of that kind."""
     return max(
         (
             max(cell.num_columns for cell in same) / median(cell.length_s for cell in same)
-            for same in by_kinds.values()
+            for same in _by_kinds(rows).values()
         ),
         default=2.0,
     )
+
+
+def _without_stage(label: str) -> str:
+    return label.lstrip("0123456789")
+
+
+def _letter(label: str) -> str:
+    return _without_stage(label)[:1]
 
 
 def _line(
@@ -220,10 +273,14 @@ def _line(
 
 
 def _fitted(label: str, width: int, gap: str) -> str:
-    """``width`` columns: the label if it fits, else the letter, and ``gap`` after it if it fits."""
-    if len(label) > width:
-        label = label.lstrip("0123456789")[: width and 1]
-    return label if len(label) == width else label.ljust(width - 1, "-") + gap
+    """``width`` columns: the label, or as much of it as fits, and ``gap`` after it if it fits.
+
+    Without room, the stage is left out first, then the micro-batch.
+    """
+    for shorten in (_without_stage, _letter):
+        if len(label) > width:
+            label = shorten(label)
+    return label[:width] if len(label) >= width else label.ljust(width - 1, "-") + gap
 
 
 def _axis(scale: _Scale, band: range) -> str:

@@ -110,7 +110,7 @@ def _frame(height: float) -> str:
 def _background(rows: Rows, clock: Clock, makespan_s: float) -> Iterator[str]:
     """Time axis; each rank's name, its idle time as a pale bar, and its idle share."""
     yield from _grid(clock, clock.height(len(rows)))
-    width, height = f"{clock.width(makespan_s):.2f}", clock.row_height
+    width, height = f"{clock.width(min(makespan_s, clock.length_s)):.2f}", clock.row_height
     for rank, row in enumerate(rows):
         corner = f'x="{LEFT}" y="{clock.y(rank)}"'
         yield f'<rect class="idle" {corner} width="{width}" height="{height}"/>'

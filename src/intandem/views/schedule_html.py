@@ -1,0 +1,95 @@
+"""One schedule, or several side by side, as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from intandem.views.clock import Clock
+from intandem.views.page import CLOCK_HEADING, facts_html, legend_html, page_html
+from intandem.views.timeline_svg import activations_svg, timeline_svg
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from intandem.views.panel import Panel
+    from intandem.views.report import StepFunction
+
+
+def schedule_html(
+    panel: Panel,
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str, str]],
+    activations: Sequence[StepFunction],
+) -> str:
+    """Return a page of one timeline.
+
+    Args:
+        panel: the timeline; its name starts the ids of boxes.
+        title: of the page; escaped, as is every other text.
+        facts: name, value and note of each headline number.
+        activations: by rank, the stage activations held over time, on the timeline's clock.
+    """
+    clock = Clock(panel.timeline.makespan_s)
+    curves = {"planned": activations}
+    held = activations_svg(curves, clock, start_s={"planned": panel.timeline.start_s})
+    main = [
+        facts_html([(escape(name), escape(value), escape(note)) for name, value, note in facts]),
+        _clock_section([panel], clock),
+        "<section>",
+        "<h2>Activations held <small>of a micro-batch and a stage, on each rank</small></h2>",
+        f'<div class="scroll clock">{held}</div>',
+        "</section>",
+    ]
+    return page_html(title, "", "\n".join(main))
+
+
+def comparison_html(
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    subtitle: str,
+    table: tuple[Sequence[str], Sequence[Sequence[str]]],
+    length_s: float,
+) -> str:
+    """Return a page of several timelines on one time scale, below a table.
+
+    Args:
+        panels: at least one, each of another name.
+        title: of the page; escaped, as is every other text.
+        subtitle: beside it.
+        table: headings, and the cells of each row.
+        length_s: seconds that the drawings show at most.
+    """
+    main = [_table(*table), _clock_section(panels, Clock(length_s))]
+    return page_html(title, subtitle, "\n".join(main))
+
+
+def _clock_section(panels: Sequence[Panel], clock: Clock) -> str:
+    legend = legend_html([panel.timeline for panel in panels])
+    figures = (
+        f"<figure><figcaption>{escape(panel.name)} <small>{escape(panel.figures)}</small>"
+        f'</figcaption>\n<div class="scroll clock">'
+        f"{timeline_svg(panel.timeline, clock, name=escape(panel.name))}</div></figure>"
+        for panel in panels
+    )
+    return "\n".join(["<section>", CLOCK_HEADING, legend, *figures, "</section>"])
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    heads = "".join(
+        f'<th scope="col"{_align(at)}>{escape(h)}</th>' for at, h in enumerate(headings)
+    )
+    body = "\n".join(
+        "<tr>" + "".join(f"<td{_align(at)}>{escape(c)}</td>" for at, c in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<section>\n<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
+    )
+
+
+def _align(column: int) -> str:
+    return ' class="text"' if column == 0 else ""
