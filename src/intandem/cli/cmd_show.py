@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -12,7 +11,8 @@ import tyro
 
 from intandem.cli.arguments import check_counts, parse_arguments
 from intandem.cli.cost_options import read_costs
-from intandem.cli.figures import Objective, Shown, show_order
+from intandem.cli.drawing import columns_of, shown_text
+from intandem.cli.figures import Objective, show_order
 from intandem.cli.order_files import Sizes, find_order
 from intandem.cli.outputs import Outputs, write_outputs
 from intandem.cli.schedule_help import NAMES, schedule_list, takers
@@ -113,7 +113,7 @@ def _show(arguments: Arguments) -> int:
     if arguments.format == "json":
         print(json.dumps(shown.as_object()))
     else:
-        print(report(shown, columns_of(arguments.columns)))
+        print(shown_text(shown, columns_of(arguments.columns)))
     return 0
 
 
@@ -143,21 +143,3 @@ def _sizes(arguments: Arguments) -> Sizes:
     return Sizes(
         arguments.ranks, arguments.microbatches, arguments.stages_per_rank, arguments.memory_cap
     )
-
-
-def columns_of(asked: int | None) -> int:
-    """Return the columns asked for, or those of the terminal."""
-    return asked or max(40, shutil.get_terminal_size((110, 24)).columns)
-
-
-def report(shown: Shown, columns: int) -> str:
-    """Return title, drawing and figures, in colour where standard output is a terminal."""
-    from intandem.views.text import legend_ansi, timeline_ansi, timeline_text
-
-    if sys.stdout.isatty():
-        legend = f"   {legend_ansi(shown.timeline)}"
-        drawing = timeline_ansi(shown.timeline, columns=columns)
-    else:
-        legend, drawing = "", timeline_text(shown.timeline, columns=columns)
-    figures = "\n".join(f"{name:<13} {value}, {note}" for name, value, note in shown.facts())
-    return f"{shown.title}{legend}\n\n{drawing}\n\n{figures}"

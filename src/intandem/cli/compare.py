@@ -61,9 +61,9 @@ class Comparison:
 
     @property
     def length_s(self) -> float:
-        """Seconds that drawings show: twice the shortest, if the longest is longer."""
+        """Seconds that drawings show: half as long again as the shortest, if any is longer."""
         spans = [shown.timeline.makespan_s for shown in self.rows]
-        return min(max(spans), 2 * min(spans))
+        return min(max(spans), 1.5 * min(spans))
 
     def panels(self) -> list[Panel]:
         """Name, timeline and figures of each."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from intandem.cli.order_files import size_of
@@ -22,21 +21,23 @@ Objective = Literal["global", "rank"]
 SPAN_NAMES = {"global": "makespan", "rank": "longest rank"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shown:
     """A program that was simulated.
 
     Attributes:
         program: what the ranks would execute, transfers included.
         timeline: when.
-        costs: of its stages.
-        objective: which of its two lengths is compared with what is least possible.
+        lower_bound_s: what no schedule is shorter than, by the objective.
+        objective: which of its two lengths is compared with that.
+        allowed: which schedules the bound is for.
     """
 
     program: Program
     timeline: Timeline
-    costs: CostModel
+    lower_bound_s: float
     objective: Objective = "global"
+    allowed: str = "any schedule on this placement"
 
     @property
     def title(self) -> str:
@@ -47,11 +48,6 @@ class Shown:
     def span_s(self) -> float:
         """The length that the objective asks for."""
         return self.timeline.makespan_s if self.objective == "global" else self.timeline.rank_span_s
-
-    @cached_property
-    def lower_bound_s(self) -> float:
-        """What no schedule on this placement is shorter than, by the objective."""
-        return bound_s(self.program, self.costs, self.objective)
 
     @property
     def above_bound(self) -> float:
@@ -113,7 +109,7 @@ class Shown:
         """Every figure as (what, value, what is to say of it), for reading."""
         shown, peaks = self.timeline, self.peak_activations
         within = f"{units.share(max(self.above_bound, 0.0))} of it"
-        bound = f"for any schedule on this placement; {SPAN_NAMES[self.objective]} within {within}"
+        bound = f"for {self.allowed}; {SPAN_NAMES[self.objective]} within {within}"
         copies = self.weight_copies
         return (
             ("makespan", units.duration(shown.makespan_s), _idle(shown.bubble_ratio)),
@@ -144,7 +140,8 @@ def show_order(order: Schedule | Program, costs: CostModel, objective: Objective
         ValueError: if the costs are of another number of stages.
     """
     program = lower(order) if isinstance(order, Schedule) else order
-    return Shown(program, simulate(program, costs), costs, objective)
+    timeline = simulate(program, costs)
+    return Shown(program, timeline, bound_s(program, costs, objective), objective)
 
 
 def bound_s(program: Program, costs: CostModel, objective: Objective) -> float:

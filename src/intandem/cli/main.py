@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "train a small GPT on text found on this machine, in tandem, and draw where time went",
     "run": "start your script on N local processes: intandem run --ranks 2 train.py",
-    "show": "draw a schedule: grid, makespan, bubble ratio, peak activations",
+    "show": "draw a schedule, or compare all: grid, makespan, bubble ratio, peak activations",
+    "search": "find the shortest schedule for given costs, ranks, micro-batches and memory",
     "verify": "check a schedule or program file and print every finding",
     "check": "prove that a model's gradients in tandem are one process's",
 }

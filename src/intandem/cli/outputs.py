@@ -56,7 +56,7 @@ def _page(shown: Shown) -> str:
     from intandem.views.schedule_html import schedule_html
 
     return schedule_html(
-        Panel("step", shown.timeline, shown.figures),
+        Panel("step", shown.timeline),
         title=shown.title,
         facts=shown.facts(),
         activations=shown.activations(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from intandem.views import units
 from intandem.views.chart_svg import Line, chart_svg
 from intandem.views.clock import Clock
-from intandem.views.page import CLOCK_HEADING, facts_html, legend_html, page_html
+from intandem.views.page import clock_heading, facts_html, legend_html, page_html
 from intandem.views.timeline_svg import activations_svg, timeline_svg
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def _timelines(report: Report) -> str:
         return ""
     timelines = [t for t in (report.planned, report.measured) if t]
     legend = legend_html(timelines, more="O" if report.optimizer else "")
-    return "\n".join(["<section>", CLOCK_HEADING, legend, *figures, "</section>"])
+    heading = clock_heading("same time scale")
+    return "\n".join(["<section>", heading, legend, *figures, "</section>"])
 
 
 def _activations(report: Report) -> str:

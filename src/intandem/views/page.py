@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
     from intandem.ir import Timeline
 
-CLOCK_HEADING = (
-    "<h2>One step on the clock <small>same time scale</small>"
-    '<button id="zoom" type="button" data-level="1" hidden>Zoom 1&times;</button></h2>'
-)
-
 
 def page_html(title: str, subtitle: str, main: str, environment: str = "") -> str:
     """Return one HTML page that needs nothing else, light or dark as the reader's system is.
@@ -41,6 +36,12 @@ def page_html(title: str, subtitle: str, main: str, environment: str = "") -> st
         main=main,
         environment=environment,
     )
+
+
+def clock_heading(note: str) -> str:
+    """Heading of the drawings that share a clock, with the button that zooms them all."""
+    button = '<button id="zoom" type="button" data-level="1" hidden>Zoom 1&times;</button>'
+    return f"<h2>One step on the clock <small>{note}</small>{button}</h2>"
 
 
 def facts_html(facts: Iterable[tuple[str, str, str]]) -> str:

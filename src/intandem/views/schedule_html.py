@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from intandem.views.clock import Clock
-from intandem.views.page import CLOCK_HEADING, facts_html, legend_html, page_html
+from intandem.views.page import clock_heading, facts_html, legend_html, page_html
 from intandem.views.timeline_svg import activations_svg, timeline_svg
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ def schedule_html(
     """Return a page of one timeline.
 
     Args:
-        panel: the timeline; its name starts the ids of boxes.
+        panel: the timeline; its name starts the ids of boxes, its figures are shown above it.
         title: of the page; escaped, as is every other text.
         facts: name, value and note of each headline number.
         activations: by rank, the stage activations held over time, on the timeline's clock.
     """
     clock = Clock(panel.timeline.makespan_s)
-    curves = {"planned": activations}
-    held = activations_svg(curves, clock, start_s={"planned": panel.timeline.start_s})
+    curves, start_s = {"simulated": activations}, {"simulated": panel.timeline.start_s}
+    held = activations_svg(curves, clock, start_s=start_s)
     main = [
         facts_html([(escape(name), escape(value), escape(note)) for name, value, note in facts]),
-        _clock_section([panel], clock),
+        _clock_section("one row per rank", [panel], clock),
         "<section>",
         "<h2>Activations held <small>of a micro-batch and a stage, on each rank</small></h2>",
         f'<div class="scroll clock">{held}</div>',
@@ -62,19 +62,22 @@ def comparison_html(
         table: headings, and the cells of each row.
         length_s: seconds that the drawings show at most.
     """
-    main = [_table(*table), _clock_section(panels, Clock(length_s))]
+    main = [_table(*table), _clock_section("same time scale", panels, Clock(length_s))]
     return page_html(title, subtitle, "\n".join(main))
 
 
-def _clock_section(panels: Sequence[Panel], clock: Clock) -> str:
+def _clock_section(note: str, panels: Sequence[Panel], clock: Clock) -> str:
     legend = legend_html([panel.timeline for panel in panels])
-    figures = (
-        f"<figure><figcaption>{escape(panel.name)} <small>{escape(panel.figures)}</small>"
-        f'</figcaption>\n<div class="scroll clock">'
-        f"{timeline_svg(panel.timeline, clock, name=escape(panel.name))}</div></figure>"
-        for panel in panels
-    )
-    return "\n".join(["<section>", CLOCK_HEADING, legend, *figures, "</section>"])
+    figures = (_figure(panel, clock) for panel in panels)
+    return "\n".join(["<section>", clock_heading(note), legend, *figures, "</section>"])
+
+
+def _figure(panel: Panel, clock: Clock) -> str:
+    name = escape(panel.name)
+    caption = f"<figcaption>{name} <small>{escape(panel.figures)}</small></figcaption>\n"
+    drawing = timeline_svg(panel.timeline, clock, name=name)
+    said = caption if panel.figures else ""
+    return f'<figure>{said}<div class="scroll clock">{drawing}</div></figure>'
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
