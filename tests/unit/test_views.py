@@ -19,7 +19,7 @@ from intandem.views import text as text_view
 from intandem.views.chrome_trace import chrome_trace
 from intandem.views.colors import LOOKS, SHADES, ink, shade
 from intandem.views.panel import Panel
-from intandem.views.passes import groups, passes_of
+from intandem.views.passes import darker_note, groups, passes_of
 from intandem.views.svg import comparison_svg_file, picture_svg_file, timeline_svg_file
 from intandem.views.text import legend_ansi, timeline_ansi, timeline_text
 from intandem.views.units import time_tick
@@ -53,7 +53,7 @@ class TestPasses:
         found, passes = self.indices(one_f_one_b(3, 4))
 
         assert set(found.values()) == {0}
-        assert (passes.num_passes, passes.note) == (1, "")
+        assert (passes.num_passes, passes.meanings) == (1, ())
 
     def test_stages_of_a_rank(self):
         """Each rank's own stages, ascending."""
@@ -61,7 +61,7 @@ class TestPasses:
 
         assert [found[a] for a in ("0F0", "1F0", "2F9", "3B9")] == [0, 0, 1, 1]
         assert (passes.num_replicas, passes.num_passes) == (1, 2)
-        assert passes.note == "darker: a rank's later stages"
+        assert passes.meanings == ("a rank's later stages",)
 
     def test_replicas(self):
         """The way of a micro-batch decides, not the stage: 0F1 on rank 1 is of the other copy."""
@@ -69,7 +69,14 @@ class TestPasses:
 
         assert [found[a] for a in ("0F0", "1F0", "0F1", "1F1")] == [0, 0, 1, 1]
         assert (passes.num_replicas, passes.num_places) == (2, 1)
-        assert passes.note == "darker: the other copy of the model"
+        assert passes.meanings == ("the other copy of the model",)
+
+    def test_the_note_names_every_meaning_once(self):
+        """A page of several timelines has one legend."""
+        note = darker_note([TOGETHER, TWO_WAYS, TOGETHER])
+
+        assert note == "darker: a rank's later stages or the other copy of the model"
+        assert darker_note([one_f_one_b(2, 3)]) == ""
 
     def test_groups(self):
         """What overlaps in time is one group; what touches is not."""

@@ -146,14 +146,12 @@ def write_comparison(comparison: Comparison, outputs: Outputs) -> None:
         text = comparison_svg_file(comparison.panels(), title=title, length_s=comparison.length_s)
         outputs.svg.write_text(text, "utf-8")
     if outputs.html:
-        from intandem.views.schedule_html import comparison_html
+        from intandem.views.schedule_html import Table, comparison_html
 
+        left_out = [f"{name} does not fit: {why}" for name, why in comparison.refused]
+        table = Table(HEADINGS, comparison.cells(), [_note(comparison), *left_out])
         text = comparison_html(
-            comparison.panels(),
-            title=title,
-            subtitle=_note(comparison),
-            table=(HEADINGS, comparison.cells()),
-            length_s=comparison.length_s,
+            comparison.panels(), table, title=title, length_s=comparison.length_s
         )
         outputs.html.write_text(text, "utf-8")
 

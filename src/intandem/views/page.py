@@ -8,7 +8,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from intandem.views.colors import LOOKS, drawing_style, ink
-from intandem.views.passes import passes_of
+from intandem.views.passes import darker_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,7 +62,7 @@ def legend_html(timelines: Sequence[Timeline], *, more: str = "") -> str:
         if letter in present | set(more)
     )
     notes = "<li>numbers are micro-batches</li>"
-    if note := max((passes_of(timeline).note for timeline in timelines), key=len):
+    if note := darker_note(timelines):
         notes += f"<li>{note}</li>"
     return f'<ul class="legend">{"".join(items)}{notes}</ul>'
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from intandem.ir import Span, Timeline
 
@@ -43,14 +43,13 @@ class Passes:
         return self.num_replicas * self.num_places
 
     @property
-    def note(self) -> str:
-        """What a darker shade says, for a legend; empty where there is one pass."""
+    def meanings(self) -> tuple[str, ...]:
+        """What later passes are; empty where there is one."""
         copies = "the other copy" if self.num_replicas == 2 else "other copies"
-        said = [
-            *(["a rank's later stages"] if self.num_places > 1 else []),
-            *([f"{copies} of the model"] if self.num_replicas > 1 else []),
-        ]
-        return f"darker: {', then '.join(said)}" if said else ""
+        return (
+            *(("a rank's later stages",) if self.num_places > 1 else ()),
+            *((f"{copies} of the model",) if self.num_replicas > 1 else ()),
+        )
 
     def replica(self, span: Span) -> int:
         """Replica that ``span`` is of."""
@@ -82,6 +81,12 @@ def passes_of(timeline: Timeline) -> Passes:
             place_of[replica, rank, stage] = counts.get(rank, 0)
             counts[rank] = counts.get(rank, 0) + 1
     return Passes(replica_of, place_of, 1 + max(place_of.values(), default=0))
+
+
+def darker_note(timelines: Iterable[Timeline]) -> str:
+    """What a darker shade says, for the legend of ``timelines``; empty where all have one pass."""
+    meanings = dict.fromkeys(m for timeline in timelines for m in passes_of(timeline).meanings)
+    return f"darker: {' or '.join(meanings)}" if meanings else ""
 
 
 def groups(row: Sequence[Span]) -> list[tuple[Span, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,21 @@ if TYPE_CHECKING:
 
     from intandem.views.panel import Panel
     from intandem.views.report import StepFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Figures of several schedules.
+
+    Attributes:
+        headings: of the columns; the first is the name.
+        rows: cells of each.
+        notes: paragraphs below.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
 
 def schedule_html(
@@ -45,25 +61,17 @@ def schedule_html(
     return page_html(title, "", "\n".join(main))
 
 
-def comparison_html(
-    panels: Sequence[Panel],
-    *,
-    title: str,
-    subtitle: str,
-    table: tuple[Sequence[str], Sequence[Sequence[str]]],
-    length_s: float,
-) -> str:
+def comparison_html(panels: Sequence[Panel], table: Table, *, title: str, length_s: float) -> str:
     """Return a page of several timelines on one time scale, below a table.
 
     Args:
         panels: at least one, each of another name.
+        table: of their figures.
         title: of the page; escaped, as is every other text.
-        subtitle: beside it.
-        table: headings, and the cells of each row.
         length_s: seconds that the drawings show at most.
     """
-    main = [_table(*table), _clock_section("same time scale", panels, Clock(length_s))]
-    return page_html(title, subtitle, "\n".join(main))
+    main = [_table(table), _clock_section("same time scale", panels, Clock(length_s))]
+    return page_html(title, "", "\n".join(main))
 
 
 def _clock_section(note: str, panels: Sequence[Panel], clock: Clock) -> str:
@@ -80,19 +88,20 @@ def _figure(panel: Panel, clock: Clock) -> str:
     return f'<figure>{said}<div class="scroll clock">{drawing}</div></figure>'
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    heads = "".join(
-        f'<th scope="col"{_align(at)}>{escape(h)}</th>' for at, h in enumerate(headings)
-    )
-    body = "\n".join(
-        "<tr>" + "".join(f"<td{_align(at)}>{escape(c)}</td>" for at, c in enumerate(row)) + "</tr>"
-        for row in rows
-    )
+def _table(table: Table) -> str:
+    heads = _cells("th", table.headings, ' scope="col"')
+    body = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
+    notes = "\n".join(f"<p>{escape(note)}</p>" for note in table.notes)
     return (
         f'<section>\n<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
+        f"<tbody>\n{body}\n</tbody>\n</table></div>\n{notes}\n</section>"
     )
 
 
-def _align(column: int) -> str:
-    return ' class="text"' if column == 0 else ""
+def _cells(tag: str, texts: Sequence[str], attributes: str = "") -> str:
+    """Cells of a row; the first is a name, the others are numbers."""
+    looks = (' class="text"', *[""] * (len(texts) - 1))
+    return "".join(
+        f"<{tag}{attributes}{look}>{escape(text)}</{tag}>"
+        for text, look in zip(texts, looks, strict=True)
+    )

@@ -9,7 +9,7 @@ from intandem.views import units
 from intandem.views.clock import WIDTH, Clock
 from intandem.views.colors import LOOKS, drawing_style
 from intandem.views.panel import Panel
-from intandem.views.passes import passes_of
+from intandem.views.passes import darker_note
 from intandem.views.timeline_svg import picture_svg, timeline_svg
 
 if TYPE_CHECKING:
@@ -146,6 +146,6 @@ def _legend(timelines: Sequence[Timeline], width: float) -> Iterator[str]:
         text = f'<text x="{x + 20:.1f}" y="56">{name}</text>'
         yield f'<g class="legend {kind}">{swatch}{text}</g>'
         x -= 14
-    if note := max((passes_of(timeline).note for timeline in timelines), key=len, default=""):
+    if note := darker_note(timelines):
         style = 'text-anchor="end" class="figures"'
         yield f'<text {style} x="{width - MARGIN}" y="34">{escape(note, quote=False)}</text>'

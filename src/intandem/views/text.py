@@ -139,7 +139,7 @@ def legend_ansi(timeline: Timeline) -> str:
             _colored((kind, index), f" {kind} ")
             for index in range(min(passes.num_passes, len(_PALETTE[kind])))
         )
-        words.append(f"{shades} {passes.note.removeprefix('darker: ')}")
+        words.append(f"{shades} {' or '.join(passes.meanings)}")
     return "  ".join(words)
 
 
@@ -216,7 +216,7 @@ def _shortened(rows: list[list[_Cell]], scale: _Scale) -> list[list[_Cell]]:
         tight = {
             kinds
             for kinds, same in _by_kinds(rows).items()
-            if max(cell.num_columns for cell in same) - 1 > usual[kinds]
+            if max(cell.num_columns for cell in same) > usual[kinds]
         }
         rows = [
             [cell.relabelled(shorten) if cell.kinds in tight else cell for cell in row]
