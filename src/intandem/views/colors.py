@@ -53,14 +53,17 @@ def shade_class(index: int) -> str:
     return f" k{min(index, len(SHADES) - 1)}" if index else ""
 
 
-def drawing_style() -> str:
+def drawing_style(num_passes: int = len(SHADES)) -> str:
     """CSS of what is inside a timeline's SVG, on a page or in a file of its own.
 
     It uses the variables ``--page --ink --quiet --rule --idle``, which the surroundings set.
+
+    Args:
+        num_passes: that have a shade; by default as many as there are shades.
     """
     rules = [(files("intandem.views") / "drawing.css").read_text(encoding="utf-8")]
     for letter, look in LOOKS.items():
-        for index in range(len(SHADES)):
+        for index in range(min(num_passes, len(SHADES))):
             place = f"{letter}{shade_class(index).replace(' ', '.')}"
             color = shade(look.color, index)
             rules.append(f"svg .{place} rect {{ fill: {color}; }}\n")

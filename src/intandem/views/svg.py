@@ -9,7 +9,7 @@ from intandem.views import units
 from intandem.views.clock import WIDTH, Clock
 from intandem.views.colors import LOOKS, drawing_style
 from intandem.views.panel import Panel
-from intandem.views.passes import darker_note
+from intandem.views.passes import darker_note, passes_of
 from intandem.views.timeline_svg import picture_svg, timeline_svg
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def _file(
 ) -> str:
     title, figures = map(escape, head)
     width, y = WIDTH + 2 * MARGIN, HEAD
+    num_passes = max(passes_of(panel.timeline).num_passes for panel in panels)
     body: list[str] = []
     for panel in panels:
         if panel.name:
@@ -117,7 +118,7 @@ def _file(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
             f"<title>{title}</title>",
-            f"<style>{drawing_style()}{_STYLE}</style>",
+            f"<style>{drawing_style(num_passes)}{_STYLE}</style>",
             f'<rect class="page" width="{width}" height="{y + MARGIN}"/>',
             f'<text class="title" x="{MARGIN}" y="34">{title}</text>',
             f'<text class="figures" x="{MARGIN}" y="56">{figures}</text>',
