@@ -66,6 +66,8 @@ class Arguments:
     """Allow stages to run their forward again in backward, with a cap in bytes."""
     seed: int = 0
     """Of the search's random draws."""
+    effort: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
+    """How much work to put in, relative to the usual."""
     time_limit: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
     """Stop after so long with the best so far."""
     solver: Literal["auto", "none", "cp-sat"] = "auto"
@@ -131,7 +133,9 @@ def _asked(arguments: Arguments) -> dict[str, Any]:
         "placement": _placement(arguments),
         "objective": arguments.objective,
         "split_backward": {"any": None, "whole": False, "split": True}[arguments.backward],
+        "recompute": arguments.recompute,
         "seed": arguments.seed,
+        "effort": arguments.effort,
         "solver": arguments.solver,
         **limit,
     }
