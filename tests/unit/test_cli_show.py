@@ -1,6 +1,7 @@
 """``intandem show``: figures, drawing and files."""
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from intandem.cli.cmd_show import main
 from intandem.ir import format_program, format_schedule, parse_compute_csv
 from intandem.lowering import lower
 from intandem.schedules import build_schedule
+from intandem.schedules.registry import FAMILIES
 
 UNIT = ["1f1b", "--ranks", "4", "--microbatches", "8", "--costs", "F=1,I=1,W=1"]
 
@@ -79,6 +81,74 @@ def test_files_are_written_and_read(capsys, tmp_path):
     assert show_json(capsys, str(csv))["makespan_s"] == 33.0
 
 
+def test_page_and_trace(capsys, tmp_path):
+    """An HTML page and a Chrome trace, with every action and every figure."""
+    html, trace = tmp_path / "a.html", tmp_path / "a.json"
+
+    assert main([*UNIT, "--html", str(html), "--trace", str(trace)]) == 0
+    capsys.readouterr()
+
+    page = html.read_text(encoding="utf-8")
+    assert page.count('class="box ') == 64
+    for text in ("33.0 s <small>bubble ratio 27.3 %", "Activations held", "peak 4", "lower bound"):
+        assert text in page
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert sum(event["ph"] == "X" for event in events) == 64
+    held = [e["args"]["held"] for e in events if e["name"] == "activations of rank 0"]
+    assert max(held) == 4
+
+
+def test_several_stages_per_rank(capsys):
+    """Costs are of each stage; the text names stages."""
+    argv = ["interleaved", "--ranks", "2", "--microbatches", "4", "--stages-per-rank", "3"]
+    found = show_json(capsys, *argv)
+
+    assert found["num_stages"] == 6
+    assert found["placement"] == [0, 1, 0, 1, 0, 1]
+    assert found["makespan_s"] == 3 * (3 * 4 + 1)
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith("interleaved · 2 ranks · 6 stages · 4 micro-batches")
+
+
+def test_two_copies_of_the_model(capsys):
+    """Both ways of the placement, and how often weights are held."""
+    argv = ["chimera", "--ranks", "4", "--microbatches", "4"]
+    found = show_json(capsys, *argv)
+
+    assert (found["placement"], found["replicas"]) == ([0, 1, 2, 3], [[3, 2, 1, 0]])
+    assert found["weight_copies"] == 2
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("chimera · 4 ranks · 4 micro-batches · 2 copies of the model\n")
+    assert "weights       2\N{MULTIPLICATION SIGN}, the model, over all ranks; gradients are" in out
+
+
+def test_actions_that_overlap(capsys, tmp_path):
+    """Marked in JSON as in the text form, together in a cell of the CSV."""
+    csv = tmp_path / "a.csv"
+    argv = ["dualpipe-v", "--ranks", "2", "--microbatches", "4", "--csv", str(csv)]
+
+    found = show_json(capsys, *argv)
+
+    assert "0F3&" in found["actions"][0]
+    assert "(0F3;3B1)OVERLAP_F_B" in csv.read_text()
+    assert show_json(capsys, str(csv))["actions"] == found["actions"]
+
+
+def test_a_cap_that_holds(capsys):
+    """Nothing is said."""
+    assert show_json(capsys, *UNIT, "--memory-cap", "4")["peak_activations"] == [4, 3, 2, 1]
+
+
+def test_the_longest_rank_against_its_bound(capsys):
+    """No rank can be quicker than its own work."""
+    found = show_json(capsys, *UNIT, "--objective", "rank")
+
+    assert found["objective"] == "rank"
+    assert 24.0 <= found["lower_bound_s"] <= found["rank_span_s"]
+    assert found["above_bound"] == found["rank_span_s"] / found["lower_bound_s"] - 1
+
+
 def test_schedule_and_program_files(capsys, tmp_path):
     """Both text forms are shown; the counts may be left out."""
     schedule = build_schedule("gpipe", num_ranks=2, num_microbatches=3)
@@ -108,6 +178,12 @@ def test_costs_from_a_file(capsys, tmp_path):
         ([*UNIT, "--costs", "F=1"], "costs: I is missing"),
         ([*UNIT, "--costs", "nowhere.json"], "nowhere.json"),
         ([*UNIT, "--columns", "3"], "3 columns are too few"),
+        ([*UNIT, "--memory-cap", "3"], "1f1b does not keep within the cap: M001 rank 0 slot 3"),
+        ([*UNIT, "--memory-cap", "0"], "--memory-cap must be 1 or more, got 0"),
+        ([*UNIT, "--stages-per-rank", "2"], "schedule '1f1b' takes no stages_per_rank"),
+        ([*UNIT, "--stages-per-rank", "0"], "--stages-per-rank must be 1 or more, got 0"),
+        ([*UNIT, "--objective", "best"], "best"),
+        ([*UNIT, "--svg", "/nowhere/a.svg"], "/nowhere/a.svg"),
         (["--ranks", "2"], "SCHEDULE"),
         ([*UNIT, "--format", "xml"], "xml"),
         ([*UNIT, "--frmat", "json"], "--frmat"),
@@ -142,8 +218,22 @@ def test_counts_that_do_not_agree_with_the_file(capsys, tmp_path):
     assert "--ranks is 3, but" in capsys.readouterr().err
 
 
+def test_a_file_says_where_its_stages_are(capsys, tmp_path):
+    """So they are not asked for."""
+    file = tmp_path / "one.csv"
+    file.write_text("0F0,0B0\n")
+
+    assert main([str(file), "--stages-per-rank", "2"]) == 2
+
+    assert "--stages-per-rank goes with a schedule's name" in capsys.readouterr().err
+
+
 def test_help(capsys):
-    """Examples are part of it."""
+    """Examples are part of it, and every schedule with what it is."""
     assert main(["--help"]) == 0
 
-    assert "intandem show 1f1b --ranks 4 --microbatches 8" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "intandem show 1f1b --ranks 4 --microbatches 8" in out
+    for family in FAMILIES:
+        assert re.search(rf"^  {family.name} +\S.*", out, re.M)
+    assert "1f1b             1F1B (PipeDream-Flush)" in out

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from intandem.cli.cmd_verify import main
-from intandem.ir import format_program, format_schedule
+from intandem.ir import format_compute_csv, format_program, format_schedule
 from intandem.lowering import lower
-from intandem.schedules import build_schedule
+from intandem.schedules import build_schedule, schedule_names
 
 SCHEDULE = build_schedule("gpipe", num_ranks=2, num_microbatches=3)
 
@@ -23,6 +23,53 @@ def test_clean(capsys, tmp_path, text):
     kind = text.split()[1]
     expected = f"{kind} gpipe, 2 ranks, 3 micro-batches: no problems\n"
     assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("name", schedule_names())
+@pytest.mark.parametrize("form", ["schedule", "program", "csv"])
+def test_every_schedule_in_every_form(capsys, tmp_path, name, form):
+    """Stages held twice, actions that overlap, and forwards alone; nothing is found."""
+    schedule = build_schedule(name, num_ranks=4, num_microbatches=8)
+    write = {
+        "schedule": format_schedule,
+        "program": lambda s: format_program(lower(s)),
+        "csv": format_compute_csv,
+    }[form]
+    file = tmp_path / f"order.{form}"
+    file.write_text(write(schedule))
+
+    assert main([str(file), "--format", "json"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "whole", "code"),
+    [
+        ("dualpipe", "3F6& 0B0", "3F6& 3F6", "S006"),
+        ("chimera", "3F4 3B4", "3B4 3F4", "S003"),
+        ("forward-only", "0F0 0F1", "0F1", "S002"),
+    ],
+)
+def test_what_is_broken_in_them(capsys, tmp_path, name, broken, whole, code):
+    """A pair that is none, an order that waits forever, a forward that is missing."""
+    text = format_schedule(build_schedule(name, num_ranks=4, num_microbatches=8))
+    assert broken in text
+    file = tmp_path / "order.txt"
+    file.write_text(text.replace(broken, whole, 1))
+
+    assert main([str(file)]) == 1
+
+    assert code in capsys.readouterr().out
+
+
+def test_memory_cap_is_another_name(capsys, tmp_path):
+    """As the other commands call it."""
+    file = tmp_path / "order.txt"
+    file.write_text(format_schedule(SCHEDULE))
+
+    assert main([str(file), "--memory-cap", "2"]) == 1
+    assert "the cap is 2" in capsys.readouterr().out
 
 
 def test_findings(capsys, tmp_path):

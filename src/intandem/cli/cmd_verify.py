@@ -36,7 +36,9 @@ class Arguments:
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A schedule file, a program file, or a compute-order .csv of torch.distributed.pipelining."""
-    max_activations: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    max_activations: Annotated[int | None, tyro.conf.arg(metavar="N", aliases=["--memory-cap"])] = (
+        None
+    )
     """Most stage activations that any rank may hold at once."""
     format: Literal["text", "json"] = "text"
     """One finding per line, or one JSON object."""

@@ -1,0 +1,146 @@
+"""``intandem show all``: every schedule in one table and one picture."""
+
+import json
+import re
+
+import pytest
+
+from intandem.cli.cmd_show import main
+from intandem.schedules import schedule_names
+
+SIZE = ["all", "--ranks", "4", "--microbatches", "8"]
+
+
+def compared(capsys, *argv):
+    assert main([*SIZE, *argv, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    fit = {item["schedule"]: item for item in found if "reason" not in item}
+    return fit, {item["schedule"]: item["reason"] for item in found if "reason" in item}
+
+
+def test_every_schedule_is_there_once(capsys):
+    """Fitting or not; sorted by makespan."""
+    fit, refused = compared(capsys)
+
+    assert {*fit, *refused} == set(schedule_names())
+    assert refused == {"forward-only": "runs forwards only, so there is nothing to compare"}
+    makespans = [item["makespan_s"] for item in fit.values()]
+    assert makespans == sorted(makespans)
+    assert fit["1f1b"]["makespan_s"] == 33.0
+
+
+def test_rows_are_of_the_same_work(capsys):
+    """Busy time is the same for all, however many stages, copies and costs there are."""
+    fit, _ = compared(capsys, "--costs", "F=1,I=1.25,W=0.5", "--stages-per-rank", "4")
+
+    busy = [4 * item["makespan_s"] * (1 - item["bubble_ratio"]) for item in fit.values()]
+    assert busy == pytest.approx([4 * 8 * 2.75] * len(fit))
+    assert {item["num_stages"] for item in fit.values()} >= {4, 8, 16}
+
+
+def test_lists_of_costs_are_cut_or_joined(capsys, tmp_path):
+    """A file of eight stages serves schedules of four, eight and sixteen."""
+    file = tmp_path / "costs.json"
+    lists = {
+        "forward_s": [1, 2, 1, 1, 1, 1, 1, 4],
+        "backward_input_s": 1,
+        "backward_weight_s": 1,
+    }
+    file.write_text(json.dumps(lists))
+
+    fit, _ = compared(capsys, "--costs", str(file), "--stages-per-rank", "4")
+
+    busy = [4 * item["makespan_s"] * (1 - item["bubble_ratio"]) for item in fit.values()]
+    assert busy == pytest.approx([8 * (12 + 8 + 8)] * len(fit))
+
+
+def test_a_cap_counts_parts_of_the_model(capsys):
+    """What does not fit is listed with its reason; two stages per rank may hold twice as many."""
+    fit, refused = compared(capsys, "--memory-cap", "4")
+
+    assert max(max(item["peak_parts"]) for item in fit.values()) <= 4
+    assert "over the cap: rank 0 slot 4, 0F4 makes 5 stage activations" in refused["gpipe"]
+    assert max(fit["gis"]["peak_activations"]) == 8
+    assert fit["gis"]["peak_parts"][0] == 4.0
+
+
+def test_counts_that_some_do_not_take(capsys):
+    """They are listed with what they want, and the others are compared."""
+    fit, refused = compared(capsys, "--microbatches", "3")
+
+    assert {"1f1b", "gpipe"} <= fit.keys()
+    assert "dualpipe" in refused
+    assert all(reason and "\n" not in reason for reason in refused.values())
+
+
+def test_longest_rank(capsys):
+    """The other objective sorts by the other length."""
+    fit, _ = compared(capsys, "--objective", "rank")
+
+    spans = [item["rank_span_s"] for item in fit.values()]
+    assert spans == sorted(spans)
+    assert {item["objective"] for item in fit.values()} == {"rank"}
+
+
+def test_text(capsys):
+    """A picture on one scale, the table, what it means, and what did not fit."""
+    assert main([*SIZE, "--columns", "100"]) == 0
+
+    out = capsys.readouterr().out
+    assert out.startswith("4 ranks · 8 micro-batches\n")
+    assert max(map(len, out.partition("do not fit:")[0].splitlines())) <= 100
+    starts = [len(line) for line in out.splitlines() if line.startswith("rank 0  ")]
+    assert len(starts) == len(schedule_names()) - 1
+    assert len(set(starts)) == 1
+    row = next(line for line in out.splitlines() if re.match(r"1f1b +1 ", line))
+    assert row.split()[:10] == "1f1b 1 33.0 s 27.3 % 33.0 s 27.3 %".split()
+    assert "do not fit:\n  forward-only  runs forwards only" in out
+
+
+def test_pictures(capsys, tmp_path):
+    """One SVG and one page of all; ids say whose box it is."""
+    svg, html = tmp_path / "a.svg", tmp_path / "a.html"
+
+    assert main([*SIZE, "--svg", str(svg), "--html", str(html)]) == 0
+    capsys.readouterr()
+
+    for file in (svg, html):
+        text = file.read_text(encoding="utf-8")
+        ids = re.findall(r' id="(\S+-0F0)"', text)
+        assert len(ids) == len(set(ids)) == len(schedule_names()) - 1
+        assert "1f1b-0F0" in ids
+    page = html.read_text(encoding="utf-8")
+    assert '<td class="text">1f1b</td><td>1</td><td>33.0 s</td>' in page
+    assert "forward-only does not fit: runs forwards only" in page
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["all", "--ranks", "4"], "comparing all schedules needs --ranks and --microbatches"),
+        ([*SIZE, "--csv", "a.csv"], "--csv and --trace are of one schedule; name it in place"),
+        ([*SIZE, "--trace", "a.json"], "--csv and --trace are of one schedule"),
+        ([*SIZE, "--memory-cap", "0"], "--memory-cap must be 1 or more, got 0"),
+        ([*SIZE, "--costs", "F=0,I=1"], "costs: W is missing"),
+    ],
+)
+def test_refused(capsys, argv, message):
+    """A message on stderr, nothing on stdout, exit status 2."""
+    assert main(argv) == 2
+
+    out = capsys.readouterr()
+    assert message in out.err
+    assert out.out == ""
+
+
+def test_nothing_fits(capsys, tmp_path):
+    """Every reason is given."""
+    file = tmp_path / "costs.json"
+    file.write_text('{"forward_s": [1, 2, 3], "backward_input_s": 1, "backward_weight_s": 1}')
+
+    assert main([*SIZE, "--costs", str(file)]) == 2
+
+    err = capsys.readouterr().err
+    assert "no schedule fits 4 ranks and these limits:" in err
+    assert "1f1b: costs of 3 stages are neither joined nor cut into 4 stages" in err
+    assert err.count("\n") == 1 + len(schedule_names())
