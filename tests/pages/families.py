@@ -77,13 +77,21 @@ ABOUT = {
         "(P - 1)(F + I)/(V M T + (P - 1)(F + I)), of a stage's times, T = F + I + W",
         lambda p, m, v: idle_over(2 * (p - 1), 3 * v * m),
     ),
-    "gis-h": About("Between half and all of 1F1B's memory, with backwards that can be split."),
+    "gis-h": About(
+        "Between half and all of 1F1B's memory, with backwards that can be split.",
+        "like gis, with (V - 1) max((P - g)F, P(F + I) - g T) more idle, g = P/2",
+        lambda p, m, v: idle_over(2 * (p - 1) + (v - 1) * (p - p // 2), 3 * v * m),
+    ),
     "chimera": About(
         "Few micro-batches (M = P), weights that are small beside activations, and forwards as "
-        "long as backwards. It holds the weights twice."
+        "long as backwards. It holds the weights twice.",
+        "(P - 2)(u + 1)/(3 M + (P - 2)(u + 1)), u = M/P; with B = F (P - 2)/(2 M + P - 2)",
+        lambda p, m, _v: idle_over((p - 2) * (m // p + 1), 3 * m),
     ),
     "hanayo": About(
-        "Like Chimera, with the weights held once: few micro-batches, neighbours that are close."
+        "Like Chimera, with the weights held once: few micro-batches, neighbours that are close.",
+        "2 (P - 1)(u + 1)/(3 V M + 2 (P - 1)(u + 1)), u = M/P; with B = F (P - 1)/(V M + P - 1)",
+        lambda p, m, v: idle_over(2 * (p - 1) * (m // p + 1), 3 * v * m),
     ),
     "dualpipe": About(
         "Long transfers (expert all-to-all) that the overlapped pairs hide, and weights small "
@@ -111,15 +119,34 @@ ABOUT = {
         per_rank=True,
     ),
     "zb-1p": About(
-        "Unequal times or transfers, at 1F1B's memory: it is made for the costs it is given."
+        "Unequal times or transfers, at 1F1B's memory: it is made for the costs it is given.",
+        "with equal times that of zb-h1",
+        lambda p, m, _v: idle_over(p - 1, 3 * m),
     ),
-    "zb-2p": About("The same with twice the memory, and no barrier between steps."),
-    "interleaved-zb": About("Several stages per rank on a loop, with backwards that can be split."),
+    "zb-2p": About(
+        "The same with twice the memory, and no barrier between steps.",
+        "with equal times that of zb-h2, 0",
+        lambda _p, _m, _v: 0.0,
+        per_rank=True,
+    ),
+    "interleaved-zb": About(
+        "Several stages per rank on a loop, with backwards that can be split, and no barrier.",
+        "(P - 1) max(F + I - 2 W, 0) idle, of a stage's times: 0",
+        lambda _p, _m, _v: 0.0,
+        per_rank=True,
+    ),
     "zb-v": About(
         "1F1B's memory, two stages per rank, and no barrier between steps: no rank idles where "
         "F = I = W.",
+        "0",
+        lambda _p, _m, _v: 0.0,
+        per_rank=True,
     ),
-    "v-half": About("Half of 1F1B's memory."),
+    "v-half": About(
+        "Half of 1F1B's memory.",
+        "1 - 6 M/(6 M + 6 P - 1 - 3 k), k = 2 floor((P + 2)/2) stage activations held",
+        lambda p, m, _v: 1 - 6 * m / (6 * m + 6 * p - 1 - 6 * ((p + 2) // 2)),
+    ),
     "v-min": About(
         "A third of 1F1B's memory, before sequence slices, offloading or recomputation."
     ),

@@ -80,8 +80,16 @@ def which_when():
 def prose(text):
     """Markdown of a docstring: literal blocks are indented there too."""
     text = re.sub(r"::\n\n(?=    )", ":\n\n", inspect.cleandoc(text))
-    text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    text = re.sub(r"``([^`]+)``", lambda match: linked(match[1]), text)
     return re.sub(r"(https://\S+?)([,.;:]?)(?=\s|$)", r"<\1>\2", text)
+
+
+def linked(name):
+    """A literal; one that names a module of the schedules leads there."""
+    source = DOCS.parent / "src" / "intandem" / "schedules" / f"{name}.py"
+    if name in schedule_names() or not source.is_file():
+        return f"`{name}`"
+    return f"[`{name}`](../src/intandem/schedules/{name}.py)"
 
 
 def section(family, told):
