@@ -93,7 +93,7 @@ def test_text(capsys):
     assert len(starts) == len(schedule_names()) - 1
     assert len(set(starts)) == 1
     row = next(line for line in out.splitlines() if re.match(r"1f1b +1 ", line))
-    assert row.split()[:10] == "1f1b 1 33.0 s 27.3 % 33.0 s 27.3 %".split()
+    assert row.split()[:10] == "1f1b 1 33.00 s 27.3 % 33.00 s 27.3 %".split()
     assert "do not fit:\n  forward-only  runs forwards only" in out
 
 
@@ -110,7 +110,7 @@ def test_pictures(capsys, tmp_path):
         assert len(ids) == len(set(ids)) == len(schedule_names()) - 1
         assert "1f1b-0F0" in ids
     page = html.read_text(encoding="utf-8")
-    assert '<td class="text">1f1b</td><td>1</td><td>33.0 s</td>' in page
+    assert '<td class="text">1f1b</td><td>1</td><td>33.00 s</td>' in page
     assert "forward-only does not fit: runs forwards only" in page
 
 

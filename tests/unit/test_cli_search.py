@@ -86,7 +86,7 @@ def test_placement_and_backwards_as_asked(capsys):
     found = search_json(capsys, *argv)
 
     assert found["placement"] == [0, 1, 2, 2, 1, 0]
-    kinds = {action.strip("0123456789&") for row in found["actions"] for action in row}
+    kinds = {action.strip("0123456789") for row in found["actions"] for action in row}
     assert kinds == {"F", "B"}
 
 
@@ -120,6 +120,9 @@ def test_stages_as_the_costs_list_them(capsys, tmp_path):
         (["--ranks", "0"], "--ranks must be 1 or more, got 0"),
         (["--costs", "F=1"], "costs: I is missing in 'F=1'"),
         (["--costs", "nowhere.json"], "--costs nowhere.json: expected F=1,I=1,W=1, F=1,B=2 or"),
+        (["--time-limit", "-1"], "--time-limit must be more than 0, got -1"),
+        (["--effort", "0"], "--effort must be more than 0, got 0"),
+        (["--recompute"], "--recompute saves bytes, so it goes with --memory-cap-bytes"),
         (["--objective", "both"], "both"),
         (["--solver", "cplex"], "cplex"),
     ],

@@ -41,6 +41,7 @@ def test_json(capsys):
         "objective": "global",
         "above_bound": pytest.approx(6 / 27),
         "replicas": [],
+        "overlaps": [],
         "weight_copies": 1,
     }
 
@@ -124,13 +125,14 @@ def test_two_copies_of_the_model(capsys):
 
 
 def test_actions_that_overlap(capsys, tmp_path):
-    """Marked in JSON as in the text form, together in a cell of the CSV."""
+    """Rank and slot of each that runs with the next in JSON, together in a cell of the CSV."""
     csv = tmp_path / "a.csv"
     argv = ["dualpipe-v", "--ranks", "2", "--microbatches", "4", "--csv", str(csv)]
 
     found = show_json(capsys, *argv)
 
-    assert "0F3&" in found["actions"][0]
+    assert found["overlaps"][0] == [0, 7]
+    assert found["actions"][0][7:9] == ["0F3", "3B1"]
     assert "(0F3;3B1)OVERLAP_F_B" in csv.read_text()
     assert show_json(capsys, str(csv))["actions"] == found["actions"]
 

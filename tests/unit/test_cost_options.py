@@ -92,6 +92,8 @@ def test_lists_that_do_not_fit(tmp_path):
         ("F=1,I=1", None, "W is missing"),
         ("F=1,X=1", None, "found 'X=1'"),
         ("nowhere", None, "--costs nowhere: expected F=1,I=1,W=1, F=1,B=2 or the name of a JSON"),
+        ("F=1,B=2", -1.0, "--transfer is -1; expected seconds, 0 or more"),
+        ("F=1,B=2", float("nan"), "--transfer is nan; expected seconds, 0 or more"),
         ("{}", 1.0, "--transfer goes with --costs F=...; put latency_s into the JSON file"),
     ],
 )
@@ -117,7 +119,7 @@ def test_refused(costs, transfer_s, message):
     ],
 )
 def test_files_that_are_wrong(tmp_path, content, message):
-    """The message names the key."""
+    """The message names the file and the key."""
     file = tmp_path / "costs.json"
     file.write_text(content)
 
@@ -125,3 +127,4 @@ def test_files_that_are_wrong(tmp_path, content, message):
         read_costs(str(file), None)
 
     assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{file}: ")

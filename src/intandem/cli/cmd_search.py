@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         return arguments
     try:
         return _search(arguments)
-    except (PipelineError, ValueError, OSError) as error:
+    except (PipelineError, ValueError, OSError, ModuleNotFoundError) as error:
         print(f"intandem search: {error}", file=sys.stderr)
         return 2
 
@@ -116,6 +116,13 @@ def _costs(arguments: Arguments) -> CostModel:
         memory_cap=arguments.memory_cap,
         memory_cap_bytes=arguments.memory_cap_bytes,
     )
+    for name, value in (("time-limit", arguments.time_limit), ("effort", arguments.effort)):
+        if value is not None and not value > 0:
+            msg = f"--{name} must be more than 0, got {value:g}"
+            raise ValueError(msg)
+    if arguments.recompute and arguments.memory_cap_bytes is None:
+        msg = "--recompute saves bytes, so it goes with --memory-cap-bytes"
+        raise ValueError(msg)
     options = read_costs(arguments.costs, arguments.transfer)
     if arguments.stages_per_rank is None and options.num_listed:
         return options.per_stage(options.num_listed)

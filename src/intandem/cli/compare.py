@@ -198,9 +198,9 @@ def _cells(shown: Shown) -> tuple[str, ...]:
     return (
         _name(shown),
         f"{shown.program.placement.num_stages / shown.program.num_ranks:g}",
-        units.duration(timeline.makespan_s),
+        units.duration(timeline.makespan_s, more_digits=1),
         units.share(timeline.bubble_ratio),
-        units.duration(timeline.rank_span_s),
+        units.duration(timeline.rank_span_s, more_digits=1),
         units.share(timeline.rank_bubble_ratio),
         _parts(shown),
         f"{shown.weight_copies}\N{MULTIPLICATION SIGN}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,25 @@ def read_costs(costs: str, transfer_s: float | None) -> CostOptions:
         OSError: if there is no such file.
     """
     if "=" in costs:
-        found = CostOptions(costs, transfer_s or 0.0)
-    else:
-        if transfer_s is not None:
-            msg = "--transfer goes with --costs F=...; put latency_s into the JSON file instead"
+        if transfer_s is not None and not (math.isfinite(transfer_s) and transfer_s >= 0):
+            msg = f"--transfer is {transfer_s:g}; expected seconds, 0 or more"
             raise ValueError(msg)
-        found = CostOptions(_content(Path(costs)))
-    found.per_stage(found.num_listed or 1)
+        found = CostOptions(costs, transfer_s or 0.0)
+        found.per_stage(1)
+        return found
+    if transfer_s is not None:
+        msg = "--transfer goes with --costs F=...; put latency_s into the JSON file instead"
+        raise ValueError(msg)
+    return _from_file(Path(costs))
+
+
+def _from_file(path: Path) -> CostOptions:
+    found = CostOptions(_content(path))
+    try:
+        found.per_stage(found.num_listed or 1)
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise ValueError(msg) from None
     return found
 
 

@@ -102,7 +102,8 @@ class Shown:
             "objective": self.objective,
             "lower_bound_s": self.lower_bound_s,
             "above_bound": self.above_bound,
-            "actions": [order.words(rank) for rank in range(program.num_ranks)],
+            "actions": [[str(action) for action in row] for row in order.actions],
+            "overlaps": sorted(order.overlaps),
         }
 
     def facts(self) -> tuple[tuple[str, str, str], ...]:

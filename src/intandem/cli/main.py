@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        return _refuse(f"unknown command {name!r}; known: {', '.join(COMMANDS)}")
+        nearest = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        return _refuse(f"unknown command {name!r}; known: {', '.join(COMMANDS)}{hint}")
     from intandem.errors import PipelineError
 
     try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 
-def duration(seconds: float) -> str:
-    """Write seconds as ``850 µs``, ``12.3 ms`` or ``1.25 s``."""
+def duration(seconds: float, *, more_digits: int = 0) -> str:
+    """Write seconds as ``850 µs``, ``12.3 ms`` or ``1.25 s``; with more digits where asked."""
     if seconds == 0:
         return "0 s"
     for factor, unit in ((1e6, "µs"), (1e3, "ms")):
         if abs(seconds) * factor < 999.5:
-            return f"{_three_digits(seconds * factor)} {unit}"
-    return f"{_three_digits(seconds)} s"
+            return f"{_three_digits(seconds * factor, more_digits)} {unit}"
+    return f"{_three_digits(seconds, more_digits)} s"
 
 
 def count(number: float) -> str:
@@ -56,6 +56,6 @@ def ticks(low: float, high: float, *, about: int) -> tuple[float, ...]:
     return tuple(index * step for index in range(first, last + 1))
 
 
-def _three_digits(value: float) -> str:
-    decimals = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-4))
-    return f"{value:.{min(decimals, 2)}f}"
+def _three_digits(value: float, more: int = 0) -> str:
+    decimals = max(0, 2 + more - math.floor(math.log10(abs(value)) + 1e-4))
+    return f"{value:.{min(decimals, 2 + more)}f}"
