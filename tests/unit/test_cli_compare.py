@@ -66,10 +66,10 @@ def test_a_cap_counts_parts_of_the_model(capsys):
 
 def test_counts_that_some_do_not_take(capsys):
     """They are listed with what they want, and the others are compared."""
-    fit, refused = compared(capsys, "--microbatches", "3")
+    fit, refused = compared(capsys, "--ranks", "3")
 
     assert {"1f1b", "gpipe"} <= fit.keys()
-    assert "dualpipe" in refused
+    assert "needs an even number of ranks, got 3" in refused["dualpipe"]
     assert all(reason and "\n" not in reason for reason in refused.values())
 
 

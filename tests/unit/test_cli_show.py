@@ -8,7 +8,7 @@ import pytest
 from intandem.cli.cmd_show import main
 from intandem.ir import format_program, format_schedule, parse_compute_csv
 from intandem.lowering import lower
-from intandem.schedules import build_schedule
+from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import FAMILIES
 
 UNIT = ["1f1b", "--ranks", "4", "--microbatches", "8", "--costs", "F=1,I=1,W=1"]
@@ -41,6 +41,7 @@ def test_json(capsys):
         "objective": "global",
         "above_bound": pytest.approx(6 / 27),
         "replicas": [],
+        "peak_bytes": None,
         "overlaps": [],
         "weight_copies": 1,
     }
@@ -138,8 +139,39 @@ def test_actions_that_overlap(capsys, tmp_path):
 
 
 def test_a_cap_that_holds(capsys):
-    """Nothing is said."""
-    assert show_json(capsys, *UNIT, "--memory-cap", "4")["peak_activations"] == [4, 3, 2, 1]
+    """The bound is that of schedules which hold no more."""
+    found = show_json(capsys, *UNIT, "--memory-cap", "4")
+    assert found["peak_activations"] == [4, 3, 2, 1]
+
+    lower = show_json(capsys, "naive", *UNIT[1:], "--memory-cap", "1")
+    assert lower["lower_bound_s"] > found["lower_bound_s"]
+    assert main([*UNIT, "--memory-cap", "4"]) == 0
+    assert "for any schedule on this placement within 4 activations;" in capsys.readouterr().out
+
+
+def test_bytes(capsys, tmp_path):
+    """Where the costs have bytes, what each rank holds at most is in bytes too."""
+    file = tmp_path / "costs.json"
+    costs = {key: 1 for key in ("forward_s", "backward_input_s", "backward_weight_s")}
+    file.write_text(json.dumps({**costs, "activation_bytes": 2048}))
+    argv = [*UNIT[:5], "--costs", str(file)]
+
+    assert show_json(capsys, *argv)["peak_bytes"] == [8192, 6144, 4096, 2048]
+    assert main(argv) == 0
+    line = "memory        8.00 KiB, of activations and messages at most; per rank: 8.00KiB 6.00KiB"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", schedule_names())
+@pytest.mark.parametrize("objective", ["global", "rank"])
+@pytest.mark.parametrize("transfer", ["0", "0.3"])
+def test_the_bound_is_below(capsys, name, objective, transfer):
+    """Of every schedule, copies, overlaps and forwards alone included."""
+    argv = [name, "--ranks", "4", "--microbatches", "8", "--objective", objective]
+    found = show_json(capsys, *argv, "--transfer", transfer)
+
+    assert found["lower_bound_s"] > 0
+    assert found["above_bound"] >= -1e-12
 
 
 def test_the_longest_rank_against_its_bound(capsys):

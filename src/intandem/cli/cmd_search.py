@@ -163,7 +163,7 @@ def _shown(found: Found, costs: CostModel) -> Shown:
     program = lower(found.schedule, recompute=found.recompute)
     timeline = simulate(program, costs)
     bound_s, objective = found.lower_bound_s, found.objective
-    return Shown(program, timeline, bound_s, objective, "any schedule that was allowed")
+    return Shown(program, timeline, costs, bound_s, objective, "any schedule that was allowed")
 
 
 def _search_object(found: Found, arguments: Arguments) -> dict[str, object]:

@@ -108,7 +108,8 @@ def _show(arguments: Arguments) -> int:
     if arguments.memory_cap is not None and (over := check_memory(order, arguments.memory_cap)):
         msg = f"{order.name} does not keep within the cap: {'; '.join(map(str, over))}"
         raise ValueError(msg)
-    shown = show_order(order, costs.per_stage(order.placement.num_stages), arguments.objective)
+    found = costs.per_stage(order.placement.num_stages)
+    shown = show_order(order, found, arguments.objective, arguments.memory_cap)
     write_outputs(shown, arguments.files)
     if arguments.format == "json":
         print(json.dumps(shown.as_object()))

@@ -32,7 +32,8 @@ HEADINGS = (
 )
 NOTE = (
     "activations: most that a rank holds, in P-ths of the model and a micro-batch; weights: copies "
-    "of the model; above bound: of the {span}, against the least possible on this placement"
+    "of the model; above bound: of the {span}, against the least possible on its placement and in "
+    "this memory"
 )
 
 
@@ -126,7 +127,8 @@ def _shown(name: str, sizes: Sizes, costs: CostOptions, objective: Objective) ->
     if sizes.max_activations is not None and (over := check_memory(order, sizes.max_activations)):
         msg = f"over the cap: rank {over[0].rank} slot {over[0].slot}, {over[0].message}"
         raise ScheduleError(msg)
-    return show_order(order, costs.of_model(num_stages, num_ranks), objective)
+    found = costs.of_model(num_stages, num_ranks)
+    return show_order(order, found, objective, sizes.max_activations)
 
 
 def write_comparison(comparison: Comparison, outputs: Outputs) -> None:

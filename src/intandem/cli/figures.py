@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from intandem.cli.order_files import size_of
 from intandem.ir import Schedule
 from intandem.lowering import lower
-from intandem.simulator import activations, lower_bound_s, peak_activations, simulate
+from intandem.simulator import (
+    Allowed,
+    activations,
+    lower_bound_s,
+    peak_activations,
+    peak_bytes,
+    simulate,
+)
 from intandem.views import units
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ class Shown:
     Attributes:
         program: what the ranks would execute, transfers included.
         timeline: when.
+        costs: of its stages.
         lower_bound_s: what no schedule is shorter than, by the objective.
         objective: which of its two lengths is compared with that.
         allowed: which schedules the bound is for.
@@ -35,6 +44,7 @@ class Shown:
 
     program: Program
     timeline: Timeline
+    costs: CostModel
     lower_bound_s: float
     objective: Objective = "global"
     allowed: str = "any schedule on this placement"
@@ -71,6 +81,11 @@ class Shown:
         return tuple(count / per_part for count in self.peak_activations)
 
     @property
+    def peak_bytes(self) -> tuple[int, ...] | None:
+        """Most bytes held at once, per rank; None where the costs have none."""
+        return peak_bytes(self.program, self.costs) if self.costs.activation_bytes else None
+
+    @property
     def figures(self) -> str:
         """Lengths and bubble in one line."""
         return " · ".join(
@@ -99,6 +114,7 @@ class Shown:
             "bubble_ratio": timeline.bubble_ratio,
             "rank_bubble_ratio": timeline.rank_bubble_ratio,
             "peak_activations": self.peak_activations,
+            "peak_bytes": self.peak_bytes,
             "objective": self.objective,
             "lower_bound_s": self.lower_bound_s,
             "above_bound": self.above_bound,
@@ -121,6 +137,7 @@ class Shown:
                 str(max(peaks, default=0)),
                 f"of a stage at most; per rank: {' '.join(map(str, peaks))}",
             ),
+            *self._memory_fact(),
             (
                 "weights",
                 f"{copies}\N{MULTIPLICATION SIGN}",
@@ -128,13 +145,28 @@ class Shown:
             ),
         )
 
+    def _memory_fact(self) -> tuple[tuple[str, str, str], ...]:
+        if (peaks := self.peak_bytes) is None:
+            return ()
+        each = " ".join(units.size(peak).replace(" ", "") for peak in peaks)
+        note = f"of activations and messages at most; per rank: {each}"
+        return (("memory", units.size(max(peaks)), note),)
+
     def activations(self) -> tuple[tuple[tuple[float, int], ...], ...]:
         """Per rank, the stage activations held over time."""
         return activations(self.timeline)
 
 
-def show_order(order: Schedule | Program, costs: CostModel, objective: Objective) -> Shown:
+def show_order(
+    order: Schedule | Program, costs: CostModel, objective: Objective, cap: int | None = None
+) -> Shown:
     """Simulate ``order``.
+
+    Args:
+        order: what the ranks are to do.
+        costs: of its stages.
+        objective: which length is compared with the lower bound.
+        cap: stage activations that the schedules may hold which the bound is for.
 
     Raises:
         ScheduleVerifyError: if it breaks a rule.
@@ -142,13 +174,34 @@ def show_order(order: Schedule | Program, costs: CostModel, objective: Objective
     """
     program = lower(order) if isinstance(order, Schedule) else order
     timeline = simulate(program, costs)
-    return Shown(program, timeline, bound_s(program, costs, objective), objective)
+    if program.compute_order().is_forward_only:
+        least_s = _forwards_bound_s(program, costs, objective)
+    else:
+        allowed = Allowed(objective, max_activations=cap)
+        least_s = lower_bound_s(costs, program.placement, program.num_microbatches, allowed)
+    within = "" if cap is None else f" within {cap} activations"
+    which = f"any schedule on this placement{within}"
+    return Shown(program, timeline, costs, least_s, objective, which)
 
 
-def bound_s(program: Program, costs: CostModel, objective: Objective) -> float:
-    """Return what no schedule of the program's stages on its ranks is shorter than, in seconds."""
+def _forwards_bound_s(program: Program, costs: CostModel, objective: Objective) -> float:
+    """The bound of orders without backwards, transfers left aside, as the way back would count."""
     placement, num_microbatches = program.placement, program.num_microbatches
-    return lower_bound_s(costs, placement, num_microbatches)
+    zeros = (0.0,) * costs.num_stages
+    forwards = replace(
+        costs,
+        backward_input_s=zeros,
+        backward_weight_s=zeros,
+        backward_s=zeros,
+        overlapped_s=(),
+        latency_s=0.0,
+        bandwidth_bytes_per_s=math.inf,
+    )
+    if objective == "global":
+        return lower_bound_s(forwards, placement, num_microbatches)
+    seconds = forwards.forward_s
+    orders = (program.actions(rank) for rank in range(program.num_ranks))
+    return max(sum(seconds[action.stage] for action in order) for order in orders)
 
 
 def _idle(ratio: float) -> str:
