@@ -7,7 +7,12 @@ import subprocess
 import pytest
 from report_sample import full_report
 
+from intandem.costs import CostModel
+from intandem.schedules import build_schedule
+from intandem.simulator import activations, simulate
 from intandem.views.html import report_html
+from intandem.views.panel import Panel
+from intandem.views.schedule_html import Table, comparison_html, schedule_html
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -142,3 +147,25 @@ def test_zoom_stretches_time_in_all_drawings(browse):
     frames = re.findall(r'viewBox="0 0 ([\d.]+) [\d.]+" data-left', pages[1])
     assert len(frames) == 3
     assert len(set(frames)) == 1
+
+
+def test_pages_of_schedules(browse):
+    """One schedule with overlapped pairs, and several side by side: silent, and they zoom."""
+    schedule = build_schedule("dualpipe-v", num_ranks=2, num_microbatches=4)
+    timeline = simulate(schedule, CostModel.uniform(4))
+    panel = Panel("step", timeline)
+    held = activations(timeline)
+    one = schedule_html(panel, title="one", facts=[("makespan", "1 s", "")], activations=held)
+    table = Table(["schedule", "makespan"], [["a", "1 s"], ["b", "2 s"]])
+    panels = [Panel("a", timeline), Panel("b", timeline)]
+    several = comparison_html(panels, table, title="two", length_s=0.8 * timeline.makespan_s)
+
+    for page, name in ((one, "step"), (several, "b")):
+        widths = []
+        for script in ("", CLICK % "zoom"):
+            document, console = browse(page.replace("</body>", script + "</body>"))
+            assert console == []
+            box = re.search(rf'id="{name}-0F3".*?<rect[^>]*width="([\d.]+)" height="14"', document)
+            widths.append(float(box[1]))
+        assert widths[1] == pytest.approx(2 * widths[0], rel=1e-3)
+    assert browse(one, "#step-3B1")[0].count("together with 0F3") >= 1
