@@ -97,6 +97,21 @@ def test_text(capsys):
     assert "do not fit:\n  forward-only  runs forwards only" in out
 
 
+@pytest.mark.parametrize(
+    ("objective", "kept", "left_out"),
+    [("global", "makespan", "longest"), ("rank", "longest", "makespan")],
+)
+def test_a_narrow_terminal(capsys, objective, kept, left_out):
+    """The table leaves out the length that was not asked for, and fits."""
+    assert main([*SIZE, "--columns", "80", "--objective", objective]) == 0
+
+    out = capsys.readouterr().out.partition("do not fit:")[0]
+    assert max(map(len, out.splitlines())) <= 80
+    head = out.partition("above")[0].splitlines()[-1] + out.partition("above\n")[2].splitlines()[0]
+    assert kept in head
+    assert left_out not in head
+
+
 def test_pictures(capsys, tmp_path):
     """One SVG and one page of all; ids say whose box it is."""
     svg, html = tmp_path / "a.svg", tmp_path / "a.html"

@@ -16,6 +16,8 @@ from intandem.views import units
 from intandem.views.panel import Panel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from intandem.cli.cost_options import CostOptions
     from intandem.cli.outputs import Outputs
 
@@ -30,6 +32,8 @@ HEADINGS = (
     "weights",
     "above bound",
 )
+OTHER_LENGTH = {"global": ("longest rank", "bubble of it"), "rank": ("makespan", "bubble")}
+"""By objective, the headings of the other length."""
 NOTE = (
     "activations: most that a rank holds, in P-ths of the model and a micro-batch; weights: copies "
     "of the model; above bound: of the {span}, against the least possible on its placement and in "
@@ -172,7 +176,7 @@ def comparison_text(comparison: Comparison, columns: int) -> str:
     legend = max((legend_ansi(shown.timeline) for shown in comparison.rows), key=len)
     head = comparison.title + (f"   {legend}" if in_color else "")
     note = fill(_note(comparison), columns)
-    parts = [head, *drawings, axis, _table(comparison), note]
+    parts = [head, *drawings, axis, _table(comparison, columns), note]
     if comparison.refused:
         width = max(len(name) for name, _ in comparison.refused)
         lines = (f"  {name:<{width}}  {why}" for name, why in comparison.refused)
@@ -180,19 +184,28 @@ def comparison_text(comparison: Comparison, columns: int) -> str:
     return "\n\n".join(parts)
 
 
-def _table(comparison: Comparison) -> str:
-    """Columns as wide as their widest cell; headings of two words on two lines."""
-    heads = [heading.rpartition(" ") for heading in HEADINGS]
-    lines = [tuple(h[0] for h in heads), tuple(h[2] for h in heads), *comparison.cells()]
+def _table(comparison: Comparison, columns: int) -> str:
+    """As much as fits: first without the length that was not asked for."""
+    every = [tuple(h.rpartition(" ")[::2]) for h in HEADINGS]
+    lines = [tuple(h[0] for h in every), tuple(h[1] for h in every), *comparison.cells()]
+    text = _aligned(lines)
+    if max(map(len, text)) > columns:
+        other = OTHER_LENGTH[comparison.objective]
+        keep = [i for i, heading in enumerate(HEADINGS) if heading not in other]
+        text = _aligned([tuple(line[i] for i in keep) for line in lines])
+    return "\n".join(text)
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their widest cell; the first is text, the others are numbers."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = (
+    return [
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
+        ).rstrip()
         for line in lines
-    )
-    return "\n".join(line.rstrip() for line in aligned)
+    ]
 
 
 def _cells(shown: Shown) -> tuple[str, ...]:
