@@ -53,9 +53,14 @@ class Arguments:
     """Stages that each rank holds: 1, or as the lists in the costs say."""
     placement: Literal["any", "loop", "wave"] = "any"
     """Where stages are: round the ranks (loop), down and back up (wave), or what is better."""
-    costs: Annotated[str, tyro.conf.arg(metavar="COSTS")] = "F=1,I=1,W=1"
-    """Seconds per stage: F=1,I=1,W=1 or F=1,B=2, or a JSON file with per-stage lists, bytes and
-    link costs."""
+    costs: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="COSTS",
+            help="Seconds per stage: F=1,I=1,W=1 or F=1,B=2, or a JSON file with per-stage lists, "
+            "bytes and link costs.",
+        ),
+    ] = "F=1,I=1,W=1"
     transfer: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
     """Seconds that a message between two ranks takes."""
     objective: Objective = "global"
