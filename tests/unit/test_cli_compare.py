@@ -1,7 +1,10 @@
 """``intandem show all``: every schedule in one table and one picture."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -127,6 +130,23 @@ def test_pictures(capsys, tmp_path):
     page = html.read_text(encoding="utf-8")
     assert '<td class="text">1f1b</td><td>1</td><td>33.00 s</td>' in page
     assert "forward-only does not fit: runs forwards only" in page
+
+
+def test_a_reader_that_has_seen_enough():
+    """``intandem show all ... | head`` says nothing on stderr."""
+    call = "import sys; from intandem.cli.main import main; sys.exit(main())"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", call, *("show", *SIZE)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(

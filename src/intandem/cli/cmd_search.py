@@ -91,6 +91,8 @@ def main(argv: list[str]) -> int:
         return arguments
     try:
         return _search(arguments)
+    except BrokenPipeError:
+        raise
     except (PipelineError, ValueError, OSError, ModuleNotFoundError) as error:
         print(f"intandem search: {error}", file=sys.stderr)
         return 2

@@ -97,6 +97,8 @@ def main(argv: list[str]) -> int:
         return arguments
     try:
         return _show_all(arguments) if arguments.schedule == "all" else _show(arguments)
+    except BrokenPipeError:
+        raise
     except (PipelineError, ValueError, OSError) as error:
         print(f"intandem show: {error}", file=sys.stderr)
         return 2

@@ -52,6 +52,8 @@ def main(argv: list[str]) -> int:
     try:
         order = read_order(arguments.file)
         found = check(order, max_activations=arguments.max_activations)
+    except BrokenPipeError:
+        raise
     except (PipelineError, ValueError, OSError) as error:
         print(f"intandem verify: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ COMMANDS = {
     "check": "prove that a model's gradients in tandem are one process's",
 }
 """Name of each command and its line in the overview; the module is ``cmd_<name>``."""
+
+
+BROKEN_PIPE = 128 + 13
+"""Exit status of a command whose output nobody reads any more, as a shell counts signals."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from intandem.errors import PipelineError
 
     try:
-        return int(importlib.import_module(f"intandem.cli.cmd_{name}").main(rest))
+        status = int(importlib.import_module(f"intandem.cli.cmd_{name}").main(rest))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (PipelineError, ValueError, TypeError, OSError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
