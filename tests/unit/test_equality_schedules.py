@@ -132,3 +132,22 @@ def test_too_few_parts_for_the_schedule():
         it.Pipeline(
             sample.model, example=sample.batch, loss=sample.loss, ranks=6, schedule="interleaved"
         )
+
+
+@pytest.mark.parametrize("family", ["tied_language_model", "skips"])
+@pytest.mark.parametrize(("ranks", "stages_per_rank", "cap"), [(2, 1, 2), (3, 1, 2), (2, 2, 3)])
+def test_what_search_finds(family, ranks, stages_per_rank, cap):
+    """A schedule that is searched for, with unequal stages below a cap, runs as it is found."""
+    num_stages = ranks * stages_per_rank
+    uneven = [tuple(1 + s * factor % 3 / 4 for s in range(num_stages)) for factor in (1, 2, 4)]
+    costs = it.CostModel(*uneven, latency_s=0.1)
+    found = it.search(
+        costs, num_ranks=ranks, num_microbatches=8, memory_cap=cap, solver="none", effort=0.05
+    )
+    with repeatable_cuts():
+        numbers, timeline = numbers_of_step(DEEP[family](), ranks=ranks, schedule=found.schedule)
+    equality = compare(numbers, plain(family, 8))
+    assert equality.equal, equality.worst()
+    for rank in range(ranks):
+        ran = tuple(span.action for span in timeline.of_rank(rank))
+        assert ran == found.schedule.actions[rank]
