@@ -15,6 +15,7 @@ import torch
 from fault_runs import command
 from processes import run_ranks
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import intandem as it
 from deep_models import DEEP
@@ -212,6 +213,94 @@ def test_replicas(num_ranks, tmp_path):
     """Two replicas of one and of two stages: tokens weigh alike, whichever replica counts them."""
     outcomes = run_ranks(train_replicas, num_ranks, tmp_path, 2, timeout_s=110)
     check_all(outcomes, FEW - UPDATING)
+
+
+def accumulate():
+    """Two steps without zero_grad between them: errors of what this rank holds, by setting."""
+    errors = {}
+    for name, replicas in (("gpt_tied", 1), ("gpt_tied", 2), ("loss_sum_padded", 2), ("mlp", 2)):
+        ours, theirs = SAMPLES[name](), SAMPLES[name]()
+        with repeatable_cuts(), pipeline(ours, replicas=replicas, microbatches=4) as pipe:
+            for step in range(2):
+                pipe.step(ours.batch)
+                expected = one_process(
+                    theirs.model, theirs.batch, theirs.loss, Splitting(4), step=step
+                )
+            held = {n: p.grad for n, p in pipe.named_parameters()}
+        errors[f"{name} {replicas}"] = relative_error(
+            held, {n: expected.gradients[n] for n in held}
+        )
+    return errors
+
+
+def test_processes_accumulate(tmp_path):
+    """What processes add up between them is each step's own, on top of the steps before."""
+    for outcome in run_ranks(accumulate, 2, tmp_path):
+        assert outcome.code == 0, outcome.output[-3000:]
+        assert max(outcome.value.values()) <= TOLERANCE, outcome.value
+
+
+class Bound(nn.Module):
+    """Calls itself by a method that it holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.call = self.apply_linear
+
+    def apply_linear(self, x):
+        return self.linear(x)
+
+    def forward(self, x):
+        return torch.tanh(self.call(x))
+
+
+def wrapped():
+    """A block whose forward is another function, as some libraries leave it."""
+    block = Bound()
+    forward = block.forward
+    block.forward = lambda x: forward(x)
+    return block
+
+
+def compiled():
+    return torch.compile(Bound(), backend="eager")
+
+
+def compiled_in_place():
+    block = Bound()
+    block.compile(backend="eager")
+    return block
+
+
+def held_code(replicas):
+    """Errors of blocks that hold code which leads back to them, by kind."""
+    errors = {}
+    x = torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    for make in (Bound, wrapped, compiled, compiled_in_place):
+        torch.manual_seed(0)
+        blocks = [make() for _ in range(2)]
+        layers = [*blocks, blocks[0]] if replicas == 1 else blocks
+        model = nn.Sequential(*layers).double()
+        model(x).square().mean().backward()
+        expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+        model.zero_grad()
+        with it.Pipeline(
+            model, example=x, loss=lambda output, _: output.square().mean(),
+            replicas=replicas, microbatches=4,
+        ) as pipe:  # fmt: skip
+            pipe.step(x)
+            held = {n: p.grad for n, p in pipe.named_parameters()}
+        errors[make.__name__] = relative_error(held, {n: expected[n] for n in held})
+    return errors
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_blocks_that_hold_code(replicas, tmp_path):
+    """Bound methods, wrapped forwards and compiled code: shared by two ranks, or in replicas."""
+    for outcome in run_ranks(held_code, 2, tmp_path, replicas, timeout_s=110):
+        assert outcome.code == 0, outcome.output[-3000:]
+        assert max(outcome.value.values()) <= TOLERANCE, outcome.value
 
 
 def predict():

@@ -131,3 +131,34 @@ def test_step_loss_is_a_number():
     assert 2 > loss >= 1
     assert loss.microbatches == (1.0, 1.5)
     assert {loss: 1}[loss] == 1
+
+
+def told_by(index, term):
+    """What a rank says that has taken in one micro-batch."""
+    tally = LossTally([0.5, 0.5], foretold=2.0)
+    tally.add(index, term)
+    return tally.told()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (LossTerm(scalar(1.0), None), LossTerm(scalar(2.0), 3.0), "micro-batch 1 is a LossSum"),
+        (
+            LossTerm(scalar(1.0), None, {"x": LossTerm(scalar(1.0), None)}),
+            LossTerm(scalar(1.0), None, {"y": LossTerm(scalar(1.0), None)}),
+            "the metrics of micro-batch 1 are y",
+        ),
+        (
+            LossTerm(scalar(1.0), None),
+            LossTerm(scalar(1.0), None, {"y": LossTerm(scalar(1.0), None)}),
+            "the metrics of micro-batch 1 are y",
+        ),
+    ],
+)
+def test_ranks_tell_the_same_kinds(first, second, message):
+    """Losses and metrics of another rank are of the same kinds as here, or refused as here."""
+    reader = LossTally([0.5, 0.5])
+    reader.learn(told_by(0, first))
+    with pytest.raises(LossError, match=message):
+        reader.learn(told_by(1, second))

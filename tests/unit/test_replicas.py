@@ -199,6 +199,60 @@ def test_a_parameter_as_output():
     assert relative_error(gradients(model), expected) <= TOLERANCE
 
 
+class Scratch(nn.Module):
+    """Without parameters; leaves a tensor in an attribute and reads it again."""
+
+    def forward(self, x):
+        self.kept = x * 2
+        y = x
+        for _ in range(30):
+            y = torch.tanh(y)
+        return self.kept + y
+
+
+class Counter(nn.Module):
+    """Divides by how often it has been called."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x) / self.calls
+
+
+def layers_with(kind):
+    made = [[nn.Linear(6, 6), kind()] for _ in range(3)]
+    return nn.Sequential(*[layer for pair in made for layer in pair]).double()
+
+
+def square(output, _):
+    return output.square().mean()
+
+
+def test_replicas_share_no_attributes():
+    """A block that leaves something in an attribute has one for each replica."""
+    x = torch.randn(16, 6, dtype=torch.float64)
+    model = layers_with(Scratch)
+    with torch.no_grad():
+        expected = float(square(model(x), x))
+    with it.Pipeline(model, example=x, loss=square, ranks=2, replicas=2, microbatches=8) as pipe:
+        found = [float(pipe.evaluate(x)) for _ in range(20)]
+        pipe.step(x)
+    assert found == pytest.approx([expected] * 20, rel=TOLERANCE)
+
+
+def test_state_in_attributes_is_refused():
+    """A counter would count each replica's micro-batches alone."""
+    x = torch.randn(8, 6, dtype=torch.float64)
+    for kwargs in ({"ranks": 2, "replicas": 2}, {"ranks": 2, "schedule": "chimera"}):
+        with pytest.raises(CaptureError, match="something is carried from run to run"):
+            it.Pipeline(layers_with(Counter), example=x, loss=square, **kwargs)
+    assert it.check(layers_with(Counter), x, square, ranks=2).equal
+
+
 def test_what_replicas_cannot_do():
     """Losses of the whole batch, uneven ranks and hooks on gradients are refused in words."""
     sample = SAMPLES["mlp"]()

@@ -21,6 +21,7 @@ from intandem.pipeline.ownership import (
     free_parameters,
     owners_of,
     tied_parameters,
+    uses_of_ranks,
 )
 from intandem.pipeline.programs import Programs
 from intandem.pipeline.study import study
@@ -113,7 +114,10 @@ def assemble(
     holders_of = owners_of(graph, cuts, placement)
     if source is not None:
         materialise_parameters(model, source, _held_by(home, holders_of), home.device)
-    weights = Weights(model, graph, placement.num_replicas)
+    own_uses = None
+    if home.membership is not None:
+        own_uses = uses_of_ranks(graph, cuts, placement, home.own_ranks)
+    weights = Weights(model, graph, placement.num_replicas, own_uses)
     order = [name for name, _ in model.named_parameters()]
     tied = TiedGradients(weights, tied_parameters(graph, cuts, placement, order))
     recordings = Recordings(

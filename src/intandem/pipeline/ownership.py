@@ -46,6 +46,14 @@ def tied_parameters(
     )
 
 
+def uses_of_ranks(
+    graph: Graph, cuts: Sequence[StageGraph], placement: Placement, ranks: Collection[int]
+) -> frozenset[Use]:
+    """Return the uses of parameters that ``ranks`` make."""
+    rank_of_use = _ranks_of_uses(graph, cuts, placement)
+    return frozenset(use for use, rank in rank_of_use.items() if rank in ranks)
+
+
 def buffer_owners(graph: Graph, cuts: Sequence[StageGraph], placement: Placement) -> dict[str, int]:
     """Return the rank that updates each buffer; others are equal everywhere."""
     return {

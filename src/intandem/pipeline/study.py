@@ -97,7 +97,8 @@ def study(
     before = tensors_in_attributes(model)
     meter = OperationMeter() if lacks_parameters(model) else None
     with torch.enable_grad(), attributes_kept(model):
-        usual = _recorded(request, example, bind, meter)
+        copied = bool(placement.replicas)
+        usual = _recorded(request, example, bind, meter, copied=copied)
         first = fullest(request, example, bind, usual)
         left = LeftBehind(before, tensors_in_attributes(model))
         found = segments(first.graph)
@@ -118,14 +119,17 @@ def _recorded(
     example: Any,
     bind: Callable[[Any], Arguments],
     meter: OperationMeter | None,
+    *,
+    copied: bool,
 ) -> Run:
     """Record the model, twice, to see that what it does is the same each time.
 
-    Where forwards run again in backward, state in attributes of blocks would advance twice, so that
+    Where forwards run again in backward, or for some micro-batches on another rank, state in
+    attributes of blocks would advance twice, or not everywhere, so that
     it is let run from one recording to the next, and is seen. Attributes are left as the second
     leaves them. Without parameters there are no numbers to compare.
     """
-    model, blocks, kept = request.model, request.blocks, not request.recomputes
+    model, blocks, kept = request.model, request.blocks, not (request.recomputes or copied)
     again = functools.partial(
         record, model, example, bind, blocks=blocks, draws=Draw(request.options.seed, 0, 0)
     )

@@ -23,6 +23,7 @@ from intandem.runtime.interpreter import (
 )
 from intandem.runtime.passes import Pass
 from intandem.runtime.watch import Position
+from intandem.runtime.work import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,8 @@ class Executor:
             ActionError: if an instruction raised; the watch is told first.
             PeerFailureError: if another rank failed.
         """
+        if work.mode is Mode.TRAIN:
+            self._tied.begin(self._rank)
         run = Pass(self._rank, self._transport, self._weights, work)
         row = self._row(work.program)
         interpreter, places = row.interpreter, row.places

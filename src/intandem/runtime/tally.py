@@ -55,6 +55,10 @@ class LossTally:
         Raises:
             LossError: if it is a ``LossSum`` and others, or the example's, are not, or the reverse.
         """
+        self._enter(microbatch, LossTerm(term.root.detach(), term.count, term.metrics))
+        return self.weight(microbatch)
+
+    def _enter(self, microbatch: int, term: LossTerm) -> None:
         is_sum = term.count is not None
         if self._is_sum is None:
             self._is_sum = is_sum
@@ -66,8 +70,7 @@ class LossTally:
             )
             raise LossError(msg)
         self._check_metrics(microbatch, term)
-        self._terms[microbatch] = LossTerm(term.root.detach(), term.count, term.metrics)
-        return self.weight(microbatch)
+        self._terms[microbatch] = term
 
     def _check_metrics(self, microbatch: int, term: LossTerm) -> None:
         found = _kinds(term)
@@ -97,11 +100,15 @@ class LossTally:
         return json.dumps([self._provisional, terms]).encode()
 
     def learn(self, told: bytes) -> None:
-        """Take in what another rank was told."""
+        """Take in what another rank was told.
+
+        Raises:
+            LossError: as ``add``, if losses or metrics there are of another kind than here.
+        """
         self._provisional, terms = json.loads(told)
         for index, (value, count, metrics) in terms.items():
             known = {name: LossTerm(_scalar(v), c) for name, (v, c, _) in metrics.items()}
-            self._terms[int(index)] = LossTerm(_scalar(value), count, known)
+            self._enter(int(index), LossTerm(_scalar(value), count, known))
 
     def report(self) -> LossReport:
         """Return what every rank needs to know once the last micro-batch is in."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from intandem.runtime.transport.protocol import Label, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
@@ -67,6 +67,20 @@ class TiedGradients:
         pairs = {(other, t.owner) for t in self._tied for other in t.others}
         return pairs | {(target, source) for source, target in pairs}
 
+    def begin(self, rank: int) -> None:
+        """Let what ``rank`` accumulates in one step be that step's alone, where another adds up.
+
+        Gradients of earlier steps come back with the total, which the owner adds to its own.
+        """
+        for tied in self._tied:
+            if rank in tied.others and self._holds_no_owner(tied):
+                self._weights.parameter(tied.name).grad = None
+
+    def _holds_no_owner(self, tied: TiedParameter) -> bool:
+        """Whether the owner is in another process: its leaf is then not the user's parameter."""
+        use, _ = tied.uses[0]
+        return self._weights.leaf(tied.name, use) is None
+
     def reduce(self, rank: int, transport: Transport, step: int) -> None:
         """Do ``rank``'s part; every rank calls it once per step."""
         for index, tied in enumerate(self._tied):
@@ -78,11 +92,10 @@ class TiedGradients:
     def _add_up(self, index: int, tied: TiedParameter, transport: Transport, step: int) -> None:
         parameter = self._weights.parameter(tied.name)
         contract = _contract(parameter)
-        own = self._parts(tied)
         total = parameter.grad
         for number, (use, rank) in enumerate(tied.uses[1:]):
             if rank == tied.owner:
-                part = _take(own.get(use))
+                part = _take(self._weights.leaf(tied.name, use))
             else:
                 label = _label(step, index, f"part {number}")
                 transport.post(rank, label, contract)
@@ -97,19 +110,15 @@ class TiedGradients:
     def _contribute(self, index: int, tied: TiedParameter, transport: Transport, step: int) -> None:
         parameter = self._weights.parameter(tied.name)
         contract = _contract(parameter)
-        own = self._parts(tied)
         for number, (use, rank) in enumerate(tied.uses[1:]):
             if rank == transport.rank:
-                payload = (_take(own.get(use)),)
+                payload = (_take(self._weights.leaf(tied.name, use)),)
                 label = _label(step, index, f"part {number}")
                 transport.send(tied.owner, label, payload, contract)
         label = _label(step, index, "total")
         transport.post(tied.owner, label, contract)
         (total,) = transport.wait(tied.owner, label)
         parameter.grad = total
-
-    def _parts(self, tied: TiedParameter) -> Mapping[Use, nn.Parameter]:
-        return {alias.use: alias.leaf for alias in self._weights.aliases(tied.name)}
 
 
 def _added(total: Tensor, part: Tensor) -> Tensor:

@@ -3,23 +3,25 @@
 [Note: one leaf per use] A parameter that several calls use (tied weights, a module called twice)
 gets a leaf of its own for each call after the first: the same memory, a gradient of its own. So no
 two threads add to one ``.grad``, and the parts are added up in graph order wherever the model is
-cut. Where a stage is held for several replicas, every use has a leaf for each replica: on one rank
-or several, what the replicas add up to is one more sum of parts. ``TiedGradients`` adds up.
+cut. Where a stage is held for several replicas, every use has a leaf for each replica: what the
+replicas add up to is one more sum of parts. In a process that runs one rank, the first of that
+rank's uses is the user's own parameter, so that most have no leaves besides. ``TiedGradients``
+adds up.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from intandem.errors import RunError
+from intandem.runtime.clones import Clone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from intandem.recorder import Call, Graph
 
@@ -42,15 +44,6 @@ def uses_of(graph: Graph, num_replicas: int = 1) -> dict[str, tuple[Use, ...]]:
     return {name: tuple(uses) for name, uses in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Alias:
-    """A leaf that shares a parameter's memory; see [Note: one leaf per use]."""
-
-    name: str
-    use: Use
-    leaf: nn.Parameter
-
-
 class Weights:
     """The user's model, with a leaf of its own for every use of a shared parameter.
 
@@ -58,33 +51,47 @@ class Weights:
         model: the user's module.
         graph: its first recording, which says what is shared.
         num_replicas: how often every stage is held.
+        own_uses: those that this process makes; None where it makes all of them.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, num_replicas: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        num_replicas: int = 1,
+        own_uses: Collection[Use] | None = None,
+    ) -> None:
         self._model = model
         self.num_replicas = num_replicas
+        self._copies_blocks = num_replicas > 1 and own_uses is None
         all_uses = uses_of(graph, num_replicas)
         self._shared = {name: uses for name, uses in all_uses.items() if len(uses) > 1}
+        own = {
+            name: [use for use in uses if own_uses is None or use in own_uses]
+            for name, uses in self._shared.items()
+        }
+        self._first_own = {name: uses[0] for name, uses in own.items() if uses}
         self._aliases: dict[tuple[str, Use], nn.Parameter] = {}
-        self._clones: dict[Use, tuple[nn.Module, nn.Module]] = {}
+        self._clones: dict[Use, Clone] = {}
         self._blocks: dict[str, nn.Module] = {}
         self._names = self._parameter_names()
 
-    def aliases(self, name: str) -> tuple[Alias, ...]:
-        """Return the leaves of the uses of ``name`` after the first, in the order of its uses."""
-        found = [(use, self._aliases.get((name, use))) for use in self._shared.get(name, ())[1:]]
-        return tuple(Alias(name, use, leaf) for use, leaf in found if leaf is not None)
+    def leaf(self, name: str, use: Use) -> nn.Parameter | None:
+        """Return the leaf that one use of ``name`` accumulates into; None if it was never made."""
+        if self._first_own.get(name) == use:
+            return self.parameter(name)
+        return self._aliases.get((name, use))
 
     def block(self, call: Call, replica: int = 0) -> Callable[[], Callable[..., Any]]:
         """Return what finds the module that a block's call runs for one replica."""
         module = self._blocks[call.name] = self._model.get_submodule(call.name)
         use = use_of(call, replica)
         others = [name for name in call.parameters if self._is_later_use(name, use)]
-        if others:
+        if others or (replica and self._copies_blocks):
             if use not in self._clones:
                 leaves = {id(self.parameter(n)): self._alias(n, use) for n in others}
-                self._clones[use] = (module, _clone(module, leaves))
-            module = self._clones[use][1]
+                self._clones[use] = Clone(module, leaves)
+            module = self._clones[use].module
         return lambda: module
 
     def tensor(self, name: str, call: Call | None, replica: int = 0) -> Callable[[], Tensor]:
@@ -170,9 +177,8 @@ class Weights:
                 alias.data = original.detach()
             alias.requires_grad_(original.requires_grad)
         leaves = {id(alias) for alias in self._aliases.values()}
-        for original_module, clone in self._clones.values():
-            for source, target in zip(original_module.modules(), clone.modules(), strict=True):
-                _follow(source, target, leaves)
+        for clone in self._clones.values():
+            clone.follow(leaves)
 
     def _parameter_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self._model.named_parameters())
@@ -205,7 +211,7 @@ class Weights:
                 raise RunError(msg)
 
     def _is_later_use(self, name: str, use: Use) -> bool:
-        return use in self._shared.get(name, ())[1:]
+        return name in self._shared and self._first_own.get(name) != use
 
     def _alias(self, name: str, use: Use) -> nn.Parameter:
         if (name, use) not in self._aliases:
@@ -213,48 +219,3 @@ class Weights:
             leaf = nn.Parameter(original.detach(), requires_grad=original.requires_grad)
             self._aliases[name, use] = leaf
         return self._aliases[name, use]
-
-
-def _clone(
-    module: nn.Module,
-    replaced: dict[int, nn.Parameter],
-    done: dict[int, nn.Module] | None = None,
-) -> nn.Module:
-    """Return a module that shares everything with ``module`` but the replaced parameters."""
-    done = {} if done is None else done
-    if id(module) in done:
-        return done[id(module)]
-    kind = type(module)
-    clone = done[id(module)] = kind.__new__(kind)  # copy.copy refuses parametrized modules
-    state = vars(clone)
-    state.update(vars(module))
-    for key, value in list(state.items()):
-        if key == "_parameters":
-            state[key] = {k: _replacement(p, replaced) for k, p in value.items()}
-        elif key == "_modules":
-            state[key] = {
-                k: None if m is None else _clone(m, replaced, done) for k, m in value.items()
-            }
-        elif isinstance(value, list) and any(id(item) in replaced for item in value):
-            state[key] = [_replacement(item, replaced) for item in value]
-    return clone
-
-
-def _follow(source: nn.Module, clone: nn.Module, leaves: set[int]) -> None:
-    """Let a clone have the attributes and parameters that its original has now, but for leaves."""
-    for key, parameter in source._parameters.items():
-        if id(clone._parameters.get(key)) not in leaves:
-            clone._parameters[key] = parameter
-    own = set(vars(clone)) & {"_parameters", "_modules"}
-    own |= {key for key, value in vars(clone).items() if _holds_parameters(value)}
-    for key in set(vars(clone)) - set(vars(source)) - own:
-        del vars(clone)[key]
-    vars(clone).update({k: v for k, v in vars(source).items() if k not in own})
-
-
-def _holds_parameters(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, nn.Parameter) for item in value)
-
-
-def _replacement(item: Any, replaced: dict[int, nn.Parameter]) -> Any:
-    return replaced.get(id(item), item)
