@@ -1,6 +1,5 @@
 """Stages held by several ranks have one process's numbers: data parallelism and two directions."""
 
-import contextlib
 import copy
 
 import pytest
@@ -306,13 +305,27 @@ def test_is_as_drawn():
 @pytest.mark.parametrize("name", schedule_names())
 def test_replicas_of_every_schedule_verify(name):
     """Any number of replicas and micro-batches, fewer than replicas among them."""
-    for num_replicas in (1, 2, 3):
-        for m in (1, 2, 5, 8):
+    for num_replicas in (1, 2, 3, 4):
+        for m in (1, 2, 3, 5, 7, 8, 10):
+            made = replicated(
+                lambda count: build_schedule(name, num_ranks=2, num_microbatches=count),
+                num_replicas,
+                m,
+            )
+            verify(made)
+            assert made.num_ranks == 2 * num_replicas
 
-            def build(count):
-                return build_schedule(name, num_ranks=2, num_microbatches=count)
 
-            with contextlib.suppress(ScheduleError):  # not for these numbers
-                made = replicated(build, num_replicas, m)
-                verify(made)
-                assert made.num_ranks == 2 * num_replicas
+@pytest.mark.parametrize("schedule", ["chimera", "dualpipe"])
+def test_replicas_of_two_directions_take_a_ragged_batch(schedule):
+    """A last, smaller batch trains and evaluates, whatever it leaves to each direction."""
+    ours, theirs = SAMPLES["gpt_tied"](), SAMPLES["gpt_tied"]()
+    with pipeline(ours, ranks=4, replicas=2, schedule=schedule, microbatches=6) as pipe:
+        for rows in (7, 5, 3, 1):
+            batch = SAMPLES["gpt_tied"](rows).batch
+            theirs.model.zero_grad()
+            ours.model.zero_grad()
+            expected = one_process(theirs.model, batch, theirs.loss, Splitting(6))
+            loss = float(pipe.step(batch))
+            assert compare(numbers_of(ours.model, loss), expected).equal
+            pipe.evaluate(batch)

@@ -21,7 +21,7 @@ from intandem.errors import ScheduleError
 from intandem.ir import Placement, Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def replicated(
@@ -36,38 +36,68 @@ def replicated(
             copies have nothing to do.
 
     Raises:
-        ScheduleError: if copies of a schedule that holds stages several times itself do not share
-            M evenly.
+        ScheduleError: as ``build``; or if copies of a schedule that holds stages several times
+            itself cannot share M.
     """
     if num_replicas == 1:
         return build(num_microbatches)
     starts = [-(-copy * num_microbatches // num_replicas) for copy in range(num_replicas + 1)]
-    counts = [end - start for start, end in pairwise(starts)]
-    one = build(counts[0])
-    copies = [build(count) if count else _idle(one) for count in counts]
-    if one.placement.replicas and len(set(counts)) > 1:
-        msg = (
-            f"{num_replicas} replicas of {one.name} do not share {num_microbatches} micro-batches "
-            f"evenly; use microbatches={num_replicas * max(counts)}"
-        )
-        raise ScheduleError(msg)
-    moved = [_moved(copies[d], d, num_replicas, starts[d]) for d in range(num_replicas)]
+    one = build(starts[1])
+    num_within = one.placement.num_replicas
+    num_all = num_replicas * num_within
+    replica_of = [mb * num_all // num_microbatches for mb in range(num_microbatches)]
+    copies = []
+    for copy, (start, end) in enumerate(pairwise(starts)):
+        share = [replica - copy * num_within for replica in replica_of[start:end]]
+        made = _shared_as(build(len(share)), share) if share else _idle(one)
+        copies.append(_moved(made, copy, num_replicas, start))
     rows = [
-        tuple(rank * num_replicas + d for rank in row)
-        for d in range(num_replicas)
-        for row in one.placement.rows
+        tuple(rank * num_replicas + copy for rank in row)
+        for copy, made in enumerate(copies)
+        for row in made.placement.rows
     ]
     return Schedule(
         name=f"{one.name}-x{num_replicas}",
         placement=Placement(rows[0], tuple(rows[1:])),
         num_microbatches=num_microbatches,
-        actions=tuple(m.actions[rank] for rank in range(one.num_ranks) for m in moved),
-        overlaps=frozenset().union(*(m.overlaps for m in moved)),
+        actions=tuple(made.actions[rank] for rank in range(one.num_ranks) for made in copies),
+        overlaps=frozenset().union(*(made.overlaps for made in copies)),
     )
 
 
 def _idle(schedule: Schedule) -> Schedule:
     return replace(schedule, actions=((),) * schedule.num_ranks, overlaps=frozenset())
+
+
+def _shared_as(schedule: Schedule, share: Sequence[int]) -> Schedule:
+    """Return ``schedule`` with its own replicas in the order in which they take ``share``.
+
+    Args:
+        schedule: for as many micro-batches.
+        share: per micro-batch of this copy, which of the replicas of ``schedule`` is to take it.
+            Of an odd number, the one more may be the first replica's or the last's.
+
+    Raises:
+        ScheduleError: if neither order gives that share.
+    """
+    placement, count = schedule.placement, len(share)
+    own = [placement.replica_of(mb, count) for mb in range(count)]
+    replicas = range(placement.num_replicas)
+    for order in (list(replicas), list(reversed(replicas))):
+        dealt = sorted(range(count), key=lambda mb: order.index(own[mb]))
+        if [order.index(own[mb]) for mb in dealt] == list(share):
+            number_of = {mb: number for number, mb in enumerate(dealt)}
+            first, *others = (placement.rows[replica] for replica in order)
+            rows = tuple(
+                tuple(replace(a, microbatch=number_of[a.microbatch]) for a in row)
+                for row in schedule.actions
+            )
+            return replace(schedule, placement=Placement(first, tuple(others)), actions=rows)
+    msg = (
+        f"replicas of {schedule.name} cannot share {count} micro-batches as {list(share)}; use "
+        f"a multiple of {placement.num_replicas} for each replica"
+    )
+    raise ScheduleError(msg)
 
 
 def _moved(schedule: Schedule, copy: int, num_replicas: int, first: int) -> Schedule:
