@@ -285,3 +285,19 @@ def test_v_schedules_of_stages_of_unequal_size(name):
         costs = CostModel(ones, ones, ones, activation_bytes=sizes, latency_s=0.1)
 
         verify(build_schedule(name, num_ranks=p, num_microbatches=m, costs=costs))
+
+
+@pytest.mark.parametrize("name", ["zb-1p", "zb-2p", "zb-v"])
+@pytest.mark.parametrize("cap", [2, 4, 6])
+def test_a_cap_counts_activations(name, cap):
+    """Whatever I frees in bytes: what is asked for is what ``verify`` counts."""
+    num_stages = 8 if name == "zb-v" else 4
+    costs = CostModel(
+        tuple(1 + s % 3 / 2 for s in range(num_stages)), (1.0,) * num_stages, (1.0,) * num_stages,
+        activation_bytes=(10,) * num_stages, pending_bytes=(5,) * num_stages,
+    )  # fmt: skip
+    schedule = build_schedule(
+        name, num_ranks=4, num_microbatches=8, costs=costs, max_activations=cap
+    )
+
+    verify(schedule, max_activations=cap)

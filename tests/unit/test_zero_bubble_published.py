@@ -8,6 +8,7 @@ import pytest
 from intandem.costs import CostModel
 from intandem.ir import ActionKind
 from intandem.schedules import build_schedule
+from intandem.schedules.registry import FAMILIES
 from intandem.simulator import simulate
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -62,8 +63,9 @@ def built(name, case, cap=None):
     """Build for the case's costs, check the cap, and return (longest rank, makespan)."""
     num_stages = case["p"] if name == "zb-1p" else 2 * case["p"]
     costs = costs_of(case, num_stages)
-    more = {} if cap is None else {"max_activations": cap / case["mem_f"]}
-    schedule = build(name, case, costs, **more)
+    more = {} if cap is None else {"max_activations": cap / case["mem_f"]}  # in bytes: builders
+    builder = next(family.build for family in FAMILIES if family.name == name)
+    schedule = builder(case["p"], case["m"], costs=costs, **more)
     timeline = simulate(schedule, costs)
 
     assert peak_memory(schedule, case) <= (case["peak_mem"] if cap is None else cap)

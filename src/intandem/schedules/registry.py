@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -105,7 +105,9 @@ def build_schedule(
         stages_per_rank: V, where the schedule leaves it open.
         costs: of all stages, for schedules that are made for given costs; by default every action
             takes one second. Schedules that are not made for costs ignore them.
-        max_activations: stage activations that a rank may hold, where the schedule leaves it open.
+        max_activations: stage activations that a rank may hold, where the schedule leaves it open,
+            counted from F to the end of W, whatever bytes the costs give them. Without it, such
+            schedules keep within the bytes of P or 2P activations, of which I may free a part.
 
     Raises:
         ScheduleError: if there is no such schedule, and lists the names there are; or if it has
@@ -124,7 +126,8 @@ def build_schedule(
             msg = f"schedule {name!r} takes no {key} ({key}={asked[key]}); those that do: {takers}"
             raise ValueError(msg)
     if costs is not None and "costs" in family.takes:
-        asked["costs"] = costs
+        counts = max_activations is not None
+        asked["costs"] = replace(costs, activation_bytes=(), pending_bytes=()) if counts else costs
     return family.build(num_ranks, num_microbatches, **asked)
 
 
