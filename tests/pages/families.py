@@ -125,7 +125,7 @@ ABOUT = {
     ),
     "zb-2p": About(
         "The same with twice the memory, and no barrier between steps.",
-        "with equal times that of zb-h2, 0",
+        "with equal times and M >= 2P that of zb-h2, 0",
         lambda _p, _m, _v: 0.0,
         per_rank=True,
     ),
@@ -138,7 +138,7 @@ ABOUT = {
     "zb-v": About(
         "1F1B's memory, two stages per rank, and no barrier between steps: no rank idles where "
         "F = I = W.",
-        "0",
+        "with equal times and M >= 2P, 0",
         lambda _p, _m, _v: 0.0,
         per_rank=True,
     ),

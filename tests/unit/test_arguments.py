@@ -36,7 +36,10 @@ def build(model=None, **kwargs):
         ({"options": {}}, "options is a dict; expected intandem.Options"),
         ({"model": nn.Linear}, "model is the class Linear; expected an nn.Module"),
         ({"model": mse}, "model is a function; expected an nn.Module"),
-        ({"schedule": 4}, "schedule is a int; expected a name or a Schedule"),
+        (
+            {"schedule": 4},
+            "schedule is a int; expected a name or a Schedule (of what search found: found.schedule)",
+        ),
         ({"stages": 4}, "stages is a int; expected 'auto' or a list of module names"),
         ({"split": ["mask"]}, "split is a list; expected a dictionary"),
         ({"loss": "mse"}, "loss is a str; expected a function"),

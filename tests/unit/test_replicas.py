@@ -258,6 +258,11 @@ def test_what_replicas_cannot_do():
     whole = sample._replace(loss=it.WholeBatchLoss(sample.loss))
     with pytest.raises(ScheduleError, match="outputs of every micro-batch on one rank"):
         it.Pipeline(*whole[:1], example=whole.batch, loss=whole.loss, ranks=2, replicas=2)
+    with pytest.raises(ScheduleError, match="each of the 2 replicas has 3 ranks: chimera needs an"):
+        it.Pipeline(
+            sample.model, example=sample.batch, loss=sample.loss, ranks=6, replicas=2,
+            schedule="chimera",
+        )  # fmt: skip
     with pytest.raises(ScheduleError, match="replicas=2 do not share 3 ranks evenly"):
         it.Pipeline(sample.model, example=sample.batch, loss=sample.loss, ranks=3, replicas=2)
     with pytest.raises(ValueError, match="replicas=0"):

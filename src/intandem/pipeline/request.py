@@ -104,7 +104,8 @@ class Request:
     def _check_types(self) -> None:
         _check_type("model", self.model, nn.Module, "an nn.Module")
         _check_type("options", self.options, Options, "intandem.Options")
-        _check_type("schedule", self.schedule, (str, Schedule), "a name or a Schedule")
+        expected = "a name or a Schedule (of what search found: found.schedule)"
+        _check_type("schedule", self.schedule, (str, Schedule), expected)
         _check_type("stages", self.stages, (str, Sequence), "'auto' or a list of module names")
         if self.split_points is not None:
             _check_names("split_points", self.split_points)
@@ -193,11 +194,7 @@ class Request:
         if num_ranks % self.replicas:
             msg = f"replicas={self.replicas} do not share {num_ranks} ranks evenly"
             raise ScheduleError(msg)
-        schedule = replicated(
-            lambda count: self._schedule_of(num_ranks // self.replicas, count, costs),
-            self.replicas,
-            num_microbatches,
-        )
+        schedule = self._replicated(num_ranks // self.replicas, num_microbatches, costs)
         if isinstance(self.loss, WholeBatchLoss) and schedule.placement.replicas:
             msg = (
                 "a WholeBatchLoss needs the outputs of every micro-batch on one rank, and schedule "
@@ -213,6 +210,21 @@ class Request:
             )
             raise ScheduleError(msg)
         return schedule
+
+    def _replicated(
+        self, num_ranks: int, num_microbatches: int, costs: CostModel | None
+    ) -> Schedule:
+        try:
+            return replicated(
+                lambda count: self._schedule_of(num_ranks, count, costs),
+                self.replicas,
+                num_microbatches,
+            )
+        except ScheduleError as error:
+            if self.replicas == 1:
+                raise
+            msg = f"each of the {self.replicas} replicas has {num_ranks} ranks: {error}"
+            raise ScheduleError(msg) from error
 
     def _schedule_of(
         self, num_ranks: int, num_microbatches: int, costs: CostModel | None

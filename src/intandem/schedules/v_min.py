@@ -10,7 +10,8 @@ micro-batch is back as soon as can be, and little is held meanwhile. For P=4, M=
 
 No rank holds more than 2 floor((P+4)/3) stage activations, where 1F1B holds 2P. The less is held,
 the emptier are warm-up and cool-down: with equal times, it takes at most 3 slots more than the
-6 M + 6 P - 1 - 3 k that any schedule takes that holds k, here and in V-Half.
+6 M + 6 P - 1 - 3 k that any schedule takes that holds k (as many as it does hold), here and in
+V-Half.
 """
 
 from __future__ import annotations

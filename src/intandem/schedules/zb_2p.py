@@ -1,7 +1,7 @@
 """ZB-2p: https://arxiv.org/abs/2401.10241, section 3 (automatic schedule).
 
 The heuristic of ``zb_auto`` for given costs with room for 2P activations on every rank. With
-equal times, it is as long as ZB-H2. For P=3, M=6::
+equal times and M >= 2P, it is as long as ZB-H2. For P=3, M=6::
 
     rank 0: 0F0 0F1 0F2 0F3 0F4 0I0 0F5 0W0 0I1 0W1 0I2 0W2 0I3 0W3 0I4 0W4 0I5 0W5
     rank 1: 1F0 1F1 1F2 1I0 1F3 1I1 1F4 1I2 1F5 1I3 1W0 1I4 1W1 1I5 1W2 1W3 1W4 1W5

@@ -2,7 +2,8 @@
 
 Two stages per rank in a V: the last stage is on rank 0, where the first is, and the loss is where
 the batch is. The heuristic of ``v_rounds`` for given costs, with room for 2P stage activations on
-every rank, which is what 1F1B holds: with equal times, no bubble per rank. For P=3, M=3::
+every rank, which is what 1F1B holds: with equal times and M >= 2P, no bubble per rank.
+For P=3, M=3::
 
     rank 0: 0F0 0F1 0F2 5F0 5I0 5F1 5I1 5F2 5I2 0I0 5W0 0I1 5W1 0I2 5W2 0W0 0W1 0W2
     rank 1: 1F0 1F1 1F2 4F0 4F1 4I0 4F2 4I1 1I0 4I2 1I1 4W0 1I2 4W1 1W0 4W2 1W1 1W2
