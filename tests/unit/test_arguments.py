@@ -38,7 +38,8 @@ def build(model=None, **kwargs):
         ({"model": mse}, "model is a function; expected an nn.Module"),
         (
             {"schedule": 4},
-            "schedule is a int; expected a name or a Schedule (of what search found: found.schedule)",
+            "schedule is a int; expected a name or a Schedule "
+            "(of what search found: found.schedule)",
         ),
         ({"stages": 4}, "stages is a int; expected 'auto' or a list of module names"),
         ({"split": ["mask"]}, "split is a list; expected a dictionary"),
