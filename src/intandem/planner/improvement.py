@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from intandem.ir import Schedule
     from intandem.planner.request import Request
 
-_WORK = 16_000_000
-"""Operations run in a search of effort 1; about 5 seconds."""
+_WORK = 32_000_000
+"""Operations run in a search of effort 1; 5 to 10 seconds."""
 
-_MOST_MOVES = 60_000
+_MOST_MOVES = 100_000
 """Of one annealing at effort 1: small problems need no more."""
 
 _SOLVING = 5.0
@@ -114,7 +114,7 @@ class Improvement:
     def begin_with_rules(self) -> None:
         """Start from rows that are listed by rules."""
         for trial in self.trials:
-            share = 0.2 * self._effort.total / len(self.trials)
+            share = 0.1 * self._effort.total / len(self.trials)
             each = _LISTING * trial.small.num_operations
             num_rules = min(300, max(10, int(share / each)))
             for number in range(num_rules):
@@ -139,13 +139,15 @@ class Improvement:
     def improve(self) -> None:
         """Anneal: each layout a little, then the two best of them."""
         left = max(0.0, self._effort.total - self._effort.spent)
+        if not all(trial.is_small for trial in self.trials):
+            left *= 0.3  # most of what is gained is lost again when it is unrolled
         if len(self.trials) > 1:
             for trial in self.trials:
                 self._anneal(trial, 0, 0.3 * left / len(self.trials))
             left *= 0.7
         chosen = sorted(self.trials, key=lambda t: t.starts[0].value_s)[:2]
         largest = max(trial.small.num_operations for trial in chosen)
-        num_starts = 3 if left > _THOROUGH * len(chosen) * largest**2 else 1
+        num_starts = 2 if left > _THOROUGH * len(chosen) * largest**2 else 1
         for index in range(num_starts):
             for trial in chosen:
                 self._anneal(trial, index, left / num_starts / len(chosen))
@@ -220,7 +222,7 @@ class Improvement:
                 taken = True
                 self._offer_rows(trial, start, name)
                 if trial.is_small:
-                    trial.starts.append(start)
+                    trial.add(start.rows)
                 else:
                     trial.known.append(start)
         if not taken and self._may_be(schedule):

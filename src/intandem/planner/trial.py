@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import insort
 from dataclasses import dataclass, replace
 from operator import add
 from typing import TYPE_CHECKING
@@ -123,11 +124,10 @@ class Trial:
                 yield from filter(None, [measured(self.full, again)])
 
     def add(self, rows: Rows) -> Start | None:
-        """Start from ``rows`` too, if they run and fit."""
+        """Start from ``rows`` too, if they run, fit, and are new."""
         start = measured(self.small, rows)
-        if start is not None:
-            self.starts.append(start)
-            self.starts.sort(key=lambda s: s.value_s)
+        if start is not None and all(start.rows != other.rows for other in self.starts):
+            insort(self.starts, start, key=lambda s: s.value_s)
         return start
 
     def lengthened(self, start: Start) -> Iterator[Start]:
