@@ -8,6 +8,7 @@ import intandem as it
 from intandem.costs import CostModel
 from intandem.errors import ScheduleError
 from intandem.ir import Placement
+from intandem.lowering import lower
 from intandem.rules import check
 from intandem.simulator import peak_activations, simulate
 
@@ -98,3 +99,104 @@ def test_the_placement_that_is_asked_for():
     )
 
     assert found.schedule.placement == Placement((0, 1, 1, 0))
+
+
+def test_caps_per_rank():
+    """Every rank has its own."""
+    caps = (4, 2, 1)
+
+    found = it.search(
+        uneven(3, 4),
+        num_ranks=3,
+        num_microbatches=6,
+        memory_cap=caps,
+        effort=0.02,
+        solver="none",
+    )
+
+    assert all(map(int.__le__, found.peak_activations, caps))
+
+
+def test_caps_in_bytes():
+    """What I leaves for W counts as that, from the end of I to the end of W."""
+    costs = uneven(4, 6)
+    need = max(costs.activation_bytes)
+
+    found = it.search(
+        costs,
+        num_ranks=4,
+        num_microbatches=6,
+        memory_cap_bytes=2 * need,
+        effort=0.02,
+        solver="none",
+    )
+
+    assert max(found.peak_bytes) <= 2 * need
+    assert_as_simulated(found, costs)
+
+
+def test_recomputation_fits_where_nothing_else_does():
+    """Stages that run again keep their input alone; the time of it is counted."""
+    costs = CostModel(
+        (1.0,) * 2, (1.0,) * 2, (1.0,) * 2, boundary_bytes=(1,), activation_bytes=(10, 10)
+    )
+    asked = {"num_ranks": 2, "num_microbatches": 4, "memory_cap_bytes": 12, "effort": 0.02}
+
+    kept = it.search(costs, solver="none", **asked)
+    again = it.search(costs, solver="none", recompute=True, **asked)
+
+    assert not kept.recompute
+    assert max(again.peak_bytes) <= 12
+    assert again.makespan_s < kept.makespan_s
+    program = lower(again.schedule, recompute=again.recompute)
+    assert simulate(program, costs).makespan_s == again.makespan_s
+
+
+def test_progress_falls():
+    """Each time it is told, the value is lower; the last one is the result's."""
+    told = []
+
+    found = it.search(
+        uneven(3, 5),
+        num_ranks=3,
+        num_microbatches=6,
+        effort=0.05,
+        solver="none",
+        on_progress=told.append,
+    )
+
+    values = [progress.value_s for progress in told]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == pytest.approx(found.makespan_s)
+    assert all(0 <= progress.share <= 1 for progress in told)
+
+
+def test_two_copies_of_the_weights():
+    """Two-way schedules compete only where they are asked for."""
+    asked = {"num_ranks": 4, "num_microbatches": 8, "effort": 0.02, "solver": "none"}
+
+    one = it.search(CostModel.uniform(4), **asked)
+    two = it.search(CostModel.uniform(4), weight_copies=2, **asked)
+
+    assert one.schedule.placement.num_replicas == 1
+    assert two.makespan_s <= one.makespan_s
+    assert two.lower_bound_s <= two.makespan_s
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"num_ranks": 3}, "4 stages on 3 ranks"),
+        ({"num_ranks": 2, "memory_cap": 4, "memory_cap_bytes": 4}, "both given"),
+        ({"num_ranks": 2, "memory_cap_bytes": 4}, "needs activation_bytes"),
+        ({"num_ranks": 2, "memory_cap": (4, 4, 4)}, "has 3 numbers"),
+        ({"num_ranks": 2, "objective": "both"}, "objective is 'both'"),
+        ({"num_ranks": 2, "placement": Placement.bidirectional(4)}, "has replicas"),
+        ({"num_ranks": 2, "placement": Placement.loop(4)}, "4 stages on 4 ranks"),
+        ({"num_ranks": 0}, "num_ranks=0"),
+    ],
+)
+def test_refuses_what_does_not_go_together(asked, message):
+    """The message has the values."""
+    with pytest.raises(ValueError, match=message):
+        it.search(CostModel.uniform(4), num_microbatches=4, **asked)
