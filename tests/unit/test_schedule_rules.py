@@ -244,3 +244,18 @@ def test_forwards_alone():
         "S002 rank 1: stage 1 micro-batch 1 has nothing; expected 1xF"
     ]
     assert len(findings("0F0 0F1 0B0", "1F0 1F1 1B0 1B1")) == 1
+
+
+def test_what_replicas_lack_is_theirs():
+    """S002 names the rank that runs the micro-batch; a run that no one sees is cut by replica."""
+    two = Placement.bidirectional(2)
+
+    assert findings("0F0 1F1 1B1 0B0", "0F1 1F0 1B0", placement=two) == [
+        f"S002 rank 1: stage 0 micro-batch 1 has 1xF; {ONE_OF_EACH}"
+    ]
+    assert findings("0F0", "", placement=two, microbatches=6) == [
+        "S002 rank 0: stage 0 micro-batches 1 to 2 have nothing; expected 1xF",
+        "S002 rank 0: stage 1 micro-batches 3 to 5 have nothing; expected 1xF",
+        "S002 rank 1: stage 0 micro-batches 3 to 5 have nothing; expected 1xF",
+        "S002 rank 1: stage 1 micro-batches 0 to 2 have nothing; expected 1xF",
+    ]

@@ -1,5 +1,7 @@
 """What is written is read back; anything else is refused with its line."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from order_samples import prog, readable_programs, readable_schedules, sched, valid_schedules
@@ -67,6 +69,13 @@ def test_programs_come_back(program):
 def test_compute_csv_comes_back(schedule):
     """Placement and counts are found again from the rows."""
     assert parse_compute_csv(format_compute_csv(schedule), name=schedule.name) == schedule
+
+
+def test_compute_csv_without_the_marks_of_nothing():
+    """Overlaps marked where a rank has no slot are left out; they are not verified."""
+    schedule = replace(sched("0F0 0B0"), overlaps=frozenset({(0, -1), (0, 1), (5, 0)}))
+
+    assert format_compute_csv(schedule) == "0F0,0B0\n"
 
 
 @pytest.mark.parametrize(

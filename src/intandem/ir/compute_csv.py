@@ -27,7 +27,10 @@ Rows = tuple[tuple[Action, ...], ...]
 
 
 def format_compute_csv(schedule: Schedule) -> str:
-    """Write the compute order of ``schedule``, without idle cells."""
+    """Write the compute order of ``schedule``, without idle cells.
+
+    A mark of an overlap at a slot that there is not, which ``verify`` refuses, is left out.
+    """
     out = io.StringIO()
     rows = (_cells(schedule, rank) for rank in range(schedule.num_ranks))
     csv.writer(out, lineterminator="\n").writerows(rows)
@@ -37,7 +40,7 @@ def format_compute_csv(schedule: Schedule) -> str:
 def _cells(schedule: Schedule, rank: int) -> list[str]:
     cells: list[str] = []
     for slot, action in enumerate(schedule.actions[rank]):
-        if (rank, slot - 1) in schedule.overlaps:
+        if slot and (rank, slot - 1) in schedule.overlaps:
             cells[-1] = f"({cells[-1]};{action})OVERLAP_F_B"
         else:
             cells.append(str(action))

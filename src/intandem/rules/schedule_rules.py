@@ -156,29 +156,37 @@ def _missing_or_repeated(schedule: Schedule) -> Iterator[Diagnostic]:
             seen.setdefault(a.stage, {}).setdefault(a.microbatch, Counter())[a.kind] += 1
     backward = {(0, 0, 0)} if schedule.is_forward_only else {(1, 0, 0), (0, 1, 1)}
     expected = ONE_FORWARD if schedule.is_forward_only else ONE_OF_EACH
-    for stage, rank in enumerate(schedule.placement.rank_of):
+    placement, num_microbatches = schedule.placement, schedule.num_microbatches
+    for stage in range(placement.num_stages):
         found = seen.get(stage, {})
         unseen_from = 0
-        for mb in sorted(m for m in found if 0 <= m < schedule.num_microbatches):
-            yield from _unseen(rank, stage, (unseen_from, mb - 1), expected)
+        for mb in sorted(m for m in found if 0 <= m < num_microbatches):
+            yield from _unseen(schedule, stage, (unseen_from, mb - 1), expected)
             unseen_from = mb + 1
             count = found[mb]
             if count[F] != 1 or (count[B], count[I], count[W]) not in backward:
+                rank = placement.rank_for(stage, mb, num_microbatches)
                 got = ", ".join(f"{count[k]}x{k}" for k in ActionKind if count[k])
                 message = f"stage {stage} micro-batch {mb} has {got}; {expected}"
                 yield Diagnostic("S002", rank, None, message)
-        yield from _unseen(rank, stage, (unseen_from, schedule.num_microbatches - 1), expected)
+        yield from _unseen(schedule, stage, (unseen_from, num_microbatches - 1), expected)
 
 
-def _unseen(rank: int, stage: int, span: tuple[int, int], expected: str) -> Iterator[Diagnostic]:
-    """One finding for a run of micro-batches that a stage never sees, however long."""
-    first, last = span
-    if first == last:
-        message = f"stage {stage} micro-batch {first} has nothing; {expected}"
-        yield Diagnostic("S002", rank, None, message)
-    elif first < last:
-        message = f"stage {stage} micro-batches {first} to {last} have nothing; {expected}"
-        yield Diagnostic("S002", rank, None, message)
+def _unseen(
+    schedule: Schedule, stage: int, span: tuple[int, int], expected: str
+) -> Iterator[Diagnostic]:
+    """One finding per replica for a run of micro-batches that a stage never sees, however long."""
+    placement, count = schedule.placement, schedule.num_microbatches
+    first, end = span
+    while first <= end:
+        replica = placement.replica_of(first, count)
+        last = min(end, -(-(replica + 1) * count // placement.num_replicas) - 1)
+        what = (
+            f"micro-batch {first} has" if first == last else f"micro-batches {first} to {last} have"
+        )
+        message = f"stage {stage} {what} nothing; {expected}"
+        yield Diagnostic("S002", placement.rows[replica][stage], None, message)
+        first = last + 1
 
 
 def _deadlocked(schedule: Schedule) -> Iterator[Diagnostic]:
