@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from intandem.errors import PipelineError
+from intandem.errors import ScheduleError
 from intandem.ir import Action, ActionKind, Schedule
 from intandem.planner.pattern import numbered
-from intandem.schedules.registry import FAMILIES, build_schedule
+from intandem.schedules.registry import FAMILIES, Family, build_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +35,14 @@ class Wanted:
 
 
 def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
-    """Yield every built-in schedule of that many stages; families that refuse are left out."""
+    """Yield every built-in schedule of that many stages; families that refuse are left out.
+
+    A family refuses counts with a ``ScheduleError``. Anything else that it raises is its fault.
+    """
     stages_per_rank, rest = divmod(wanted.costs.num_stages, wanted.num_ranks)
     for family in FAMILIES:
+        if not _takes_costs(family, wanted):
+            continue
         options: list[dict[str, int]] = [{}]
         if "stages_per_rank" in family.takes:
             if rest:
@@ -54,10 +59,18 @@ def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
                     costs=wanted.costs,
                     **option,
                 )
-            except (PipelineError, ValueError, LookupError):
-                continue  # a family that fails on these costs is no reason to find nothing
+            except ScheduleError:
+                continue
             if schedule.num_stages == wanted.costs.num_stages and not schedule.is_forward_only:
                 yield schedule
+
+
+def _takes_costs(family: Family, wanted: Wanted) -> bool:
+    """Whether ``family`` takes costs of so many stages; if it takes none, any number will do."""
+    if "costs" not in family.takes:
+        return True
+    sketch = build_schedule(family.name, num_ranks=wanted.num_ranks, num_microbatches=1)
+    return sketch.num_stages == wanted.costs.num_stages
 
 
 def rows_of(problem: Problem, schedule: Schedule) -> Rows | None:

@@ -1,0 +1,48 @@
+"""Built-in schedules as starting points: which compete, and what is not hidden when one fails."""
+
+import pytest
+
+from intandem.costs import CostModel
+from intandem.errors import ScheduleError
+from intandem.planner import builtin
+from intandem.planner.builtin import Wanted, builtin_schedules
+
+
+def names(num_stages, num_ranks, num_microbatches, cap=None):
+    wanted = Wanted(CostModel.uniform(num_stages), num_ranks, num_microbatches, cap)
+    return [schedule.name for schedule in builtin_schedules(wanted)]
+
+
+def test_families_of_that_many_stages():
+    """One stage per rank, two, or none that goes round; made for costs or not."""
+    assert {"1f1b", "zb-1p", "zb-2p", "dualpipe"} <= set(names(2, 2, 4))
+    assert not {"zb-v", "v-min", "dualpipe-v", "forward-only"} & set(names(2, 2, 4))
+    assert {"zb-v", "v-half", "v-min", "dualpipe-v", "interleaved"} <= set(names(4, 2, 4))
+    assert not {"1f1b", "zb-1p"} & set(names(4, 2, 4))
+    assert names(3, 2, 4) == []
+
+
+@pytest.mark.parametrize("cap", [None, 1, 2, 5])
+@pytest.mark.parametrize("num_microbatches", [1, 3])
+@pytest.mark.parametrize("num_stages", [3, 6, 9])
+def test_no_family_fails(num_stages, num_microbatches, cap):
+    """Each refuses what it has no order for as a schedule's error, whatever is asked."""
+    names(num_stages, 3, num_microbatches, cap)
+
+
+@pytest.mark.parametrize("error", [KeyError, IndexError, ValueError])
+def test_a_fault_of_a_family_is_not_hidden(monkeypatch, error):
+    """Only a refusal leaves a family out."""
+
+    def failing(name, **_):
+        raise error(name)
+
+    def refusing(name, **_):
+        raise ScheduleError(name)
+
+    monkeypatch.setattr(builtin, "build_schedule", failing)
+    with pytest.raises(error, match="naive"):
+        names(2, 2, 4)
+    monkeypatch.setattr(builtin, "build_schedule", refusing)
+    monkeypatch.setattr(builtin, "_takes_costs", lambda *_: True)
+    assert names(2, 2, 4) == []
