@@ -83,7 +83,7 @@ class TestOnTheClock:
         """Stage 1 keeps its input from its F, at 1, to its second one, at 2, and then the rest."""
         program = lower(sched("0F0 0B0", "1F0 1B0"), recompute={1})
 
-        assert rows(program, COSTS)[1] == [(1, 0, 0, 8), (2, 20, 0, 0), (5, 0, 0, 0)]
+        assert rows(program, COSTS)[1] == [(1, 8, 0, 0), (2, 20, 0, 0), (5, 0, 0, 0)]
 
     def test_unknown_bytes_count_nothing(self):
         """Costs without bytes hold none."""

@@ -48,7 +48,9 @@ class Arguments:
     memory_cap: Annotated[int | None, tyro.conf.arg(metavar="A")] = None
     """Most stage activations that a rank may hold at once; no limit if left out."""
     memory_cap_bytes: Annotated[int | None, tyro.conf.arg(metavar="BYTES")] = None
-    """The same in bytes, where the costs have activation_bytes."""
+    """Most bytes of activations and pending weight gradients that a rank may hold at once, where
+    the costs have activation_bytes. Messages (boundary_bytes) and weights are not counted: leave
+    room for them."""
     stages_per_rank: Annotated[int | None, tyro.conf.arg(metavar="V")] = None
     """Stages that each rank holds: 1, or as the lists in the costs say."""
     placement: Literal["any", "loop", "wave"] = "any"

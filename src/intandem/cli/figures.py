@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from intandem.cli.order_files import size_of
 from intandem.ir import Schedule
@@ -13,8 +13,8 @@ from intandem.simulator import (
     Allowed,
     activations,
     lower_bound_s,
+    memory_over_time,
     peak_activations,
-    peak_bytes,
     simulate,
 )
 from intandem.views import units
@@ -27,6 +27,18 @@ Objective = Literal["global", "rank"]
 """global: first start to last end over all ranks. rank: of the rank for which it is longest."""
 
 SPAN_NAMES = {"global": "makespan", "rank": "longest rank"}
+
+
+class PeakMemory(NamedTuple):
+    """Most bytes held at once, per rank.
+
+    Attributes:
+        held: of activations and pending weight gradients: what a cap in bytes is for.
+        total: of these and of messages together.
+    """
+
+    held: tuple[int, ...]
+    total: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +93,15 @@ class Shown:
         return tuple(count / per_part for count in self.peak_activations)
 
     @property
-    def peak_bytes(self) -> tuple[int, ...] | None:
-        """Most bytes held at once, per rank; None where the costs have none."""
-        return peak_bytes(self.program, self.costs) if self.costs.activation_bytes else None
+    def peak_memory(self) -> PeakMemory | None:
+        """Most bytes held at once; None where the costs have none."""
+        if not self.costs.activation_bytes:
+            return None
+        rows = memory_over_time(self.program, self.costs)
+        return PeakMemory(
+            tuple(max((use.held_bytes for use in row), default=0) for row in rows),
+            tuple(max((use.total_bytes for use in row), default=0) for row in rows),
+        )
 
     @property
     def figures(self) -> str:
@@ -99,7 +117,7 @@ class Shown:
 
     def as_object(self) -> dict[str, object]:
         """Every figure and every rank's order, for JSON."""
-        program, timeline = self.program, self.timeline
+        program, timeline, memory = self.program, self.timeline, self.peak_memory
         order = program.compute_order()
         return {
             "schedule": program.name,
@@ -114,7 +132,8 @@ class Shown:
             "bubble_ratio": timeline.bubble_ratio,
             "rank_bubble_ratio": timeline.rank_bubble_ratio,
             "peak_activations": self.peak_activations,
-            "peak_bytes": self.peak_bytes,
+            "peak_held_bytes": None if memory is None else memory.held,
+            "peak_bytes": None if memory is None else memory.total,
             "objective": self.objective,
             "lower_bound_s": self.lower_bound_s,
             "above_bound": self.above_bound,
@@ -146,11 +165,14 @@ class Shown:
         )
 
     def _memory_fact(self) -> tuple[tuple[str, str, str], ...]:
-        if (peaks := self.peak_bytes) is None:
+        if (peaks := self.peak_memory) is None:
             return ()
-        each = " ".join(units.size(peak).replace(" ", "") for peak in peaks)
-        note = f"of activations and messages at most; per rank: {each}"
-        return (("memory", units.size(max(peaks)), note),)
+        note = f"of activations and pending weight gradients at most; {_each_size(peaks.held)}"
+        held = ("memory", units.size(max(peaks.held)), note)
+        if peaks.total == peaks.held:
+            return (held,)
+        note = f"at most, though no cap counts messages; {_each_size(peaks.total)}"
+        return held, ("with messages", units.size(max(peaks.total)), note)
 
     def activations(self) -> tuple[tuple[tuple[float, int], ...], ...]:
         """Per rank, the stage activations held over time."""
@@ -202,6 +224,10 @@ def _forwards_bound_s(program: Program, costs: CostModel, objective: Objective) 
     seconds = forwards.forward_s
     orders = (program.actions(rank) for rank in range(program.num_ranks))
     return max(sum(seconds[action.stage] for action in order) for order in orders)
+
+
+def _each_size(sizes: tuple[int, ...]) -> str:
+    return f"per rank: {' '.join(units.size(size).replace(' ', '') for size in sizes)}"
 
 
 def _idle(ratio: float) -> str:

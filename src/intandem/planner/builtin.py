@@ -102,7 +102,11 @@ def rows_of(problem: Problem, schedule: Schedule) -> Rows | None:
 
 
 def peaks(schedule: Schedule, memory: Memory) -> tuple[int, ...]:
-    """Per rank, the most that it holds at once, in the unit of ``memory``."""
+    """Per rank, the most activations and pending W's that it holds, in the unit of ``memory``.
+
+    This is what is held against a cap. Messages are not counted: when they come and go is decided
+    by the clock, not by a rank's row alone.
+    """
     return tuple(_peak(row, memory) for row in schedule.actions)
 
 

@@ -44,7 +44,7 @@ def finished(request: Request, improvement: Improvement) -> Found:
         timeline.makespan_s,
         timeline.rank_span_s,
         peaks(schedule, _counted(request.costs.num_stages)),
-        _peak_bytes(schedule, request, best.recompute),
+        _peak_held_bytes(schedule, request, best.recompute),
         bound_s,
         proven=False,
         method=best.method,
@@ -115,7 +115,7 @@ def _counted(num_stages: int) -> Memory:
     return Memory(ones, (0,) * num_stages, ones)
 
 
-def _peak_bytes(
+def _peak_held_bytes(
     schedule: Schedule, request: Request, recompute: frozenset[int]
 ) -> tuple[int, ...] | None:
     if not request.costs.activation_bytes:

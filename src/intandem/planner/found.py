@@ -37,7 +37,10 @@ class Found:
         makespan_s: first start to last end over all ranks, as ``simulate`` has it.
         rank_span_s: longest (last end - first start) of any one rank.
         peak_activations: most stage activations held at once, per rank.
-        peak_bytes: the same in bytes; None where the costs have no ``activation_bytes``.
+        peak_held_bytes: most bytes of activations (of inputs, where a forward is to be run again)
+            and of pending weight gradients held at once, per rank: what a cap in bytes is for.
+            Messages come on top; ``peak_bytes`` of ``intandem.simulator`` has them too. None where
+            the costs have no ``activation_bytes``.
         lower_bound_s: what the objective is at least, for every schedule that was allowed.
         proven: whether nothing that was allowed is shorter.
         method: what found it.
@@ -49,7 +52,7 @@ class Found:
     makespan_s: float
     rank_span_s: float
     peak_activations: tuple[int, ...]
-    peak_bytes: tuple[int, ...] | None
+    peak_held_bytes: tuple[int, ...] | None
     lower_bound_s: float
     proven: bool
     method: str

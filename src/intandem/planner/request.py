@@ -27,7 +27,8 @@ class Request:
         num_ranks: P.
         num_microbatches: M.
         cap: stage activations per rank, one number or one per rank; None for no limit.
-        cap_bytes: the same in bytes. Not both.
+        cap_bytes: bytes of activations and of pending weight gradients per rank, likewise;
+            messages are not counted. Not both.
         placement: the one to use; None to try several.
         objective: what is made short.
         split_backward: I and W only, B only, or (None) both.

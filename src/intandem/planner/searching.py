@@ -50,7 +50,9 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
         num_ranks: P, at least 1.
         num_microbatches: M, at least 1.
         memory_cap: stage activations that a rank may hold, one number or one per rank.
-        memory_cap_bytes: the same in bytes; needs ``activation_bytes`` in the costs.
+        memory_cap_bytes: bytes of activations and of pending weight gradients that a rank may
+            hold, likewise; needs ``activation_bytes`` in the costs. Not counted: messages
+            (``boundary_bytes``), weights, and what the runtime itself takes.
         placement: stage to rank; by default loop and wave are tried.
         objective: ``global`` for the makespan, ``rank`` for the longest rank's span.
         split_backward: True for I and W, False for B, None for whichever is shorter.

@@ -45,7 +45,8 @@ class Allowed:
     Attributes:
         objective: ``global`` for the makespan, ``rank`` for the longest rank's span.
         max_activations: stage activations that a rank may hold, one number or one per rank.
-        max_bytes: the same in bytes; needs ``activation_bytes`` in the costs.
+        max_bytes: bytes of activations and of pending weight gradients, likewise; needs
+            ``activation_bytes`` in the costs.
         split_backward: True for I and W, False for B, None for both.
     """
 

@@ -30,12 +30,12 @@ class MemoryUse:
     Attributes:
         time_s: seconds since the step began.
         activation_bytes: from the start of each F to the end of its B or I. Where the forward is
-            run again: from the start of that.
+            run again: its input from the start of the first, all from the start of the second.
         pending_bytes: from the end of each I to the end of its W.
         buffer_bytes: messages: on the sender from the end of the action that makes it to when its
             last byte has left; on the receiver from when its first byte leaves to the start of
             the action that needs it. Between two stages of one rank: once, between the two
-            actions. Inputs that are kept for a forward to be run again are part of it.
+            actions.
     """
 
     time_s: float
@@ -44,9 +44,14 @@ class MemoryUse:
     buffer_bytes: int
 
     @property
+    def held_bytes(self) -> int:
+        """All but messages: what ``search`` holds against a cap in bytes."""
+        return self.activation_bytes + self.pending_bytes
+
+    @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.activation_bytes + self.pending_bytes + self.buffer_bytes
+        return self.held_bytes + self.buffer_bytes
 
 
 def memory_over_time(
@@ -127,7 +132,7 @@ def _held_by_stages(
             since_s = forward.pop(key).start_s
             if key in recomputed_s:
                 num_bytes = costs.message_bytes(stage - 1, stage) if stage else 0
-                yield from _hold(rank, _BUFFERS, num_bytes, since_s, recomputed_s[key])
+                yield from _hold(rank, _ACTIVATIONS, num_bytes, since_s, recomputed_s[key])
                 since_s = recomputed_s[key]
             yield from _hold(rank, _ACTIVATIONS, kept_bytes[stage], since_s, span.end_s)
             if span.action.kind is ActionKind.I:
