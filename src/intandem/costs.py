@@ -43,14 +43,16 @@ class CostModel:
         pending_bytes: what a stage keeps per micro-batch from the end of I to the end of W; by
             default ``activation_bytes``: I frees nothing.
         overlapped_s: seconds of an F and a B or I that overlap, together, per stage of the F; by
-            default the sum of the two.
+            default the sum of the two. Not less than the F alone; whether less than the B or I is
+            not looked at, as any of the rank's stages may have it.
         optimizer_s: seconds of the optimizer's step, per stage; empty for 0.
         reduction_s: seconds in which the gradients that several ranks hold of a stage are added
             up at the end of a step, whatever their bytes; empty for 0.
         gradient_bytes: what that moves, per stage; empty for 0.
 
     Raises:
-        ValueError: if a list has the wrong length or a number is negative or not finite.
+        ValueError: if a list has the wrong length, a number is negative or not finite, or a pair
+            is shorter than its F.
     """
 
     forward_s: tuple[float, ...]
@@ -82,6 +84,7 @@ class CostModel:
             object.__setattr__(self, "pending_bytes", self.activation_bytes)
         for key in _OPTIONAL_PER_STAGE:
             _require(key, getattr(self, key) or (0,) * num_stages, num_stages)
+        _require_pairs_to_last(self.forward_s, self.overlapped_s)
         _require("latency_s", (self.latency_s,), 1)
         if not self.bandwidth_bytes_per_s > 0:
             msg = f"bandwidth_bytes_per_s is {self.bandwidth_bytes_per_s}; expected more than 0"
@@ -149,7 +152,8 @@ class CostModel:
 def parse_costs(text: str, *, num_stages: int, transfer_s: float = 0.0) -> CostModel:
     """Read ``F=1,I=1,W=1`` or ``F=1,B=2`` (then I and W are half of B each), in seconds.
 
-    ``FB=2.5`` in addition is what an F takes together with the B or I that it overlaps with.
+    ``FB=2.5`` in addition is what an F takes together with the B or I that it overlaps with: not
+    less than F.
 
     Raises:
         ValueError: names the key that is missing, unknown, repeated or not a number.
@@ -223,4 +227,12 @@ def _require(key: str, values: Sequence[float], length: int) -> None:
     for value in values:
         if not (math.isfinite(value) and value >= 0):
             msg = f"{key} has {value}; expected a finite number, 0 or more"
+            raise ValueError(msg)
+
+
+def _require_pairs_to_last(forward_s: Sequence[float], overlapped_s: Sequence[float]) -> None:
+    for stage, (alone_s, both_s) in enumerate(zip(forward_s, overlapped_s, strict=False)):
+        if both_s < alone_s:
+            got = f"overlapped_s (FB) of stage {stage} is {both_s:g}"
+            msg = f"{got}; expected at least its forward_s (F), {alone_s:g}"
             raise ValueError(msg)

@@ -1,7 +1,9 @@
 """Machines, costs and orders of every kind, drawn: whole seconds, so that sums are exact."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from operator import add
 
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -36,16 +38,21 @@ def per_stage(values, num_stages):
     return st.lists(small(values), min_size=num_stages, max_size=num_stages).map(tuple)
 
 
+def added(first, second):
+    return tuple(map(add, first, second))
+
+
 @st.composite
 def costs_of(draw, num_stages):
     seconds = per_stage([0, 1, 2, 5], num_stages)
+    forward_s = draw(seconds)
     return CostModel(
-        draw(seconds),
+        forward_s,
         draw(seconds),
         draw(seconds),
         draw(st.one_of(st.just(()), seconds)),
         boundary_bytes=draw(per_stage([0, 2, 6], num_stages - 1)),
-        overlapped_s=draw(st.one_of(st.just(()), seconds)),
+        overlapped_s=draw(st.one_of(st.just(()), seconds.map(partial(added, forward_s)))),
         reduction_s=draw(seconds),
     )
 

@@ -13,6 +13,7 @@ from intandem.ir import Action, ActionKind, Placement, Schedule
 from intandem.planner.builtin import peaks
 from intandem.planner.problem import Memory
 from intandem.rules import check
+from intandem.schedules import build_schedule
 from intandem.simulator import Allowed, lower_bound_s, simulate
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -145,6 +146,34 @@ def test_two_replicas_share_the_work():
     bound_s = lower_bound_s(costs, Placement.bidirectional(2), 4)
 
     assert bound_s == 4 * 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("name", ["dualpipe", "dualpipe-v"])
+def test_pairs_shorter_than_their_parts(name, seed):
+    """An F and a B may take less together than the two, or than the B alone."""
+    draw = random.Random(seed)
+    schedule = build_schedule(name, num_ranks=2, num_microbatches=8)
+    count = schedule.num_stages
+    seconds = [tuple(draw.choice((0.5, 1.0, 2.0, 5.0)) for _ in range(count)) for _ in "FIW"]
+    together = tuple(f + draw.choice((0.0, 0.5, 2.0)) for f in seconds[0])
+    whole = tuple(draw.choice((i, i + w)) for i, w in zip(*seconds[1:], strict=True))
+    costs = CostModel(*seconds, whole, overlapped_s=together)
+
+    timeline = simulate(schedule, costs)
+
+    for objective, value in (("global", timeline.makespan_s), ("rank", timeline.rank_span_s)):
+        bound_s = lower_bound_s(costs, schedule.placement, 8, Allowed(objective))
+        assert bound_s <= value * (1 + 1e-12)
+
+
+def test_what_a_pair_takes_is_shared_out():
+    """FB=2 with F=1 and I=3: a pair is two seconds of the backward, and its forward comes free."""
+    costs = replace(CostModel.uniform(2, 1.0, 3.0, 0.0), overlapped_s=(2.0, 2.0))
+
+    assert lower_bound_s(costs, Placement.bidirectional(2), 8) == 8 * 2
+    costs = replace(costs, overlapped_s=(3.5, 3.5))
+    assert lower_bound_s(costs, Placement.bidirectional(2), 8) == 8 * 3.5
 
 
 def test_refuses_bytes_that_are_unknown():

@@ -2,10 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from intandem.cli.cmd_show import main
+from intandem.cli.figures import show_order
+from intandem.costs import CostModel
 from intandem.ir import format_program, format_schedule, parse_compute_csv
 from intandem.lowering import lower
 from intandem.schedules import build_schedule, schedule_names
@@ -173,6 +176,31 @@ def test_the_bound_is_below(capsys, name, objective):
 
     assert found["lower_bound_s"] > 0
     assert found["above_bound"] >= -1e-12
+
+
+@pytest.mark.parametrize("pair", ["1", "2", "3", "4", "5"])
+def test_the_bound_is_below_where_pairs_are_short(capsys, pair):
+    """Down to the forward alone; the text says by how much, and would say if it were not so."""
+    argv = ["dualpipe", "--ranks", "2", "--microbatches", "8", "--costs", f"F=1,I=3,W=0,FB={pair}"]
+
+    found = show_json(capsys, *argv)
+
+    assert found["above_bound"] >= -1e-12
+    assert main(argv) == 0
+    assert f"makespan within {100 * found['above_bound']:.1f} % of it" in capsys.readouterr().out
+
+
+def test_the_text_does_not_hide_a_bound_that_is_none():
+    """A length below what is said to be the least is shown as that; rounding is not."""
+    program = build_schedule("gpipe", num_ranks=2, num_microbatches=3)
+    shown = show_order(program, CostModel.uniform(2), "global")
+
+    wrong = replace(shown, lower_bound_s=2 * shown.span_s)
+    rounded = replace(shown, lower_bound_s=shown.span_s * (1 + 1e-15))
+
+    assert "within -50.0 % of the lower bound" in wrong.figures
+    assert "makespan within -50.0 % of it" in wrong.facts()[2][2]
+    assert "within 0.0 % of the lower bound" in rounded.figures
 
 
 def test_the_longest_rank_against_its_bound(capsys):

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Objective = Literal["global", "rank"]
 """global: first start to last end over all ranks. rank: of the rank for which it is longest."""
 
+_ROUNDING = 1e-9
+"""Share of a length that adding up in another order makes."""
+
 SPAN_NAMES = {"global": "makespan", "rank": "longest rank"}
 
 
@@ -111,7 +114,7 @@ class Shown:
                 f"makespan {units.duration(self.timeline.makespan_s)}",
                 f"longest rank {units.duration(self.timeline.rank_span_s)}",
                 f"bubble ratio {units.share(self.timeline.bubble_ratio)}",
-                f"within {units.share(max(self.above_bound, 0.0))} of the lower bound",
+                f"within {_share_above(self.above_bound)} of the lower bound",
             ]
         )
 
@@ -144,7 +147,7 @@ class Shown:
     def facts(self) -> tuple[tuple[str, str, str], ...]:
         """Every figure as (what, value, what is to say of it), for reading."""
         shown, peaks = self.timeline, self.peak_activations
-        within = f"{units.share(max(self.above_bound, 0.0))} of it"
+        within = f"{_share_above(self.above_bound)} of it"
         bound = f"for {self.allowed}; {SPAN_NAMES[self.objective]} within {within}"
         copies = self.weight_copies
         return (
@@ -224,6 +227,11 @@ def _forwards_bound_s(program: Program, costs: CostModel, objective: Objective) 
     seconds = forwards.forward_s
     orders = (program.actions(rank) for rank in range(program.num_ranks))
     return max(sum(seconds[action.stage] for action in order) for order in orders)
+
+
+def _share_above(ratio: float) -> str:
+    """Write a ratio that is below 0 by no more than rounding as 0."""
+    return units.share(0.0 if -_ROUNDING < ratio < 0 else ratio)
 
 
 def _each_size(sizes: tuple[int, ...]) -> str:

@@ -253,9 +253,17 @@ def _of_rank(cap: int | tuple[int, ...], rank: int) -> int:
 
 
 def _overlapped(costs: CostModel) -> CostModel:
-    """Count of a forward only what it takes beyond a backward that it may overlap with."""
+    """Share what a pair takes out to its two parts, so that no pair is shorter than its parts.
+
+    A backward counts at most the shortest pair, as it may be part of any; a forward what its pair
+    takes beyond the longest backward.
+    """
     if not costs.overlapped_s:
         return costs
-    longest_s = max(costs.backward_s)
+    least_s = min(costs.overlapped_s)
+    whole = tuple(min(b, least_s) for b in costs.backward_s)
+    inputs = tuple(min(i, least_s) for i in costs.backward_input_s)
+    longest_s = max(*whole, *inputs)
     pairs = zip(costs.forward_s, costs.overlapped_s, strict=True)
-    return replace(costs, forward_s=tuple(min(f, max(0.0, both - longest_s)) for f, both in pairs))
+    forward = tuple(min(f, max(0.0, both - longest_s)) for f, both in pairs)
+    return replace(costs, forward_s=forward, backward_s=whole, backward_input_s=inputs)
