@@ -169,6 +169,12 @@ def test_pairs_receive_before_and_send_after():
     assert program.compute_order() == replace(order, overlaps=frozenset({(0, 1)}))
     assert parse_program(format_program(program)) == program
 
+    again = lower(replace(order, overlaps=frozenset({(0, 1)})), recompute={0})
+    assert str(again).splitlines()[0] == (
+        "rank 0: 0F0 send:0F0>1@1 recv:1B0>0@1 recompute:0F0 0F1& 0B0 send:0F1>1@1 "
+        "recv:1B1>0@1 recompute:0F1 0B1"
+    )
+
 
 def test_replicas_send_within_themselves():
     """Each direction of two has its own neighbours."""

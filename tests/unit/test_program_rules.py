@@ -134,6 +134,30 @@ BROKEN = {
         changed("1F0 1B0", "1F0 recompute:1B0 1B0"),
         ["P007 rank 1 slot 2: recompute:1B0 is no forward"],
     ),
+    "sent between two that overlap": (
+        prog(
+            "0F0 send:0F0>1@1 0F1& send:0F1>1@1 recv:1B0>0@1 0B0 recv:1B1>0@1 0B1",
+            "recv:0F0>1@0 1F0 recv:0F1>1@0 1B0 send:1B0>0@0 1F1 1B1 send:1B1>0@0",
+            microbatches=2,
+        ),
+        [
+            "P009 rank 0 slot 3: send:0F1>1@1 stands between 0F1& 0B0; "
+            "expected it before or after both",
+            "P009 rank 0 slot 4: recv:1B0>0@1 stands between 0F1& 0B0; "
+            "expected it before or after both",
+        ],
+    ),
+    "received too late for two that overlap": (
+        prog(
+            "0F0 send:0F0>1@1 recv:1B0>0@1 0F1& 0B0 send:0F1>1@1 recv:1B1>0@1 0B1",
+            "recv:0F0>1@0 1F0 recv:0F1>1@0 1B0 send:1B0>0@0 1F1 1B1 send:1B1>0@0",
+            microbatches=2,
+        ),
+        [
+            "P006 rank 0 slot 2: recv:1B0>0@1 waits forever: rank 1 stands at slot 2, recv:0F1>1@0",
+            "P006 rank 1 slot 2: recv:0F1>1@0 waits forever: rank 0 stands at slot 2, recv:1B0>0@1",
+        ],
+    ),
     "reduced twice": (
         changed("1B0 send:1B0>0@0", "1B0 send:1B0>0@0 reduce reduce"),
         ["P008 rank 1 slot 5: reduces again; slot 4 did"],

@@ -155,26 +155,15 @@ class TestPairs:
         assert starts(timeline, "1F1", "1B0") == [12, 14]
 
     def test_of_a_program(self):
-        """What stands between the two comes before both, but what the first sends after both."""
+        """Recomputation comes before both, and is shown as part of the backward."""
         rows = (
             "0F0 send:0F0>1@1 0F1 send:0F1>1@1 recv:1B0>0@1 0B0 recv:1B1>0@1 0B1",
-            "recv:0F0>1@0 1F0 recv:0F1>1@0 1F1& recompute:1F0 1B0 send:1B0>0@0 1B1 send:1B1>0@0",
+            "recv:0F0>1@0 1F0 recv:0F1>1@0 recompute:1F0 1F1& 1B0 send:1B0>0@0 1B1 send:1B1>0@0",
         )
         timeline = simulate(prog(*rows, microbatches=2), UNIT(2))
 
         assert clock(timeline)[5:] == ["1: 1F1 3-6", "1: 1B0 2-6", "1: 1B1 6-8"]
         assert timeline.busy_of_rank_s(1) == 1 + 4 + 2
-
-    def test_of_a_program_with_sends_between(self):
-        """0F0's message leaves before 0F1 and 0B0 start, which need it; 0F1's when they end."""
-        rows = (
-            "0F0 0F1& send:0F0>1@1 send:0F1>1@1 recv:1B0>0@1 0B0 recv:1B1>0@1 0B1",
-            "recv:0F0>1@0 1F0 1B0 send:1B0>0@0 recv:0F1>1@0 1F1 1B1 send:1B1>0@0",
-        )
-        timeline = simulate(prog(*rows, microbatches=2), UNIT(2))
-
-        assert clock(timeline)[1:3] == ["0: 0F1 4-7", "0: 0B0 4-7"]
-        assert starts(timeline, "1F0", "1F1") == [1, 7]
 
 
 def spans_by_rank(timeline):

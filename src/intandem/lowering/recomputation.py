@@ -4,6 +4,8 @@ For stage 1 of two, on rank 1::
 
     before: recv:0F0>1@0 1F0 1B0 send:1B0>0@0
     after:  recv:0F0>1@0 1F0 recompute:1F0 1B0 send:1B0>0@0
+
+Where that backward overlaps with a forward, before the two of them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ _BACKWARD = (ActionKind.B, ActionKind.I)
 def add_recomputation(program: Program, stages: AbstractSet[int]) -> Program:
     """Put a ``Recompute`` before each B or I of ``stages``, after the receives of that B or I.
 
+    The computes of a pair that overlaps stay side by side.
+
     Raises:
         ValueError: if a stage does not exist.
     """
@@ -39,9 +43,21 @@ def add_recomputation(program: Program, stages: AbstractSet[int]) -> Program:
 def _with_recomputation(
     row: tuple[Instruction, ...], stages: AbstractSet[int]
 ) -> Iterator[Instruction]:
-    for instruction in row:
+    follows = False
+    for slot, instruction in enumerate(row):
+        if isinstance(instruction, Compute):
+            together = row[slot : slot + 1 + instruction.overlaps]
+            if not follows:
+                yield from _recomputed(together, stages)
+            follows = instruction.overlaps
+        yield instruction
+
+
+def _recomputed(
+    together: tuple[Instruction, ...], stages: AbstractSet[int]
+) -> Iterator[Instruction]:
+    for instruction in together:
         if isinstance(instruction, Compute):
             action = instruction.action
             if action.kind in _BACKWARD and action.stage in stages:
                 yield Recompute(Action(action.stage, ActionKind.F, action.microbatch))
-        yield instruction

@@ -9,11 +9,13 @@ P005  a rank receives in another order than its peer sends
 P006  a receive waits forever (deadlock)
 P007  a recomputation is not between the forward it repeats and the backward that needs it
 P008  gradients are reduced twice, or before the last backward
+P009  something stands between two computes that overlap
 
 [Note: rendezvous] A transfer takes place once both ends have posted it, one after another on
 each directed pair of ranks. A send does not hold its rank, and the receiver posts a receive at
 the latest when it reaches it. So under P005 a receive is over if and only if the matching send
-has been reached; how far ahead receives are posted changes when, never whether.
+has been reached; how far ahead receives are posted changes when, never whether. Two computes that
+overlap begin and end together; under P009 they are one place in their rank's order.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ def check_program(program: Program) -> tuple[Diagnostic, ...]:
     for rank, row in enumerate(program.instructions):
         found += _recomputations(rank, row)
         found += _reductions(rank, row)
+        found += _parted(rank, row)
     return tuple(sorted(found, key=lambda d: d.rank))
 
 
@@ -92,3 +95,17 @@ def _reductions(rank: int, row: tuple[Instruction, ...]) -> Iterator[Diagnostic]
         late = [i for i in row[slot:] if isinstance(i, Compute) and i.action.kind != ActionKind.F]
         if late:
             yield Diagnostic("P008", rank, slot, f"reduces before {late[0]}; expected it after")
+
+
+def _parted(rank: int, row: tuple[Instruction, ...]) -> Iterator[Diagnostic]:
+    first: Compute | None = None
+    between: list[int] = []
+    for slot, instruction in enumerate(row):
+        if isinstance(instruction, Compute):
+            for parting in between:
+                what = f"{row[parting]} stands between {first} {instruction}"
+                yield Diagnostic("P009", rank, parting, f"{what}; expected it before or after both")
+            first = instruction if instruction.overlaps else None
+            between.clear()
+        elif first is not None:
+            between.append(slot)

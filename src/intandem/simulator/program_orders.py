@@ -1,7 +1,6 @@
 """Programs → operations: a compute, a send and a receive are each one of them.
 
-Of two computes that overlap, all that stands between them comes before both, except what the first
-of them sends: that comes after both.
+Two computes that overlap stand side by side (P009) and are one operation.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def compile_program(
     step_end = StepEnd(program.placement, costs, network.machine, operations)
     rows = [_Row(rank, costs, network, step_end, operations) for rank in range(program.num_ranks)]
     for row, instructions in zip(rows, program.instructions, strict=True):
-        row.enter(_with_pairs_together(instructions))
+        row.enter(instructions)
     network.enter(operations)
     reduces = [ReduceGrads() in instructions for instructions in program.instructions]
     return Compiled(
@@ -44,26 +43,6 @@ def compile_program(
 def _shown(places: Sequence[tuple[Action, int, int]]) -> Shown:
     actions, first, last = zip(*places, strict=True) if places else ((), (), ())
     return Shown(actions, first, last)
-
-
-def _with_pairs_together(instructions: Sequence[Instruction]) -> list[Instruction]:
-    out: list[Instruction] = []
-    first: Compute | None = None
-    sends: list[Instruction] = []
-    for instruction in instructions:
-        if isinstance(instruction, Compute) and instruction.overlaps:
-            first = instruction
-        elif first is None:
-            out.append(instruction)
-        elif isinstance(instruction, Compute):
-            out += [first, instruction, *sends]
-            first = None
-            sends.clear()
-        elif isinstance(instruction, Send) and instruction.message.source == first.action:
-            sends.append(instruction)
-        else:
-            out.append(instruction)
-    return out
 
 
 class _Row:
