@@ -43,6 +43,7 @@ def test_json(capsys):
         "lower_bound_s": 27.0,
         "objective": "global",
         "above_bound": pytest.approx(6 / 27),
+        "steps": None,
         "replicas": [],
         "peak_held_bytes": None,
         "peak_bytes": None,

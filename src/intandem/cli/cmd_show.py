@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path  # noqa: TC003  (read at run time, to know what an argument is)
 from typing import Annotated, Literal
 
 import tyro
@@ -13,11 +14,13 @@ from intandem.cli.arguments import check_counts, parse_arguments
 from intandem.cli.cost_options import read_costs
 from intandem.cli.drawing import columns_of, shown_text
 from intandem.cli.figures import Objective, show_order
+from intandem.cli.machine_options import read_machine
 from intandem.cli.order_files import Sizes, find_order
 from intandem.cli.outputs import Outputs, write_outputs
 from intandem.cli.schedule_help import NAMES, schedule_list, takers
 from intandem.errors import PipelineError
 from intandem.rules import check_memory
+from intandem.simulator import simulate_steps
 
 ABOUT = f"""Draw a schedule: grid, makespan, bubble ratio, activations held.
 
@@ -30,6 +33,7 @@ examples:
   intandem show interleaved --ranks 4 --microbatches 8 --stages-per-rank 2 --html a.html
   intandem show mine.csv --costs costs.json --format json
   intandem show all --ranks 4 --microbatches 8 --memory-cap 4
+  intandem show zb-2p --ranks 4 --microbatches 8 --machine nodes.json --steps 10
 
 schedules:
 {schedule_list()}
@@ -81,6 +85,24 @@ class Arguments:
     ] = "F=1,I=1,W=1"
     transfer: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
     """Seconds that a message between two ranks takes."""
+    machine: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="FILE",
+            help="JSON file with the links between ranks: latency_s, bandwidth_bytes_per_s, links "
+            "of single pairs of ranks, shared_wires, transfers_overlap (whether ranks compute "
+            "while messages move). They count in place of those of --costs. The lower bound takes "
+            "the fastest link for all; memory_bytes are not compared.",
+        ),
+    ] = None
+    steps: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N",
+            help="Also run N training steps, optimizer and reduction included, with and without a "
+            "barrier between them.",
+        ),
+    ] = None
     objective: Objective = "global"
     """What is compared with the lower bound: the makespan, or the longest rank's own time."""
     format: Literal["text", "json"] = "text"
@@ -106,12 +128,17 @@ def main(argv: list[str]) -> int:
 
 def _show(arguments: Arguments) -> int:
     costs = read_costs(arguments.costs, arguments.transfer)
+    machines = read_machine(arguments.machine, arguments.transfer)
     order = find_order(arguments.schedule, _sizes(arguments), costs.per_stage)
     if arguments.memory_cap is not None and (over := check_memory(order, arguments.memory_cap)):
         msg = f"{order.name} does not keep within the cap: {'; '.join(map(str, over))}"
         raise ValueError(msg)
     found = costs.per_stage(order.placement.num_stages)
-    shown = show_order(order, found, arguments.objective, arguments.memory_cap)
+    machine = None if machines is None else machines.of_ranks(order.num_ranks)
+    shown = show_order(order, found, arguments.objective, arguments.memory_cap, machine)
+    if arguments.steps is not None:
+        steps = simulate_steps(shown.program, found, machine, num_steps=arguments.steps)
+        shown = replace(shown, steps=steps)
     write_outputs(shown, arguments.files)
     if arguments.format == "json":
         print(json.dumps(shown.as_object()))
@@ -126,8 +153,13 @@ def _show_all(arguments: Arguments) -> int:
     if arguments.ranks is None or arguments.microbatches is None:
         msg = "comparing all schedules needs --ranks and --microbatches"
         raise ValueError(msg)
-    costs = read_costs(arguments.costs, arguments.transfer)
-    comparison = compare(_sizes(arguments), costs, arguments.objective)
+    if arguments.steps is not None:
+        msg = "--steps is of one schedule; name it in place of all"
+        raise ValueError(msg)
+    sizes, costs = _sizes(arguments), read_costs(arguments.costs, arguments.transfer)
+    machines = read_machine(arguments.machine, arguments.transfer)
+    machine = None if machines is None else machines.of_ranks(arguments.ranks)
+    comparison = compare(sizes, costs, arguments.objective, machine)
     write_comparison(comparison, arguments.files)
     if arguments.format == "json":
         print(json.dumps(comparison.as_objects()))
@@ -142,6 +174,7 @@ def _sizes(arguments: Arguments) -> Sizes:
         microbatches=arguments.microbatches,
         stages_per_rank=arguments.stages_per_rank,
         memory_cap=arguments.memory_cap,
+        steps=arguments.steps,
     )
     return Sizes(
         arguments.ranks, arguments.microbatches, arguments.stages_per_rank, arguments.memory_cap

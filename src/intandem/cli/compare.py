@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from intandem.cli.cost_options import CostOptions
     from intandem.cli.outputs import Outputs
+    from intandem.machine import Machine
 
 HEADINGS = (
     "schedule",
@@ -95,8 +96,10 @@ class Comparison:
         )
 
 
-def compare(sizes: Sizes, costs: CostOptions, objective: Objective) -> Comparison:
-    """Build and simulate every schedule there is.
+def compare(
+    sizes: Sizes, costs: CostOptions, objective: Objective, machine: Machine | None = None
+) -> Comparison:
+    """Build and simulate every schedule there is, on ``machine`` if there is one.
 
     Raises:
         ScheduleError: if none fits; says why of each.
@@ -105,7 +108,7 @@ def compare(sizes: Sizes, costs: CostOptions, objective: Objective) -> Compariso
     refused: list[tuple[str, str]] = []
     for name in schedule_names():
         try:
-            rows.append(_shown(name, sizes, costs, objective))
+            rows.append(_shown(name, sizes, costs, objective, machine))
         except (PipelineError, ValueError) as error:
             refused.append((name, str(error).splitlines()[0]))
     if not rows:
@@ -116,7 +119,13 @@ def compare(sizes: Sizes, costs: CostOptions, objective: Objective) -> Compariso
     return Comparison(sizes, objective, tuple(rows), tuple(refused))
 
 
-def _shown(name: str, sizes: Sizes, costs: CostOptions, objective: Objective) -> Shown:
+def _shown(
+    name: str,
+    sizes: Sizes,
+    costs: CostOptions,
+    objective: Objective,
+    machine: Machine | None,
+) -> Shown:
     num_ranks = sizes.num_ranks or 1
     if "stages_per_rank" not in takes_of(name):
         sizes = replace(sizes, stages_per_rank=None)
@@ -132,7 +141,7 @@ def _shown(name: str, sizes: Sizes, costs: CostOptions, objective: Objective) ->
         msg = f"over the cap: rank {over[0].rank} slot {over[0].slot}, {over[0].message}"
         raise ScheduleError(msg)
     found = costs.of_model(num_stages, num_ranks)
-    return show_order(order, found, objective, sizes.max_activations)
+    return show_order(order, found, objective, sizes.max_activations, machine)
 
 
 def write_comparison(comparison: Comparison, outputs: Outputs) -> None:

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from intandem.cli.machine_options import at_its_fastest
 from intandem.cli.order_files import size_of
+from intandem.cli.step_figures import steps_facts, steps_object
 from intandem.ir import Schedule
 from intandem.lowering import lower
 from intandem.simulator import (
@@ -22,6 +24,8 @@ from intandem.views import units
 if TYPE_CHECKING:
     from intandem.costs import CostModel
     from intandem.ir import Program, Timeline
+    from intandem.machine import Machine
+    from intandem.simulator import StepSequence
 
 Objective = Literal["global", "rank"]
 """global: first start to last end over all ranks. rank: of the rank for which it is longest."""
@@ -55,6 +59,8 @@ class Shown:
         lower_bound_s: what no schedule is shorter than, by the objective.
         objective: which of its two lengths is compared with that.
         allowed: which schedules the bound is for.
+        machine: that it runs on; None for the links of ``costs``.
+        steps: several steps one after another, if they were asked for.
     """
 
     program: Program
@@ -63,6 +69,8 @@ class Shown:
     lower_bound_s: float
     objective: Objective = "global"
     allowed: str = "any schedule on this placement"
+    machine: Machine | None = None
+    steps: StepSequence | None = None
 
     @property
     def title(self) -> str:
@@ -100,7 +108,7 @@ class Shown:
         """Most bytes held at once; None where the costs have none."""
         if not self.costs.activation_bytes:
             return None
-        rows = memory_over_time(self.program, self.costs)
+        rows = memory_over_time(self.program, self.costs, self.machine)
         return PeakMemory(
             tuple(max((use.held_bytes for use in row), default=0) for row in rows),
             tuple(max((use.total_bytes for use in row), default=0) for row in rows),
@@ -140,6 +148,7 @@ class Shown:
             "objective": self.objective,
             "lower_bound_s": self.lower_bound_s,
             "above_bound": self.above_bound,
+            "steps": steps_object(self.steps),
             "actions": [[str(action) for action in row] for row in order.actions],
             "overlaps": sorted(order.overlaps),
         }
@@ -160,6 +169,7 @@ class Shown:
                 f"of a stage at most; per rank: {' '.join(map(str, peaks))}",
             ),
             *self._memory_fact(),
+            *steps_facts(self.steps),
             (
                 "weights",
                 f"{copies}\N{MULTIPLICATION SIGN}",
@@ -183,7 +193,11 @@ class Shown:
 
 
 def show_order(
-    order: Schedule | Program, costs: CostModel, objective: Objective, cap: int | None = None
+    order: Schedule | Program,
+    costs: CostModel,
+    objective: Objective,
+    cap: int | None = None,
+    machine: Machine | None = None,
 ) -> Shown:
     """Simulate ``order``.
 
@@ -192,21 +206,24 @@ def show_order(
         costs: of its stages.
         objective: which length is compared with the lower bound.
         cap: stage activations that the schedules may hold which the bound is for.
+        machine: of as many ranks. If given, its links count, and not those of ``costs``; the bound
+            is that of its fastest link everywhere.
 
     Raises:
         ScheduleVerifyError: if it breaks a rule.
-        ValueError: if the costs are of another number of stages.
+        ValueError: if the costs are of another number of stages, or the machine of ranks.
     """
     program = lower(order) if isinstance(order, Schedule) else order
-    timeline = simulate(program, costs)
+    timeline = simulate(program, costs, machine)
     if program.compute_order().is_forward_only:
         least_s = _forwards_bound_s(program, costs, objective)
     else:
         allowed = Allowed(objective, max_activations=cap)
-        least_s = lower_bound_s(costs, program.placement, program.num_microbatches, allowed)
+        fastest, placement = at_its_fastest(costs, machine), program.placement
+        least_s = lower_bound_s(fastest, placement, program.num_microbatches, allowed)
     within = "" if cap is None else f" within {cap} activations"
     which = f"any schedule on this placement{within}"
-    return Shown(program, timeline, costs, least_s, objective, which)
+    return Shown(program, timeline, costs, least_s, objective, which, machine)
 
 
 def _forwards_bound_s(program: Program, costs: CostModel, objective: Objective) -> float:
