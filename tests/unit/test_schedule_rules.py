@@ -199,6 +199,8 @@ def findings(*rows, overlaps=(), placement=None, microbatches=2):
         (0, 0, "0F0 overlaps with 0F1; expected an F with a B or I"),
         (1, 1, "1B0 overlaps with 1F1; expected an F with a B or I"),
         (7, 0, "overlaps with nothing: the row ends here"),
+        (0, -1, "overlaps with nothing: there is no such slot"),
+        (0, -3, "overlaps with nothing: there is no such slot"),
     ],
 )
 def test_overlaps(rank, slot, found):

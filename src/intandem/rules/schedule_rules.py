@@ -139,7 +139,9 @@ def _unpaired(schedule: Schedule) -> Iterator[Diagnostic]:
     for rank, slot in sorted(schedule.overlaps):
         row = schedule.actions[rank] if 0 <= rank < len(schedule.actions) else ()
         first, second = row[slot : slot + 1], row[slot + 1 : slot + 2]
-        if not first or not second:
+        if slot < 0:
+            yield Diagnostic("S006", rank, slot, "overlaps with nothing: there is no such slot")
+        elif not first or not second:
             yield Diagnostic("S006", rank, slot, "overlaps with nothing: the row ends here")
         elif first[0].kind is not F or second[0].kind not in {B, I}:
             text = f"{first[0]} overlaps with {second[0]}; expected an F with a B or I"
