@@ -2,6 +2,7 @@
 
 import pytest
 
+import intandem as it
 from intandem.costs import CostModel
 from intandem.errors import ScheduleError
 from intandem.planner import builtin
@@ -46,3 +47,20 @@ def test_a_fault_of_a_family_is_not_hidden(monkeypatch, error):
     monkeypatch.setattr(builtin, "build_schedule", refusing)
     monkeypatch.setattr(builtin, "_takes_costs", lambda *_: True)
     assert names(2, 2, 4) == []
+
+
+@pytest.mark.parametrize(("cap", "wins"), [(5, True), (4, False)])
+def test_what_is_taken_as_it_is_keeps_within_the_cap(cap, wins):
+    """DualPipe holds P + 1 activations: with room for P it is no answer, though it is shorter."""
+    found = it.search(
+        CostModel.uniform(4),
+        num_ranks=4,
+        num_microbatches=8,
+        memory_cap=cap,
+        weight_copies=2,
+        effort=0.02,
+        solver="none",
+    )
+
+    assert (found.method == "built-in dualpipe") == wins
+    assert max(found.peak_activations) <= cap
