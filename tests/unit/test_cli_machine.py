@@ -102,7 +102,8 @@ def test_the_bound_is_below_on_any_machine(case):
 def test_the_bound_of_the_fastest_link(capsys, machine):
     """Every pair has a link of its own: the default is none of them."""
     links = [{"from": a, "to": b, "latency_s": 2 + a} for a, b in ((0, 1), (1, 0))]
-    argv = ["1f1b", "--ranks", "2", "--microbatches", "1", "--machine", machine({"links": links})]
+    file = machine({"latency_s": 7, "links": links})
+    argv = ["1f1b", "--ranks", "2", "--microbatches", "1", "--machine", file]
 
     found = show_json(capsys, *argv)
 
