@@ -131,7 +131,7 @@ def test_caps_in_bytes():
         solver="none",
     )
 
-    assert max(found.peak_bytes) <= 2 * need
+    assert max(found.peak_held_bytes) <= 2 * need
     assert_as_simulated(found, costs)
 
 
@@ -146,7 +146,7 @@ def test_recomputation_fits_where_nothing_else_does():
     again = it.search(costs, solver="none", recompute=True, **asked)
 
     assert not kept.recompute
-    assert max(again.peak_bytes) <= 12
+    assert max(again.peak_held_bytes) <= 12
     assert again.makespan_s < kept.makespan_s
     program = lower(again.schedule, recompute=again.recompute)
     assert simulate(program, costs).makespan_s == again.makespan_s
