@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from intandem.ir import ActionKind
@@ -101,15 +101,17 @@ class Improvement:
 
     def begin_with_builtins(self) -> None:
         """Start from every built-in schedule that fits."""
-        most = self._request.max_activations
-        wanted = Wanted(
-            self._request.costs, self._request.num_ranks, self._request.num_microbatches, most
-        )
+        request = self._request
+        costs = request.costs
+        if request.cap_bytes is None:  # made to fit counts, not bytes
+            costs = replace(costs, activation_bytes=(), pending_bytes=())
+        count, most = request.num_microbatches, request.max_activations
+        wanted = Wanted(costs, request.num_ranks, count, most)
         for schedule in builtin_schedules(wanted):
             self._offer_builtin(schedule)
         for trial in self.trials:
             if not trial.is_small:
-                trial.add_builtins(most)
+                trial.add_builtins(wanted)
 
     def begin_with_rules(self) -> None:
         """Start from rows that are listed by rules."""
@@ -193,7 +195,7 @@ class Improvement:
             return
         start = trial.starts[index]
         num_moves = int(min(work / trial.small.num_operations, _MOST_MOVES * self._effort.factor))
-        warm = min(0.5, num_moves / (100 * trial.small.num_operations))
+        warm = min(0.5, num_moves / (1000 * trial.small.num_operations))
         warmth = Warmth(num_moves, warm * trial.step_s, 0.06 * warm * trial.step_s)
         target_s = trial.small_bound_s * (1 + 1e-9)
         found = anneal(trial.small, start.rows, warmth, self._random, target_s)

@@ -82,12 +82,9 @@ class Trial:
         """Whether what is worked on has all micro-batches."""
         return self.small is self.full
 
-    def add_builtins(self, max_activations: int | None) -> None:
-        """Start from every built-in schedule that fits."""
-        layout = self.small.layout
-        wanted = Wanted(
-            layout.costs, self.small.num_ranks, layout.num_microbatches, max_activations
-        )
+    def add_builtins(self, wanted: Wanted) -> None:
+        """Start from every built-in schedule that fits, of as many micro-batches as worked on."""
+        wanted = replace(wanted, num_microbatches=self.small.num_microbatches)
         for schedule in builtin_schedules(wanted):
             rows = rows_of(self.small, schedule)
             if rows is not None:
