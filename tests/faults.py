@@ -70,8 +70,8 @@ def mean_of_means(patch):
 def tied_copy_dropped(patch):
     @instead(patch, tied.TiedGradients, "_contribute")
     def contribute(original, self, index, parameter, transport, step):
-        for leaf in self._parts(parameter).values():
-            leaf.grad = None
+        for use, _ in parameter.uses[1:]:
+            self._weights.leaf(parameter.name, use).grad = None
         original(self, index, parameter, transport, step)
 
 
