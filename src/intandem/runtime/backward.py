@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from intandem.runtime.randomness import default_generators_held
+from intandem.runtime.weight_gradients import differentiate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch.autograd.graph import Node
 
     from intandem.runtime.stage import Environment, Stage
+    from intandem.runtime.weight_gradients import Pending
 
 
 _OWN_USERS = 2
@@ -35,8 +37,6 @@ class Kept:
         exits: values that other stages read, by value.
         ends: (tensor, gradient that it is given) where backward begins: of the loss, or of the
             output; on the last stage.
-        roots: what W differentiates again, once I has run.
-        root_gradients: their gradients.
         draws: whether the backward draws random numbers again.
     """
 
@@ -45,8 +45,6 @@ class Kept:
     entry_nodes: list[Node] = field(default_factory=list)
     exits: dict[int, Tensor] = field(default_factory=dict)
     ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    roots: list[Tensor] = field(default_factory=list)
-    root_gradients: list[Tensor] = field(default_factory=list)
     draws: bool = False
 
 
@@ -97,29 +95,32 @@ def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
 
 
 def backward(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
-    """Run B: gradients of the stage's parameters and of its entries.
+    """Run B: gradients of the stage's parameters and of its entries."""
+    backward_weights(backward_inputs(kept, gradients))
+
+
+def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> Pending:
+    """Run I: gradients of the stage's entries, and of parameters where they cannot wait.
 
     The gradient that arrives for a value is the first term of its sum, as it would be in one
     process, where later readers come first.
     """
-    _collect_roots(kept, gradients)
-    if kept.roots:
-        _run(kept)
+    roots = _roots(kept, gradients)
+    if not roots:
+        return ()
+    with default_generators_held() if kept.draws else nullcontext():
+        gradients_found, pending = differentiate(roots, list(kept.entries.values()))
+    for value, gradient in zip(kept.entries, gradients_found, strict=True):
+        if gradient is not None:
+            kept.entry_gradients[value] = gradient
+    return pending
 
 
-def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
-    """Run I: gradients of the stage's entries alone."""
-    _collect_roots(kept, gradients)
-    entries = list(kept.entries.values())
-    if kept.roots and entries:
-        _run(kept, inputs=entries, retain_graph=True)
-
-
-def backward_weights(kept: Kept, parameters: Sequence[Tensor]) -> None:
-    """Run W after I: gradients of the stage's parameters alone."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if kept.roots and trained:
-        _run(kept, inputs=trained)
+def backward_weights(pending: Pending) -> None:
+    """Run W after I: gradients of the stage's parameters that waited."""
+    with torch.no_grad():
+        for add, gradient in pending:
+            add(gradient)
 
 
 def gradient_to_send(kept: Kept, value: int) -> Tensor | None:
@@ -149,18 +150,11 @@ def _copied(tensor: Tensor) -> Tensor:
     return made
 
 
-def _run(kept: Kept, **options: Any) -> None:
-    with default_generators_held() if kept.draws else nullcontext():
-        torch.autograd.backward(kept.roots, kept.root_gradients, **options)
-
-
-def _collect_roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
-    for value, gradient in gradients.items():
-        root = kept.exits[value] if value in kept.exits else kept.entries[value]
-        if gradient is not None and root.requires_grad:
-            kept.roots.append(root)
-            kept.root_gradients.append(gradient)
-    for end, gradient in kept.ends:
-        if end.requires_grad:
-            kept.roots.append(end)
-            kept.root_gradients.append(gradient)
+def _roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    """Return where the backward begins, each with its gradient."""
+    arrived = [
+        (kept.exits[value] if value in kept.exits else kept.entries[value], gradient)
+        for value, gradient in gradients.items()
+        if gradient is not None
+    ]
+    return [(root, seed) for root, seed in (*arrived, *kept.ends) if root.requires_grad]

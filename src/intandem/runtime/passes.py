@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from intandem.runtime.backward import Kept
     from intandem.runtime.stage import Environment, Stage
     from intandem.runtime.transport.protocol import Contract, Payload, Transport
+    from intandem.runtime.weight_gradients import Pending
     from intandem.runtime.weights import Weights
     from intandem.runtime.work import StepWork
 
@@ -71,6 +72,7 @@ class Pass:
         self._at_hand: dict[tuple[int, int, int], Payload] = {}
         self._to_send: dict[Message, Payload] = {}
         self._kept: dict[tuple[int, int], Kept] = {}
+        self._pending: dict[tuple[int, int], Pending] = {}
         self._deferred: dict[tuple[int, int], _Deferred] = {}
         self._whole = self._whole_batch()
         self._outputs: dict[int, Any] = {}
@@ -244,7 +246,7 @@ class Pass:
         stage = self._stage(action.stage, action.microbatch)
         key = (action.stage, action.microbatch)
         if action.kind is ActionKind.W:
-            backward.backward_weights(self._kept.pop(key), stage.parameters())
+            backward.backward_weights(self._pending.pop(key))
             return
         if self._whole is not None and action.stage == self._last_stage:
             output = self._outputs.pop(action.microbatch)
@@ -253,12 +255,12 @@ class Pass:
         for source, values in stage.cut.gradients_received.items():
             arrived = self._at_hand.pop((source, *key))
             gradients.update(zip(values, arrived, strict=True))
+        kept = self._kept.pop(key)
+        pending = backward.backward_inputs(kept, gradients)
         if action.kind is ActionKind.B:
-            kept = self._kept.pop(key)
-            backward.backward(kept, gradients)
+            backward.backward_weights(pending)
         else:
-            kept = self._kept[key]
-            backward.backward_inputs(kept, gradients)
+            self._pending[key] = pending
         for target, values in stage.cut.gradients_sent.items():
             payload = tuple(backward.gradient_to_send(kept, value) for value in values)
             self._hand_over(Message(action, target), payload)

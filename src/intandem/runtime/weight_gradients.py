@@ -1,0 +1,318 @@
+"""Weight gradients that can wait for W: found in the autograd graph that a forward left.
+
+[Note: reading the graph] Blocks run unchanged, and what they did stands in their autograd graph.
+Where an operation multiplies activations by a parameter (linear, matmul, einsum, convolution) or
+looks rows of one up (embedding), the parameter's gradient is a product of two tensors: what the
+operation saved, and the gradient of what it returned. I asks autograd for the gradients of the
+stage's entries and of what those operations returned, and autograd computes nothing that leads to
+their parameters alone. W multiplies, and adds to ``.grad`` in place, so that no gradient of one
+micro-batch is ever stored beside the sum. B is I and W, one after the other: the same bits.
+
+A parameter that an operation of another kind uses as well (a norm, an LSTM, a custom function,
+compiled code) gets its whole gradient with I. So does one with gradient hooks, or whose operation
+saved its tensors through hooks. Scales and offsets of norms do on purpose: one kernel gives their
+gradients and that of the activations, and half of it takes about as long as all of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch.autograd.graph import Node
+
+    _Edge = tuple[Node | None, int]
+    _Add = Callable[[Tensor], None]
+
+_LEAF = "torch::autograd::AccumulateGrad"
+_OWN_BACKWARD = "CheckpointFunction"
+"""Of a function whose backward runs autograd itself, which it cannot for some gradients only."""
+
+_PASSED_ON = frozenset(
+    f"{name}Backward{version}"
+    for name in (
+        "Alias", "AsStrided", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Split",
+        "SplitWithSizes", "Squeeze", "T", "ToCopy", "Transpose", "Unbind", "UnsafeView",
+        "Unsqueeze", "View",
+    )
+    for version in range(3)
+)  # fmt: skip
+"""Between a parameter and the operation that uses it: views, and a cast under autocast."""
+
+
+Pending = tuple[tuple["_Add", Tensor], ...]
+"""What I leaves for W: what adds to a parameter's gradient, and the gradient it is given."""
+
+
+class _Waiting(NamedTuple):
+    """One use of one parameter whose gradient can wait.
+
+    Attributes:
+        node: the operation's.
+        leaf: the parameter.
+        add: adds to the parameter's gradient, given the gradient of what the operation returned.
+    """
+
+    node: Node
+    leaf: Tensor
+    add: _Add
+
+
+class _Parts(NamedTuple):
+    """How the gradients of a graph's leaves are to be found.
+
+    Attributes:
+        waiting: uses of parameters, in the order in which autograd would come to them.
+        leaves: the other tensors that gradients are added to.
+    """
+
+    waiting: list[_Waiting]
+    leaves: list[Tensor]
+
+
+def differentiate(
+    roots: Sequence[tuple[Tensor, Tensor]], entries: Sequence[Tensor]
+) -> tuple[Sequence[Tensor | None], Pending]:
+    """Run I on a graph.
+
+    Args:
+        roots: where it begins, each with its gradient.
+        entries: leaves whose gradients are to be returned instead of added.
+
+    Returns:
+        The gradients of ``entries``, None for those that have none, or that a graph which cannot
+        be taken apart has given to their hooks; and what is left for W.
+    """
+    tensors, seeds = zip(*roots, strict=True)
+    parts = _parts(tensors, entries)
+    if parts is None:
+        torch.autograd.backward(tensors, seeds)
+        return [None] * len(entries), ()
+    nodes = list(dict.fromkeys(use.node for use in parts.waiting))
+    wanted: list[Any] = [*entries, *parts.leaves, *(GradientEdge(node, 0) for node in nodes)]
+    if not wanted:
+        return (), ()
+    found = torch.autograd.grad(tensors, wanted, seeds, allow_unused=True)
+    first_leaf, first_node = len(entries), len(entries) + len(parts.leaves)
+    with torch.no_grad():
+        for leaf, gradient in zip(parts.leaves, found[first_leaf:first_node], strict=True):
+            if gradient is not None:
+                _add_gradient(leaf, gradient)
+    returned = dict(zip(nodes, found[first_node:], strict=True))
+    terms = ((use.add, returned[use.node]) for use in parts.waiting)
+    pending = tuple((add, gradient) for add, gradient in terms if gradient is not None)
+    return found[:first_leaf], pending
+
+
+def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
+    """Say which gradients can wait; None where the graph has to be run as a whole."""
+    waiting: list[_Waiting] = []
+    leaves: dict[int, Tensor] = {}
+    seen: set[Node] = set()
+    ahead: list[Node | None] = [get_gradient_edge(root).node for root in roots]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = node.name()
+        if name == _LEAF:
+            leaf = _variable(node)
+            leaves[id(leaf)] = leaf
+        if name.startswith(_OWN_BACKWARD):
+            return None
+        uses = _RULES[name](node) if name in _RULES else ()
+        waiting += [_Waiting(node, use.leaf, use.add) for use in uses]
+        apart = {use.position for use in uses}
+        edges = enumerate(node.next_functions)
+        ahead += [edge[0] for position, edge in edges if position not in apart]
+    if any(getattr(leaf, "_post_accumulate_grad_hooks", None) for leaf in leaves.values()):
+        return None
+    waiting = [use for use in waiting if id(use.leaf) not in leaves]
+    waiting.sort(key=lambda use: -use.node._sequence_nr())
+    for entry in entries:
+        leaves.pop(id(entry), None)
+    return _Parts(waiting, list(leaves.values()))
+
+
+def _add_gradient(leaf: Tensor, gradient: Tensor) -> None:
+    """Add to ``leaf.grad`` as autograd does: in place, in the leaf's layout."""
+    before = leaf.grad
+    if before is not None and before.layout is gradient.layout is torch.strided:
+        before.add_(gradient)
+    elif before is not None:
+        leaf.grad = before + gradient
+    elif gradient.layout is torch.strided:
+        leaf.grad = torch.empty_like(leaf).copy_(gradient)
+    else:
+        leaf.grad = gradient.clone()
+
+
+class _Use(NamedTuple):
+    """What a rule finds: the parameter at one position among a node's inputs."""
+
+    position: int
+    leaf: Tensor
+    add: _Add
+
+
+class _Operand(NamedTuple):
+    """A parameter as an operation reads it.
+
+    Attributes:
+        edge: where its gradient would go.
+        leaf: the parameter.
+        passed: names of what lies between the two.
+    """
+
+    edge: GradientEdge
+    leaf: nn.Parameter
+    passed: tuple[str, ...]
+
+    def add(self, gradient: Tensor) -> None:
+        """Add the gradient of what the operation read."""
+        if not self.passed:
+            _add_gradient(self.leaf, gradient)
+        else:
+            torch.autograd.backward(self.edge, gradient, retain_graph=True)
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Add ``left @ right``, both matrices, without a tensor for the product if possible."""
+        if self.passed == ("TBackward0",):
+            left, right = right.t(), left.t()
+        elif self.passed:
+            self.add(left.mm(right))
+            return
+        if self.leaf.grad is None:
+            _add_gradient(self.leaf, left.mm(right))
+        else:
+            self.leaf.grad.addmm_(left, right)
+
+
+def _operand(edge: _Edge) -> _Operand | None:
+    """Return the parameter that an edge leads to and to nothing else, if its gradient can wait."""
+    first, passed = edge, list[str]()
+    node = first[0]
+    while node is not None and (name := node.name()) != _LEAF:
+        if name not in _PASSED_ON:
+            return None
+        passed.append(name)
+        node = node.next_functions[0][0]
+    if node is None or first[0] is None:
+        return None
+    leaf = _variable(node)
+    has_hooks = leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None)
+    if not isinstance(leaf, nn.Parameter) or has_hooks:
+        return None
+    return _Operand(GradientEdge(first[0], first[1]), leaf, tuple(passed))
+
+
+def _variable(node: Node) -> Tensor:
+    variable: Tensor = node.variable  # type: ignore[attr-defined]
+    return variable
+
+
+def _saved(node: Any, name: str) -> Tensor | None:
+    """Return what an operation saved; None if it passed through hooks, which have to see it."""
+    raw = getattr(node, f"_raw_saved_{name}", None)
+    # Before torch could say whether there are hooks, all are taken to have some.
+    if raw is None or getattr(raw, "unpack_hook", raw) is not None:
+        return None
+    saved: Tensor = getattr(node, f"_saved_{name}")
+    return saved
+
+
+def _factors(node: Node, first: int, left_name: str, right_name: str) -> Iterator[_Use]:
+    """Yield the parameter among the two factors of a product of matrices.
+
+    Args:
+        node: the product's.
+        first: position of the left factor among its inputs.
+        left_name: by which the left factor is saved.
+        right_name: by which the right factor is saved.
+    """
+    edges = node.next_functions
+    left, right = _operand(edges[first]), _operand(edges[first + 1])
+    if left is None and right is not None and (x := _saved(node, left_name)) is not None:
+        yield _Use(first + 1, right.leaf, lambda g: right.add_product(x.t(), g))
+    if right is None and left is not None and (y := _saved(node, right_name)) is not None:
+        yield _Use(first, left.leaf, lambda g: left.add_product(g, y.t()))
+
+
+def _mm(node: Node) -> tuple[_Use, ...]:
+    return tuple(_factors(node, 0, "self", "mat2"))
+
+
+def _addmm(node: Any) -> tuple[_Use, ...]:
+    if node._saved_alpha != 1 or node._saved_beta != 1:
+        return ()
+    found = tuple(_factors(node, 1, "mat1", "mat2"))
+    offset = _operand(node.next_functions[0])
+    if found and offset is not None and offset.leaf.dim() == 1:
+        found += (_Use(0, offset.leaf, lambda g: offset.add(g.sum(0))),)
+    return found
+
+
+def _bmm(node: Node) -> tuple[_Use, ...]:
+    left, right = map(_operand, node.next_functions)
+    if left is None and right is not None and (x := _saved(node, "self")) is not None:
+        return (_Use(1, right.leaf, lambda g: right.add(x.mT.bmm(g))),)
+    if right is None and left is not None and (y := _saved(node, "mat2")) is not None:
+        return (_Use(0, left.leaf, lambda g: left.add(g.bmm(y.mT))),)
+    return ()
+
+
+def _convolution(node: Any) -> tuple[_Use, ...]:
+    weight, x = _operand(node.next_functions[1]), _saved(node, "input")
+    if weight is None or x is None:
+        return ()
+    read: Tensor = node._saved_weight
+    settings = (
+        node._saved_stride, node._saved_padding, node._saved_dilation,
+        node._saved_transposed, node._saved_output_padding, node._saved_groups,
+    )  # fmt: skip
+
+    def add(gradient: Tensor) -> None:
+        _, found, _ = torch.ops.aten.convolution_backward(
+            gradient, x, read, None, *settings, (False, True, False)
+        )
+        weight.add(found)
+
+    return (_Use(1, weight.leaf, add),)
+
+
+def _embedding(node: Any) -> tuple[_Use, ...]:
+    table, rows = _operand(node.next_functions[0]), _saved(node, "indices")
+    unusual = node._saved_sparse or node._saved_scale_grad_by_freq
+    if table is None or table.passed or rows is None or unusual:
+        return ()
+    leaf, padding = table.leaf, node._saved_padding_idx
+
+    def add(gradient: Tensor) -> None:
+        flat, terms = rows.reshape(-1), gradient.reshape(-1, gradient.shape[-1])
+        if 0 <= padding < len(leaf):
+            terms = terms.masked_fill((flat == padding)[:, None], 0)
+        if leaf.grad is None:
+            leaf.grad = torch.zeros_like(leaf)
+        if leaf.is_cuda:
+            leaf.grad.index_put_((flat,), terms, accumulate=True)  # sums in a fixed order
+        else:
+            leaf.grad.index_add_(0, flat, terms)
+
+    return (_Use(0, leaf, add),)
+
+
+_RULES: dict[str, Callable[[Any], tuple[_Use, ...]]] = {
+    "AddmmBackward0": _addmm,
+    "BmmBackward0": _bmm,
+    "ConvolutionBackward0": _convolution,
+    "EmbeddingBackward0": _embedding,
+    "MmBackward0": _mm,
+}
+"""How to find parameters whose gradients can wait, by the name of an operation's node."""
