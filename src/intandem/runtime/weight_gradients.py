@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch.autograd.graph import Node
 
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     _Add = Callable[[Tensor], None]
 
 _LEAF = "torch::autograd::AccumulateGrad"
-_OWN_BACKWARD = "CheckpointFunction"
-"""Of a function whose backward runs autograd itself, which it cannot for some gradients only."""
+_OWN_BACKWARD = "CheckpointFunctionBackward"
+"""Runs autograd itself, and refuses where only some gradients are asked for."""
 
+_MATRIX = 2
 _PASSED_ON = frozenset(
     f"{name}Backward{version}"
     for name in (
@@ -125,13 +126,16 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
         if name == _LEAF:
             leaf = _variable(node)
             leaves[id(leaf)] = leaf
-        if name.startswith(_OWN_BACKWARD):
+        elif name in _RULES:
+            uses = _RULES[name](node)
+            waiting += [_Waiting(node, use.leaf, use.add) for use in uses]
+            apart = {use.position for use in uses}
+            edges = enumerate(node.next_functions)
+            ahead += [edge[0] for position, edge in edges if position not in apart]
+        elif name == _OWN_BACKWARD:
             return None
-        uses = _RULES[name](node) if name in _RULES else ()
-        waiting += [_Waiting(node, use.leaf, use.add) for use in uses]
-        apart = {use.position for use in uses}
-        edges = enumerate(node.next_functions)
-        ahead += [edge[0] for position, edge in edges if position not in apart]
+        else:
+            ahead += [edge[0] for edge in node.next_functions]
     if any(getattr(leaf, "_post_accumulate_grad_hooks", None) for leaf in leaves.values()):
         return None
     waiting = [use for use in waiting if id(use.leaf) not in leaves]
@@ -183,14 +187,13 @@ class _Operand(NamedTuple):
             torch.autograd.backward(self.edge, gradient, retain_graph=True)
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
-        """Add ``left @ right``, both matrices, without a tensor for the product if possible."""
+        """Add ``left @ right``; to a whole matrix without a tensor for the product."""
         if self.passed == ("TBackward0",):
-            left, right = right.t(), left.t()
-        elif self.passed:
-            self.add(left.mm(right))
-            return
-        if self.leaf.grad is None:
-            _add_gradient(self.leaf, left.mm(right))
+            left, right = right.mT, left.mT
+        if self.passed not in {(), ("TBackward0",)} or self.leaf.dim() > _MATRIX:
+            self.add(left.matmul(right))
+        elif self.leaf.grad is None:
+            _add_gradient(self.leaf, left.matmul(right))
         else:
             self.leaf.grad.addmm_(left, right)
 
@@ -228,8 +231,8 @@ def _saved(node: Any, name: str) -> Tensor | None:
     return saved
 
 
-def _factors(node: Node, first: int, left_name: str, right_name: str) -> Iterator[_Use]:
-    """Yield the parameter among the two factors of a product of matrices.
+def _factor(node: Any, first: int, left_name: str, right_name: str) -> _Use | None:
+    """Return the use of a parameter as a factor of a product of matrices, if there is one.
 
     Args:
         node: the product's.
@@ -238,40 +241,38 @@ def _factors(node: Node, first: int, left_name: str, right_name: str) -> Iterato
         right_name: by which the right factor is saved.
     """
     edges = node.next_functions
-    left, right = _operand(edges[first]), _operand(edges[first + 1])
-    if left is None and right is not None and (x := _saved(node, left_name)) is not None:
-        yield _Use(first + 1, right.leaf, lambda g: right.add_product(x.t(), g))
-    if right is None and left is not None and (y := _saved(node, right_name)) is not None:
-        yield _Use(first, left.leaf, lambda g: left.add_product(g, y.t()))
+    if (right := _operand(edges[first + 1])) is not None:
+        x = _saved(node, left_name)
+        return (
+            None if x is None else _Use(first + 1, right.leaf, lambda g: right.add_product(x.mT, g))
+        )
+    if (left := _operand(edges[first])) is not None:
+        y = _saved(node, right_name)
+        return None if y is None else _Use(first, left.leaf, lambda g: left.add_product(g, y.mT))
+    return None
 
 
-def _mm(node: Node) -> tuple[_Use, ...]:
-    return tuple(_factors(node, 0, "self", "mat2"))
+def _mm(node: Any) -> list[_Use]:
+    use = _factor(node, 0, "self", "mat2")
+    return [] if use is None else [use]
 
 
-def _addmm(node: Any) -> tuple[_Use, ...]:
+def _addmm(node: Any) -> list[_Use]:
     if node._saved_alpha != 1 or node._saved_beta != 1:
-        return ()
-    found = tuple(_factors(node, 1, "mat1", "mat2"))
+        return []
+    use = _factor(node, 1, "mat1", "mat2")
+    if use is None:
+        return []
     offset = _operand(node.next_functions[0])
-    if found and offset is not None and offset.leaf.dim() == 1:
-        found += (_Use(0, offset.leaf, lambda g: offset.add(g.sum(0))),)
-    return found
+    if offset is None or offset.leaf.dim() != 1:
+        return [use]
+    return [use, _Use(0, offset.leaf, lambda g: offset.add(g.sum(0)))]
 
 
-def _bmm(node: Node) -> tuple[_Use, ...]:
-    left, right = map(_operand, node.next_functions)
-    if left is None and right is not None and (x := _saved(node, "self")) is not None:
-        return (_Use(1, right.leaf, lambda g: right.add(x.mT.bmm(g))),)
-    if right is None and left is not None and (y := _saved(node, "mat2")) is not None:
-        return (_Use(0, left.leaf, lambda g: left.add(g.bmm(y.mT))),)
-    return ()
-
-
-def _convolution(node: Any) -> tuple[_Use, ...]:
+def _convolution(node: Any) -> list[_Use]:
     weight, x = _operand(node.next_functions[1]), _saved(node, "input")
     if weight is None or x is None:
-        return ()
+        return []
     read: Tensor = node._saved_weight
     settings = (
         node._saved_stride, node._saved_padding, node._saved_dilation,
@@ -284,14 +285,14 @@ def _convolution(node: Any) -> tuple[_Use, ...]:
         )
         weight.add(found)
 
-    return (_Use(1, weight.leaf, add),)
+    return [_Use(1, weight.leaf, add)]
 
 
-def _embedding(node: Any) -> tuple[_Use, ...]:
+def _embedding(node: Any) -> list[_Use]:
     table, rows = _operand(node.next_functions[0]), _saved(node, "indices")
     unusual = node._saved_sparse or node._saved_scale_grad_by_freq
     if table is None or table.passed or rows is None or unusual:
-        return ()
+        return []
     leaf, padding = table.leaf, node._saved_padding_idx
 
     def add(gradient: Tensor) -> None:
@@ -305,12 +306,12 @@ def _embedding(node: Any) -> tuple[_Use, ...]:
         else:
             leaf.grad.index_add_(0, flat, terms)
 
-    return (_Use(0, leaf, add),)
+    return [_Use(0, leaf, add)]
 
 
-_RULES: dict[str, Callable[[Any], tuple[_Use, ...]]] = {
+_RULES: dict[str, Callable[[Any], list[_Use]]] = {
     "AddmmBackward0": _addmm,
-    "BmmBackward0": _bmm,
+    "BmmBackward0": _mm,
     "ConvolutionBackward0": _convolution,
     "EmbeddingBackward0": _embedding,
     "MmBackward0": _mm,
