@@ -83,42 +83,42 @@ def bf16(function):
 # What makes the module, and the parameters whose gradients wait; all others come with I.
 CASES = {
     "linear": (lambda: nn.Linear(4, 3), {"weight", "bias"}),
-    "linear without offset": (lambda: nn.Linear(4, 3, bias=False), {"weight"}),
+    "linear-without-offset": (lambda: nn.Linear(4, 3, bias=False), {"weight"}),
     "matmul": (lambda: Made(torch.matmul, w=(4, 3)), {"w"}),
-    "matmul from the left": (lambda: Made(lambda x, w: w @ x[0], w=(3, 5)), {"w"}),
-    "matmul of batches": (lambda: Made(torch.bmm, w=(2, 4, 3)), {"w"}),
-    "matmul of a transposed": (lambda: Made(lambda x, w: x @ w.t(), w=(3, 4)), {"w"}),
-    "matmul of a part": (lambda: Made(lambda x, w: x @ w[:, 1:4], w=(4, 6)), {"w"}),
+    "matmul-from-the-left": (lambda: Made(lambda x, w: w @ x[0], w=(3, 5)), {"w"}),
+    "matmul-of-batches": (lambda: Made(torch.bmm, w=(2, 4, 3)), {"w"}),
+    "matmul-of-a-transposed": (lambda: Made(lambda x, w: x @ w.t(), w=(3, 4)), {"w"}),
+    "matmul-of-a-part": (lambda: Made(lambda x, w: x @ w[:, 1:4], w=(4, 6)), {"w"}),
     "einsum": (lambda: Made(lambda x, w: torch.einsum("btd,ed->bte", x, w), w=(3, 4)), {"w"}),
-    "offset and product": (
+    "offset-and-product": (
         lambda: Made(lambda x, b, w: torch.addmm(b, x[0], w), b=(3,), w=(4, 3)), {"b", "w"},
     ),
-    "scaled product": (
+    "scaled-product": (
         lambda: Made(lambda x, b, w: torch.addmm(b, x[0], w, beta=2), b=(3,), w=(4, 3)), set(),
     ),
-    "offset matrix": (
+    "offset-matrix": (
         lambda: Made(lambda x, b, w: torch.addmm(b, x[0], w), b=(5, 3), w=(4, 3)), {"w"},
     ),
     "convolution": (lambda: nn.Conv1d(5, 6, 3, padding=1), {"weight"}),
-    "convolution in groups": (lambda: nn.Conv1d(5, 10, 2, stride=2, groups=5), {"weight"}),
-    "transposed convolution": (lambda: nn.ConvTranspose1d(5, 3, 3, stride=2), {"weight"}),
+    "convolution-in-groups": (lambda: nn.Conv1d(5, 10, 2, stride=2, groups=5), {"weight"}),
+    "transposed-convolution": (lambda: nn.ConvTranspose1d(5, 3, 3, stride=2), {"weight"}),
     "table": (Table, {"rows.weight"}),
-    "table with padding": (lambda: Table(padding_idx=2), {"rows.weight"}),
-    "sparse table": (lambda: Table(sparse=True), set()),
-    "table scaled by frequency": (lambda: Table(scale_grad_by_freq=True), set()),
+    "table-with-padding": (lambda: Table(padding_idx=2), {"rows.weight"}),
+    "sparse-table": (lambda: Table(sparse=True), set()),
+    "table-scaled-by-frequency": (lambda: Table(scale_grad_by_freq=True), set()),
     "attention": (
         Attention,
         {"inner.in_proj_weight", "inner.out_proj.weight", "inner.out_proj.bias"},
     ),
     "adapter": (Adapted, {"down.weight", "down.bias", "up.weight", "up.bias"}),
-    "used twice": (lambda: Made(lambda x, w: (x @ w).tanh() @ w, w=(4, 4)), {"w"}),
-    "used in two ways": (lambda: Made(lambda x, w: (x @ w) * w[0], w=(4, 4)), set()),
-    "both factors": (lambda: Made(lambda x, v, w: x @ (v @ w), v=(4, 2), w=(2, 3)), {"w"}),
+    "used-twice": (lambda: Made(lambda x, w: (x @ w).tanh() @ w, w=(4, 4)), {"w"}),
+    "used-in-two-ways": (lambda: Made(lambda x, w: (x @ w) * w[0], w=(4, 4)), set()),
+    "both-factors": (lambda: Made(lambda x, v, w: x @ (v @ w), v=(4, 2), w=(2, 3)), {"w"}),
     "squared": (lambda: Made(lambda x, w: x @ (w @ w), w=(4, 4)), set()),
-    "custom function": (lambda: Made(Doubled.apply, w=(4, 3)), set()),
+    "custom-function": (lambda: Made(Doubled.apply, w=(4, 3)), set()),
     "norm": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), {"0.weight", "0.bias"}),
     "recurrent": (lambda: Made(lambda x, w: (x @ w).cumsum(1), w=(4, 3)), {"w"}),
-    "mixed precision": (
+    "mixed-precision": (
         lambda: Made(bf16(F.linear), w=(3, 4), b=(3,)).float(), {"w", "b"},
     ),
     "reparametrised": (
@@ -180,11 +180,11 @@ def same(found, expected, tolerance=TOLERANCE):
 def test_sums(case, x):
     """I and W of two micro-batches add up to what two backwards do, and the right ones wait."""
     make, names = CASES[case]
-    if case.startswith("table") or case == "sparse table":
+    if case.startswith("table") or case == "sparse-table":
         x = x.detach()
     module = make()
     reference, tolerance = copy.deepcopy(module), TOLERANCE
-    if case == "mixed precision":  # sums of two half-precision terms, in another order
+    if case == "mixed-precision":  # sums of two half-precision terms, in another order
         x, tolerance = x.detach().float().requires_grad_(x.requires_grad), 0.01
     of_x, expected = plain(reference, x, times=2)
     for _ in range(2):
@@ -323,9 +323,14 @@ def test_pipeline_with_every_kind(schedule):
     batch = (torch.randn(4, 5), torch.randn(4, 5, 4))
     F.mse_loss(whole(batch[0]), batch[1]).backward()
     with it.Pipeline(
-        cut, loss=lambda y, batch: F.mse_loss(y, batch[1]), example=batch, ranks=3, microbatches=4, schedule=schedule,
+        cut,
+        loss=lambda output, batch: F.mse_loss(output, batch[1]),
+        example=batch,
+        ranks=3,
+        microbatches=4,
+        schedule=schedule,
         options=it.Options(threads_per_rank=1),
-    ) as pipe:  # fmt: skip
+    ) as pipe:
         pipe.step(batch)
     found = dict(cut.named_parameters())
     for name, parameter in whole.named_parameters():
