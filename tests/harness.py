@@ -26,7 +26,8 @@ def repeatable_cuts(seed=0):
     def costs(graph, found, *rest):
         del graph, rest
         rng = random.Random(seed)
-        return tuple(SegmentCost(rng.uniform(1, 3), rng.uniform(1, 3)) for _ in found)
+        drawn = [(rng.uniform(1, 3), rng.uniform(0.5, 1.5)) for _ in found]
+        return tuple(SegmentCost(forward_s, half_s, half_s) for forward_s, half_s in drawn)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agreed_plan, "measure_segments", costs)

@@ -67,7 +67,8 @@ def even_cuts(seed=0):
     def costs(graph, found, *rest):
         del graph, rest
         rng = random.Random(seed)
-        return tuple(SegmentCost(rng.uniform(1, 1.2), rng.uniform(1, 1.2)) for _ in found)
+        drawn = [(rng.uniform(1, 1.2), rng.uniform(0.5, 0.6)) for _ in found]
+        return tuple(SegmentCost(forward_s, half_s, half_s) for forward_s, half_s in drawn)
 
     before = agreed_plan.measure_segments
     agreed_plan.measure_segments = costs

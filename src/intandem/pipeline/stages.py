@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ class StagePlan:
 
     def encode(self) -> bytes:
         """Return the form that ``decode`` reads."""
-        costs = [[cost.forward_s, cost.backward_s] for cost in self.costs]
+        costs = [astuple(cost) for cost in self.costs]
         return json.dumps([self.starts, costs]).encode()
 
     @classmethod
@@ -46,13 +46,14 @@ class StagePlan:
         return cls(tuple(starts), tuple(SegmentCost(*cost) for cost in costs))
 
     def cost_model(self) -> CostModel:
-        """Return seconds per stage. B is what was measured; I and W are taken for halves of it."""
+        """Return seconds of F, I and W per stage; B is I and W."""
         ends = (*self.starts[1:], len(self.costs))
         parts = [self.costs[a:b] for a, b in zip(self.starts, ends, strict=True)]
-        forward_s = tuple(sum(cost.forward_s for cost in part) for part in parts)
-        backward_s = tuple(sum(cost.backward_s for cost in part) for part in parts)
-        half = tuple(seconds / 2 for seconds in backward_s)
-        return CostModel(forward_s, half, half, backward_s)
+        return CostModel(
+            forward_s=tuple(sum(cost.forward_s for cost in part) for part in parts),
+            backward_input_s=tuple(sum(cost.backward_input_s for cost in part) for part in parts),
+            backward_weight_s=tuple(sum(cost.backward_weight_s for cost in part) for part in parts),
+        )
 
 
 def check_num_stages(segments: Sequence[Segment], placement: Placement) -> None:

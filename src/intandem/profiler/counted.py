@@ -85,15 +85,16 @@ def counted_costs(
 
 
 def _cost(graph: Graph, segment: Segment, meter: OperationMeter) -> SegmentCost:
-    forward, backward = 0, 0
+    forward, to_inputs, to_weights = 0, 0, 0
     for index in range(segment.start, segment.end):
         call = graph.calls[index]
-        forward += meter.by_call[index]
-        to_inputs = any(graph.values[value].requires_grad for value in reads(graph, index))
+        count = meter.by_call[index]
+        forward += count
+        to_inputs += count * any(graph.values[value].requires_grad for value in reads(graph, index))
         made = [graph.values[value] for value in call.outputs if value is not None]
-        to_weights = bool(call.parameters) and any(value.requires_grad for value in made)
-        backward += meter.by_call[index] * (to_inputs + to_weights)
-    return SegmentCost(forward / NOMINAL_FLOP_PER_S, backward / NOMINAL_FLOP_PER_S)
+        is_trained = bool(call.parameters) and any(value.requires_grad for value in made)
+        to_weights += count * is_trained
+    return SegmentCost(*(count / NOMINAL_FLOP_PER_S for count in (forward, to_inputs, to_weights)))
 
 
 __all__ = ["NOMINAL_FLOP_PER_S", "OperationMeter", "counted_costs"]

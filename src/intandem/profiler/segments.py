@@ -1,4 +1,4 @@
-"""Measure how long each segment of a recording takes, forward and backward."""
+"""Measure how long each segment of a recording takes: F, I and W."""
 
 from __future__ import annotations
 
@@ -27,10 +27,16 @@ BUDGET_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SegmentCost:
-    """Seconds of one segment on one micro-batch."""
+    """Seconds of one segment on one micro-batch: F, I and W."""
 
     forward_s: float
-    backward_s: float
+    backward_input_s: float
+    backward_weight_s: float
+
+    @property
+    def backward_s(self) -> float:
+        """Seconds of B, which is I and W."""
+        return self.backward_input_s + self.backward_weight_s
 
 
 def measure_segments(
@@ -40,7 +46,7 @@ def measure_segments(
     tensors: Sequence[Tensor],
     loss: Callable[[Any], LossTerm],
 ) -> tuple[SegmentCost, ...]:
-    """Run every segment alone, forward and backward, and return medians.
+    """Run F, I and W of every segment alone, and return medians.
 
     At least one warm round and one measured round; more, up to ``MAX_ROUNDS``, while they fit
     into ``BUDGET_S`` seconds. Buffers and gradients are left as they were.
@@ -66,7 +72,8 @@ def measure_segments(
     return tuple(
         SegmentCost(
             median(costs[index].forward_s for costs in measured),
-            median(costs[index].backward_s for costs in measured),
+            median(costs[index].backward_input_s for costs in measured),
+            median(costs[index].backward_weight_s for costs in measured),
         )
         for index in range(len(segments))
     )
@@ -76,24 +83,42 @@ def _one_round(
     stages: Sequence[Stage], tensors: Sequence[Tensor], loss: Callable[[Any], LossTerm]
 ) -> list[SegmentCost]:
     made: dict[int, Tensor] = dict(enumerate(tensors))
+    clock = _Clock(on_device=any(tensor.is_cuda for tensor in tensors))
     kept: list[backward.Kept] = []
     forward_s: list[float] = []
     for stage in stages:
-        start_s = time.perf_counter()
+        clock.lap_s()
         kept.append(_forward(stage, made, loss))
-        _wait_for_device(tensors)
-        forward_s.append(time.perf_counter() - start_s)
+        forward_s.append(clock.lap_s())
     gradients: dict[int, Tensor | None] = {}
-    backward_s: list[float] = []
-    for stage, keep in zip(reversed(stages), reversed(kept), strict=True):
-        start_s = time.perf_counter()
+    costs: list[SegmentCost] = []
+    for stage, keep, seconds in zip(stages[::-1], kept[::-1], forward_s[::-1], strict=True):
         wanted = {v for values in stage.cut.gradients_received.values() for v in values}
-        backward.backward(keep, {value: gradients.get(value) for value in wanted})
+        arrived = {value: gradients.get(value) for value in wanted}
+        clock.lap_s()
+        pending = backward.backward_inputs(keep, arrived)
+        input_s = clock.lap_s()
+        backward.backward_weights(pending)
+        weight_s = clock.lap_s()
+        costs.append(SegmentCost(seconds, input_s, weight_s))
         gradients.update(keep.entry_gradients)
-        _wait_for_device(tensors)
-        backward_s.append(time.perf_counter() - start_s)
-    pairs = zip(forward_s, reversed(backward_s), strict=True)
-    return [SegmentCost(f, b) for f, b in pairs]
+    return costs[::-1]
+
+
+class _Clock:
+    """Tells the seconds since it was last asked, when the device has finished what it was given."""
+
+    def __init__(self, *, on_device: bool) -> None:
+        self._on_device = on_device
+        self._since_s = time.perf_counter()
+
+    def lap_s(self) -> float:
+        """Return the seconds since the last call, and start anew."""
+        if self._on_device:
+            torch.cuda.synchronize()
+        now_s = time.perf_counter()
+        lap_s, self._since_s = now_s - self._since_s, now_s
+        return lap_s
 
 
 def _forward(
@@ -109,8 +134,3 @@ def _forward(
         kept.ends.append((root, torch.ones_like(root)))
     made.update((value, tensor.detach()) for value, tensor in kept.exits.items())
     return kept
-
-
-def _wait_for_device(tensors: Sequence[Tensor]) -> None:
-    if any(tensor.is_cuda for tensor in tensors):
-        torch.cuda.synchronize()
