@@ -72,6 +72,12 @@ class Doubled(torch.autograd.Function):
         return gradient @ weight.T, x.mT.matmul(gradient).sum(0)
 
 
+def complex_factors():
+    made = Made(lambda x, w: torch.view_as_real((x * (1 + 2j)) @ w), w=(4, 3))
+    made.w = nn.Parameter(torch.randn(4, 3, dtype=torch.complex128))
+    return made
+
+
 def bf16(function):
     def cast(*args):
         with torch.autocast("cpu", torch.bfloat16):
@@ -99,6 +105,10 @@ CASES = {
     "offset-matrix": (
         lambda: Made(lambda x, b, w: torch.addmm(b, x[0], w), b=(5, 3), w=(4, 3)), {"w"},
     ),
+    "offset-of-one-row": (
+        lambda: Made(lambda x, b, w: torch.addmm(b[None], x[0], w), b=(3,), w=(4, 3)), {"w"},
+    ),
+    "complex-factors": (complex_factors, {"w"}),
     "convolution": (lambda: nn.Conv1d(5, 6, 3, padding=1), {"weight"}),
     "convolution-in-groups": (lambda: nn.Conv1d(5, 10, 2, stride=2, groups=5), {"weight"}),
     "transposed-convolution": (lambda: nn.ConvTranspose1d(5, 3, 3, stride=2), {"weight"}),

@@ -34,6 +34,7 @@ _LEAF = "torch::autograd::AccumulateGrad"
 _OWN_BACKWARD = "CheckpointFunctionBackward"
 """Runs autograd itself, and refuses where only some gradients are asked for."""
 
+_CAST = "ToCopyBackward0"
 _MATRIX = 2
 _PASSED_ON = frozenset(
     f"{name}Backward{version}"
@@ -244,11 +245,11 @@ def _factor(node: Any, first: int, left_name: str, right_name: str) -> _Use | No
     if (right := _operand(edges[first + 1])) is not None:
         x = _saved(node, left_name)
         return (
-            None if x is None else _Use(first + 1, right.leaf, lambda g: right.add_product(x.mT, g))
+            None if x is None else _Use(first + 1, right.leaf, lambda g: right.add_product(x.mH, g))
         )
     if (left := _operand(edges[first])) is not None:
         y = _saved(node, right_name)
-        return None if y is None else _Use(first, left.leaf, lambda g: left.add_product(g, y.mT))
+        return None if y is None else _Use(first, left.leaf, lambda g: left.add_product(g, y.mH))
     return None
 
 
@@ -264,7 +265,7 @@ def _addmm(node: Any) -> list[_Use]:
     if use is None:
         return []
     offset = _operand(node.next_functions[0])
-    if offset is None or offset.leaf.dim() != 1:
+    if offset is None or offset.leaf.dim() != 1 or {*offset.passed} - {_CAST}:
         return [use]
     return [use, _Use(0, offset.leaf, lambda g: offset.add(g.sum(0)))]
 
