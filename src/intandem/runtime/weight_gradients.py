@@ -229,7 +229,7 @@ def _saved(node: Any, name: str) -> Tensor | None:
     if raw is None or getattr(raw, "unpack_hook", raw) is not None:
         return None
     saved: Tensor = getattr(node, f"_saved_{name}")
-    return saved
+    return saved.detach()  # so that it does not hold on to the graph
 
 
 def _factor(node: Any, first: int, left_name: str, right_name: str) -> _Use | None:
