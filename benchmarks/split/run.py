@@ -172,7 +172,7 @@ def measure(width: int, rounds: int) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "|width|tokens|plain B ms|I ms|W ms|(I + W) / B|torch's (I + W) / B|peak / B's|torch's peak / B's|",
+        "|width|tokens|plain B ms|I ms|W ms|(I + W) / B|torch's|peak bytes / B's|torch's|",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
