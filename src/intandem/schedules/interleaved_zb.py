@@ -19,13 +19,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from intandem.ir import Action, ActionKind, Placement, Schedule
-from intandem.schedules.alternation import alternate
-from intandem.schedules.counts import require_counts, require_stages
-from intandem.schedules.depth_first import DepthFirst, even_groups
+from intandem.schedules.interleaved import interleaved
+from intandem.schedules.split_backwards import split_backwards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from intandem.ir import Schedule
 
 
 def interleaved_zb(num_ranks: int, num_microbatches: int, stages_per_rank: int = 2) -> Schedule:
@@ -39,27 +37,5 @@ def interleaved_zb(num_ranks: int, num_microbatches: int, stages_per_rank: int =
     Raises:
         ValueError: if a count is less than 1.
     """
-    require_counts(num_ranks, num_microbatches)
-    require_stages(stages_per_rank)
-    groups = even_groups(num_microbatches, max(1, num_microbatches // num_ranks))
-    order = DepthFirst(num_ranks, stages_per_rank, groups)
-    rows = tuple(tuple(_row(order, rank)) for rank in range(num_ranks))
-    placement = Placement.loop(num_ranks, stages_per_rank)
-    return Schedule("interleaved-zb", placement, num_microbatches, rows)
-
-
-def _row(order: DepthFirst, rank: int) -> Iterator[Action]:
-    ahead = (order.stages_per_rank - 1) * order.groups[0]
-    num_warmup = ahead + 2 * (order.num_ranks - rank) - 1
-    backwards = order.backwards(rank)
-    weights = [Action(action.stage, ActionKind.W, action.microbatch) for action in backwards]
-    num_done = 0
-    for action in alternate(order.forwards(rank), backwards, num_warmup):
-        if action.kind is ActionKind.F:
-            yield action
-            continue
-        yield Action(action.stage, ActionKind.I, action.microbatch)
-        if num_done >= 2 * rank:
-            yield weights[num_done - 2 * rank]
-        num_done += 1
-    yield from weights[max(num_done - 2 * rank, 0) :]
+    whole = interleaved(num_ranks, num_microbatches, stages_per_rank)
+    return split_backwards(whole, "interleaved-zb", lambda rank: 2 * rank)

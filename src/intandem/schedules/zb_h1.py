@@ -14,9 +14,13 @@ than F + I, and no transfers: with equal times, a third of 1F1B's bubble.
 
 from __future__ import annotations
 
-from intandem.ir import Placement, Schedule
-from intandem.schedules.counts import require_counts
-from intandem.schedules.split_order import split_order
+from typing import TYPE_CHECKING
+
+from intandem.schedules.one_f_one_b import one_f_one_b
+from intandem.schedules.split_backwards import split_backwards
+
+if TYPE_CHECKING:
+    from intandem.ir import Schedule
 
 
 def zb_h1(num_ranks: int, num_microbatches: int) -> Schedule:
@@ -31,14 +35,5 @@ def zb_h1(num_ranks: int, num_microbatches: int) -> Schedule:
     Raises:
         ValueError: if either count is less than 1.
     """
-    require_counts(num_ranks, num_microbatches)
-    rows = tuple(
-        split_order(
-            rank,
-            num_microbatches,
-            num_warmup=min(num_ranks - rank, num_microbatches),
-            delay=rank,
-        )
-        for rank in range(num_ranks)
-    )
-    return Schedule("zb-h1", Placement.loop(num_ranks), num_microbatches, rows)
+    whole = one_f_one_b(num_ranks, num_microbatches)
+    return split_backwards(whole, "zb-h1", lambda rank: rank)
