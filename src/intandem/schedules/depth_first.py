@@ -19,6 +19,11 @@ def even_groups(num_microbatches: int, num_groups: int) -> tuple[int, ...]:
     return tuple(size + (group < num_larger) for group in range(num_groups))
 
 
+def groups_of_at_least(size: int, num_microbatches: int) -> tuple[int, ...]:
+    """Return groups of ``size`` micro-batches or a few more; a single one where there are fewer."""
+    return even_groups(num_microbatches, max(1, num_microbatches // size))
+
+
 @dataclass(frozen=True, slots=True)
 class DepthFirst:
     """The order in which ranks that hold ``stages_per_rank`` stages of a loop go through them.

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from intandem.schedules.counts import require_counts, require_stages
-from intandem.schedules.depth_first import DepthFirst, even_groups
+from intandem.schedules.depth_first import DepthFirst, groups_of_at_least
 from intandem.schedules.gis import grouped
 
 if TYPE_CHECKING:
@@ -37,6 +37,5 @@ def gis_h(num_ranks: int, num_microbatches: int, stages_per_rank: int = 2) -> Sc
     """
     require_counts(num_ranks, num_microbatches)
     require_stages(stages_per_rank)
-    smallest = (num_ranks + 1) // 2
-    groups = even_groups(num_microbatches, max(1, num_microbatches // smallest))
+    groups = groups_of_at_least((num_ranks + 1) // 2, num_microbatches)
     return grouped("gis-h", DepthFirst(num_ranks, stages_per_rank, groups))

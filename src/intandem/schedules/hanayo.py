@@ -20,7 +20,7 @@ from __future__ import annotations
 from intandem.errors import ScheduleError
 from intandem.ir import Placement, Schedule
 from intandem.schedules.counts import require_counts, require_stages
-from intandem.schedules.depth_first import even_groups
+from intandem.schedules.depth_first import groups_of_at_least
 from intandem.schedules.slots import entries_of, in_slot_order
 
 
@@ -43,7 +43,7 @@ def hanayo(num_ranks: int, num_microbatches: int, stages_per_rank: int = 2) -> S
         remedy = f"use stages_per_rank={stages_per_rank + 1}, or interleaved"
         msg = f"hanayo needs an even number of stages per rank, got {stages_per_rank}; {remedy}"
         raise ScheduleError(msg)
-    groups = even_groups(num_microbatches, max(1, num_microbatches // num_ranks))
+    groups = groups_of_at_least(num_ranks, num_microbatches)
     entries = entries_of(groups, lap=2 * num_ranks, num_laps=stages_per_rank // 2)
     placement = Placement.wave(num_ranks, stages_per_rank)
     rows = in_slot_order(placement, 2 * num_ranks, entries)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from intandem.ir import Placement, Schedule
 from intandem.schedules.alternation import alternate
 from intandem.schedules.counts import require_counts, require_stages
-from intandem.schedules.depth_first import DepthFirst, even_groups
+from intandem.schedules.depth_first import DepthFirst, groups_of_at_least
 
 if TYPE_CHECKING:
     from intandem.ir import Action
@@ -41,7 +41,7 @@ def interleaved(num_ranks: int, num_microbatches: int, stages_per_rank: int = 2)
     """
     require_counts(num_ranks, num_microbatches)
     require_stages(stages_per_rank)
-    groups = even_groups(num_microbatches, max(1, num_microbatches // num_ranks))
+    groups = groups_of_at_least(num_ranks, num_microbatches)
     order = DepthFirst(num_ranks, stages_per_rank, groups)
     rows = (_row(order, rank) for rank in range(num_ranks))
     placement = Placement.loop(num_ranks, stages_per_rank)
