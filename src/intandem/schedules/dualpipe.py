@@ -22,10 +22,15 @@ pair then costs (P - 1)c/P more.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from intandem.errors import ScheduleError
-from intandem.ir import Placement, Schedule
+from intandem.ir import Placement
 from intandem.schedules.counts import require_counts
-from intandem.schedules.folded import Stream, folded_row
+from intandem.schedules.folded import Stream, folded_row, folded_schedule
+
+if TYPE_CHECKING:
+    from intandem.ir import Schedule
 
 
 def dualpipe(num_ranks: int, num_microbatches: int) -> Schedule:
@@ -52,7 +57,5 @@ def dualpipe(num_ranks: int, num_microbatches: int) -> Schedule:
         near, far = (down, up) if rank == place else (up, down)
         streams = Stream(place, *near), Stream(num_ranks - 1 - place, *far)
         rows.append(folded_row(streams, place, num_ranks // 2))
-    overlaps = frozenset((rank, slot) for rank, row in enumerate(rows) for slot in row.overlaps)
-    actions = tuple(tuple(row.actions) for row in rows)
     placement = Placement.bidirectional(num_ranks)
-    return Schedule("dualpipe", placement, num_microbatches, actions, overlaps)
+    return folded_schedule("dualpipe", placement, num_microbatches, rows)

@@ -13,9 +13,14 @@ with fewer, this is the order for 2P with the rest left out.
 
 from __future__ import annotations
 
-from intandem.ir import Placement, Schedule
+from typing import TYPE_CHECKING
+
+from intandem.ir import Placement
 from intandem.schedules.counts import require_counts
-from intandem.schedules.folded import Stream, folded_row
+from intandem.schedules.folded import Stream, folded_row, folded_schedule
+
+if TYPE_CHECKING:
+    from intandem.ir import Schedule
 
 
 def dualpipe_v(num_ranks: int, num_microbatches: int) -> Schedule:
@@ -34,6 +39,4 @@ def dualpipe_v(num_ranks: int, num_microbatches: int) -> Schedule:
         stages = (rank, 2 * num_ranks - 1 - rank)
         near, far = (Stream(stage, 0, num_microbatches) for stage in stages)
         rows.append(folded_row((near, far), rank, num_ranks))
-    overlaps = frozenset((rank, slot) for rank, row in enumerate(rows) for slot in row.overlaps)
-    actions = tuple(tuple(row.actions) for row in rows)
-    return Schedule("dualpipe-v", Placement.vee(num_ranks), num_microbatches, actions, overlaps)
+    return folded_schedule("dualpipe-v", Placement.vee(num_ranks), num_microbatches, rows)

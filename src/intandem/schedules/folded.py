@@ -9,8 +9,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from intandem.ir import Action, ActionKind
+from intandem.ir import Action, ActionKind, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from intandem.ir import Placement
 
 F, B, I, W = ActionKind  # noqa: E741  (the field's letters)
 
@@ -112,7 +118,15 @@ def folded_row(streams: tuple[Stream, Stream], place: int, num_places: int) -> F
         row.backward_input(1)
         row.backward_weight()
         row.forward(1)
-    _steady(row, num_steady, is_last=num_after == 0)
+    if num_after:
+        row.together(0, 1)
+    else:  # on the last rank before the turn, the first pair does not overlap
+        row.forward(0)
+        row.backward(1)
+    row.together(1, 0)
+    for _ in range(num_steady - 1):
+        row.together(0, 1)
+        row.together(1, 0)
     for _ in range(num_after):
         row.backward(1)
         row.together(1, 0)
@@ -120,15 +134,13 @@ def folded_row(streams: tuple[Stream, Stream], place: int, num_places: int) -> F
     return row
 
 
-def _steady(row: FoldedRow, num_steady: int, *, is_last: bool) -> None:
-    """Both streams flow. On the last rank before the turn, the first pair does not overlap."""
-    for step in range(num_steady):
-        if is_last and step == 0:
-            row.forward(0)
-            row.backward(1)
-        else:
-            row.together(0, 1)
-        row.together(1, 0)
+def folded_schedule(
+    name: str, placement: Placement, num_microbatches: int, rows: Sequence[FoldedRow]
+) -> Schedule:
+    """Return the rows of all ranks as a schedule."""
+    actions = tuple(tuple(row.actions) for row in rows)
+    overlaps = frozenset((rank, slot) for rank, row in enumerate(rows) for slot in row.overlaps)
+    return Schedule(name, placement, num_microbatches, actions, overlaps)
 
 
 def _drain(row: FoldedRow, place: int, num_after: int) -> None:
