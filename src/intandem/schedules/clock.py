@@ -138,6 +138,10 @@ class Clock:
         """Seconds from the first start to the last end of all ranks."""
         return max(self.now_s) - min(self._start_s)
 
+    def length_s(self) -> tuple[float, float]:
+        """What is made short by builders that try several ways: the longest rank, then all."""
+        return self.rank_span_s(), self.makespan_s()
+
     def schedule(self, name: str) -> Schedule:
         """The order of everything that was put."""
         rows = tuple(tuple(Action(*entry) for entry in row) for row in self.rows)

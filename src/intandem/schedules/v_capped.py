@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from intandem.costs import CostModel
 from intandem.errors import ScheduleError
+from intandem.schedules.clock import Clock
 from intandem.schedules.replay import refilled, replayed
 from intandem.schedules.v_blocks import fitting_blocks
 from intandem.schedules.v_follow import Manner, followed
@@ -24,7 +25,6 @@ from intandem.schedules.v_follow import Manner, followed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from intandem.schedules.clock import Clock
     from intandem.schedules.setting import Setting
     from intandem.schedules.v_blocks import Block
 
@@ -82,7 +82,7 @@ def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
         key=lambda trial: trial[:2],
     )
     best = [trial.build(setting, trial.block) for trial in tried[:2]]
-    return min(best, key=_length_s)
+    return min(best, key=Clock.length_s)
 
 
 def _try(
@@ -90,14 +90,10 @@ def _try(
 ) -> list[_Trial]:
     """Return all, best first."""
     tried = [
-        _Trial(_length_s(build(setting, block)), place, block, build)
+        _Trial(build(setting, block).length_s(), place, block, build)
         for place, (block, build) in enumerate(pairs)
     ]
     return sorted(tried, key=lambda trial: trial[:2])
-
-
-def _length_s(clock: Clock) -> tuple[float, float]:
-    return clock.rank_span_s(), clock.makespan_s()
 
 
 def _follow(manner: Manner, setting: Setting, block: Block) -> Clock:

@@ -35,7 +35,7 @@ def best_clock(setting: Setting) -> Clock | None:
     """
     found = (_improved(setting, fill_f, fill_i) for fill_i, fill_f in product((1, 0), repeat=2))
     clocks = [clock for clock in found if clock is not None]
-    return min(clocks, key=lambda clock: (clock.rank_span_s(), clock.makespan_s()), default=None)
+    return min(clocks, key=Clock.length_s, default=None)
 
 
 def _improved(setting: Setting, fill_f: int, fill_i: int) -> Clock | None:

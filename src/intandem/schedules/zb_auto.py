@@ -75,7 +75,7 @@ def zb_auto(
     if not clocks:
         msg = f"{name} needs room for more than {max_activations} activations: I leaves more"
         raise ScheduleError(msg)
-    return min(clocks, key=_length_s).schedule(name)
+    return min(clocks, key=Clock.length_s).schedule(name)
 
 
 def _for_equal_stages(setting: Setting) -> list[Clock]:
@@ -91,13 +91,9 @@ def best_clock(setting: Setting) -> Clock | None:
     best: Clock | None = None
     for options in product((True, False), repeat=3):
         clock = _Heuristic(setting, Choices(*options)).run()
-        if clock is not None and (best is None or _length_s(clock) < _length_s(best)):
+        if clock is not None and (best is None or clock.length_s() < best.length_s()):
             best = clock
     return best
-
-
-def _length_s(clock: Clock) -> tuple[float, float]:
-    return clock.rank_span_s(), clock.makespan_s()
 
 
 class _NoRoomError(Exception):

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from intandem.ir import Placement, Schedule
+from intandem.schedules.clock import Clock
 from intandem.schedules.counts import require_counts
 from intandem.schedules.setting import has_equal_stages, setting_within
 from intandem.schedules.v_capped import best_v_clock
@@ -54,5 +55,4 @@ def zb_v(
     clocks = [clock for clock in [best_clock(setting)] if clock is not None]
     if not clocks or most < 2 * num_ranks or not has_equal_stages(setting.costs):
         clocks.append(best_v_clock(setting))
-    best = min(clocks, key=lambda clock: (clock.rank_span_s(), clock.makespan_s()))
-    return best.schedule("zb-v")
+    return min(clocks, key=Clock.length_s).schedule("zb-v")
