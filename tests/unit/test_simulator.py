@@ -82,6 +82,14 @@ def test_a_recomputation_may_wait_with_its_rank():
     assert on_clock(simulate(program, CostModel.uniform(2)))[1] == "0: 0B0 4-6"
 
 
+def test_a_recomputation_before_anything_else_is_not_drawn():
+    """It is part of its own backward only, not of a forward of another micro-batch."""
+    program = prog("0F0 recompute:0F0 0F1 0B0 0B1", microbatches=2)
+
+    drawn = on_clock(simulate(program, CostModel.uniform(1)))
+    assert drawn == ["0: 0F0 0-1", "0: 0F1 2-3", "0: 0B0 3-5", "0: 0B1 5-7"]
+
+
 def test_a_held_receive_holds_its_rank():
     """A receive that is not needed yet still waits: where it stands decides."""
     early = prog(

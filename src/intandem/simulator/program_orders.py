@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from intandem.ir import Compute, Recompute, Recv, ReduceGrads, Send
+from intandem.ir import Action, ActionKind, Compute, Recompute, Recv, ReduceGrads, Send
 from intandem.simulator.compiled import Compiled, Shown
 from intandem.simulator.operations import Operations
 from intandem.simulator.step_end import StepEnd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from intandem.costs import CostModel
-    from intandem.ir import Action, Instruction, Message, Program
+    from intandem.ir import Instruction, Message, Program
     from intandem.simulator.network import Network
 
 
@@ -64,7 +64,6 @@ class _Row:
         self._network = network
         self._step_end = step_end
         self._operations = operations
-        self._recomputed_at: int | None = None
         self._first: Action | None = None
 
     def enter(self, instructions: Sequence[Instruction]) -> None:
@@ -80,7 +79,7 @@ class _Row:
                 case Recv(message=message, peer=peer):
                     self._receive(message, peer)
                 case Recompute(action=action):
-                    self._recomputed_at = place = len(self.row)
+                    place = len(self.row)
                     self.recomputed.append((action, place, place))
                     self._hold(action, self._costs.seconds(action))
                 case ReduceGrads():
@@ -88,8 +87,8 @@ class _Row:
 
     def _compute(self, action: Action) -> None:
         place = len(self.row)
-        first = place if self._recomputed_at is None else self._recomputed_at
-        self._recomputed_at = None
+        again = (Action(action.stage, ActionKind.F, action.microbatch), place - 1, place - 1)
+        first = place - 1 if self.recomputed[-1:] == [again] else place
         if self._first is None:
             self._hold(action, self._costs.seconds(action))
         else:
@@ -118,7 +117,6 @@ class _Row:
             ("receive", source, target, hold_s), hold_s, takes=(source, target)
         )
         self._append(lane, message.source.microbatch)
-        self._recomputed_at = None
 
     def _append(self, lane: int, index: int) -> None:
         self.row.append(lane * self._operations.count + index)
