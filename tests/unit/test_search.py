@@ -194,6 +194,11 @@ def test_two_copies_of_the_weights():
         ({"num_ranks": 2, "placement": Placement.bidirectional(4)}, "has replicas"),
         ({"num_ranks": 2, "placement": Placement.loop(4)}, "4 stages on 4 ranks"),
         ({"num_ranks": 0}, "num_ranks=0"),
+        ({"num_ranks": 2, "weight_copies": 0}, "weight_copies is 0"),
+        ({"num_ranks": 2, "effort": 0}, "effort is 0"),
+        ({"num_ranks": 2, "effort": float("nan")}, "effort is nan"),
+        ({"num_ranks": 2, "time_limit_s": -1.0}, "time_limit_s is -1"),
+        ({"num_ranks": 2, "solver": "best"}, "solver is 'best'"),
     ],
 )
 def test_refuses_what_does_not_go_together(asked, message):

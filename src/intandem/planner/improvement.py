@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -42,12 +43,22 @@ _LISTING = 12
 
 @dataclass(slots=True)
 class Effort:
-    """What may be spent. ``spent`` counts operations."""
+    """What may be spent. ``spent`` counts operations.
+
+    Raises:
+        ValueError: if the factor or the limit is not finite and more than 0.
+    """
 
     factor: float
     time_limit_s: float | None
     spent: float = 0.0
     began_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        for name, value in (("effort", self.factor), ("time_limit_s", self.time_limit_s)):
+            if value is not None and not 0 < value < math.inf:
+                msg = f"{name} is {value:g}; expected a finite number, more than 0"
+                raise ValueError(msg)
 
     @property
     def total(self) -> float:

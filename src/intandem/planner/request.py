@@ -55,6 +55,9 @@ class Request:
         if self.objective not in {"global", "rank"}:
             msg = f"objective is {self.objective!r}; expected 'global' or 'rank'"
             raise ValueError(msg)
+        if self.weight_copies < 1:
+            msg = f"weight_copies is {self.weight_copies}; expected at least 1"
+            raise ValueError(msg)
         if self.cap is not None and self.cap_bytes is not None:
             msg = "memory_cap and memory_cap_bytes are both given; expected one of them"
             raise ValueError(msg)

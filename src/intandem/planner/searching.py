@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from intandem.planner import exact
 from intandem.planner.finishing import finished
@@ -73,6 +73,7 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
         ValueError: if an argument is out of range, or two do not go together.
         ModuleNotFoundError: if ``solver`` is ``cp-sat`` and OR-Tools is not installed.
     """
+    _check_solver(solver)
     request = Request(
         costs,
         num_ranks,
@@ -95,10 +96,16 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
     return finished(request, improvement)
 
 
-def _solves(solver: Solver, improvement: Improvement) -> bool:
+def _check_solver(solver: str) -> None:
+    if solver not in get_args(Solver):
+        msg = f"solver is {solver!r}; expected 'auto', 'none' or 'cp-sat'"
+        raise ValueError(msg)
     if solver == "cp-sat" and not exact.is_installed():
         msg = "solver 'cp-sat' needs OR-Tools: pip install 'intandem[solve]'"
         raise ModuleNotFoundError(msg)
+
+
+def _solves(solver: Solver, improvement: Improvement) -> bool:
     if solver == "auto":
         return improvement.is_solvable and exact.is_installed()
     return solver == "cp-sat"
