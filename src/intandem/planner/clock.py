@@ -29,36 +29,6 @@ def run_rows(problem: Problem, rows: Rows) -> Run | None:
 
     Each rank does its row in order; messages of one link are sent in the order they are made.
     """
-    if problem.has_bytes:
-        return _run_with_links(problem, rows)
-    arrival, end = problem.arrival[:], [0.0] * problem.num_operations
-    seconds, following, delay_s = problem.seconds, problem.following, problem.delay_s
-    waiting: dict[int, int] = {}
-    place, clock = [0] * len(rows), [0.0] * len(rows)
-    ready = list(range(len(rows)))
-    while ready:
-        rank = ready.pop()
-        row, now = rows[rank], clock[rank]
-        for index in range(place[rank], len(row)):
-            operation = row[index]
-            came = arrival[operation]
-            if came < 0:
-                waiting[operation] = rank
-                place[rank], clock[rank] = index, now
-                break
-            now = (came if came > now else now) + seconds[operation]
-            end[operation] = now
-            to = following[operation]
-            arrival[to] = now + delay_s[operation]
-            if to in waiting:
-                ready.append(waiting.pop(to))
-    if waiting:
-        return None
-    return Run(_value_s(problem, rows, end), end, arrival)
-
-
-def _run_with_links(problem: Problem, rows: Rows) -> Run | None:
-    """Do the same where bytes keep a link to themselves: repeated here as it is twice as slow."""
     arrival, end = problem.arrival[:], [0.0] * problem.num_operations
     seconds, following, delay_s = problem.seconds, problem.following, problem.delay_s
     link_s, link = problem.link_s, problem.link
@@ -110,14 +80,3 @@ def fits(problem: Problem, row: list[int], cap: int) -> bool:
             return False
         held -= freed[operation]
     return True
-
-
-def peak(problem: Problem, row: list[int]) -> int:
-    """Most memory that a rank holds while it does ``row``."""
-    taken, freed = problem.taken, problem.freed
-    held = most = 0
-    for operation in row:
-        held += taken[operation]
-        most = max(most, held)
-        held -= freed[operation]
-    return most

@@ -140,7 +140,6 @@ class Problem:
         delay_s: per operation, latency to the following one.
         link_s: per operation, seconds that its message keeps the link.
         link: per operation, number of its link.
-        has_bytes: whether any message keeps a link.
         arrival: per operation, 0 where it waits for none, else -1; one more at the end.
         rank: per operation.
         taken: per operation, memory taken when it starts.
@@ -163,7 +162,6 @@ class Problem:
         self.seconds = _spread((layout.lane_s(lane) for lane in lanes), count)
         self.delay_s = _spread((latency for latency, _ in hops), count)
         self.link_s = _spread((busy for _, busy in hops), count)
-        self.has_bytes = any(busy > 0 for _, busy in hops)
         self.link = _spread(
             (
                 lane_rank[lane] * self.num_ranks + lane_rank[lane if to is None else to]
