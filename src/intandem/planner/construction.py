@@ -96,20 +96,18 @@ class _Lister:
         self._queue = [(0.0, rank) for rank in range(num_ranks) if problem.stages[rank]]
 
     def run(self) -> None:
-        """Take ranks in order of time; where all only wait, W's are done."""
+        """Take ranks in order of time."""
         clock, queue = self._clock, self._queue
         left = self._problem.num_operations
-        stuck = False
         while left:
             if not queue:
-                stuck = True
-                for rank, stages in enumerate(self._problem.stages):
-                    if stages:
-                        heapq.heappush(queue, (clock[rank], rank))
+                self._unblock()
+                left -= 1
+                continue
             now, rank = heapq.heappop(queue)
             if now < clock[rank]:
                 continue
-            found = self._choose(rank, now, stuck)
+            found = self._choose(rank, now)
             if found is None:
                 continue
             start_s, operation = found
@@ -117,12 +115,32 @@ class _Lister:
                 clock[rank] = start_s
                 heapq.heappush(queue, (start_s, rank))
                 continue
-            stuck = False
             self._place(rank, operation, now)
             left -= 1
 
+    def _unblock(self) -> None:
+        """All ranks only wait: the first that has a W does it, those after it look again."""
+        stages = self._problem.stages
+        ranks = sorted((self._clock[rank], rank) for rank in range(len(stages)) if stages[rank])
+        pending = [self._pending(rank) for _, rank in ranks]
+        first = next(place for place, operation in enumerate(pending) if operation >= 0)
+        self._queue += ranks[first + 1 :]
+        now, rank = ranks[first]
+        self._place(rank, pending[first], now)
+
+    def _pending(self, rank: int) -> int:
+        """W of the stage that has the most of them to do, or -1."""
+        stages, done = self._problem.num_stages, self._done
+        late = [
+            (done[stages + stage] - done[2 * stages + stage], -stage)
+            for stage in self._problem.stages[rank]
+        ]
+        most, stage = max(late)
+        lane = 2 * stages - stage
+        return lane * self._problem.num_microbatches + done[lane] if most else -1
+
     def _choose(  # noqa: C901, PLR0912, PLR0915  (inner loop: calls would double its time)
-        self, rank: int, now: float, stuck: bool
+        self, rank: int, now: float
     ) -> tuple[float, int] | None:
         problem, rules = self._problem, self._rules
         done, arrival = self._done, self._arrival
@@ -162,7 +180,7 @@ class _Lister:
             lane = 2 * num_stages + pending
             operation = lane * count + done[lane]
             if best < 0:
-                fill = rules.eager or blocked or stuck
+                fill = rules.eager or blocked
             else:
                 gap = best_start - now
                 fill = gap > 0 and (
@@ -222,7 +240,7 @@ class _Filler(_Lister):
         self._next = [0] * problem.num_ranks
         self._late = late
 
-    def _choose(self, rank: int, now: float, stuck: bool) -> tuple[float, int] | None:
+    def _choose(self, rank: int, now: float) -> tuple[float, int] | None:
         problem, rules, place = self._problem, self._rules, self._next[rank]
         late = self._pending(rank)
         if place == len(self._order[rank]):
@@ -237,8 +255,7 @@ class _Filler(_Lister):
         if late >= 0:
             gap = start_s - now
             fits = gap > 0 and problem.seconds[late] * rules.fills[rank] <= gap
-            idle = rules.eager or stuck
-            if blocked or (idle if came < 0 else fits):
+            if blocked or (rules.eager if came < 0 else fits):
                 return now, late
         return None if came < 0 or blocked else (start_s, operation)
 
