@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from intandem.planner.construction import Rules
@@ -25,22 +26,23 @@ def rule_sets(problem: Problem, random: Random) -> Iterator[Rules]:
     per_step_s = busiest_s(problem.layout)
     busy = [0.0 if s >= 0.9 * per_step_s else 1.0 for s in busy_s(problem.layout)]
     ones = [1.0] * problem.num_ranks
+    plain = _plain(problem)
     for eager, depth, fills in itertools.product((True, False), _DEPTHS, (ones, busy)):
-        yield _plain(problem, depth, eager=eager, fills=fills)
+        yield replace(plain, limits=_limits(problem, depth), eager=eager, fills=fills)
     while True:
         yield _drawn(problem, random, per_step_s)
 
 
-def _plain(problem: Problem, depth: float, *, eager: bool, fills: list[float]) -> Rules:
-    stages = range(problem.num_stages)
-    unit_s = 1e-6 * busiest_s(problem.layout)
+def _plain(problem: Problem) -> Rules:
+    """Of what could start at once: backwards of early stages first, then forwards of late ones."""
+    num_stages, unit_s = problem.num_stages, 1e-6 * busiest_s(problem.layout)
     return Rules(
-        _limits(problem, depth),
-        [_NO_LIMIT] * problem.num_stages,
-        [unit_s * (problem.num_stages * 2 - s) for s in stages],
-        [unit_s * s for s in stages],
-        eager,
-        fills,
+        limits=_limits(problem, math.inf),
+        stage_limits=[_NO_LIMIT] * num_stages,
+        forward_bias_s=[unit_s * (num_stages * 2 - s) for s in range(num_stages)],
+        backward_bias_s=[unit_s * s for s in range(num_stages)],
+        eager=True,
+        fills=[1.0] * problem.num_ranks,
     )
 
 
