@@ -121,7 +121,7 @@ class Improvement:
         for schedule in builtin_schedules(wanted):
             self._offer_builtin(schedule)
         for trial in self.trials:
-            if not trial.is_small:
+            if not trial.is_whole:
                 trial.add_builtins(wanted)
 
     def begin_with_rules(self) -> None:
@@ -138,7 +138,7 @@ class Improvement:
                 trial.add_refilled(self._random, 5)
             self._effort.spent += num_rules * each
             self._offer_start(trial, trial.starts[0], "listed")
-            if not trial.is_small:
+            if not trial.is_whole:
                 self._begin_in_full(trial)
 
     def _begin_in_full(self, trial: Trial) -> None:
@@ -152,7 +152,7 @@ class Improvement:
     def improve(self) -> None:
         """Anneal: each layout a little, then the two best of them."""
         left = max(0.0, self._effort.total - self._effort.spent)
-        if not all(trial.is_small for trial in self.trials):
+        if not all(trial.is_whole for trial in self.trials):
             left *= 0.3  # most of what is gained is lost again when it is unrolled
         if len(self.trials) > 1:
             for trial in self.trials:
@@ -170,7 +170,7 @@ class Improvement:
         for trial in self.trials:
             if self._is_done:
                 return
-            if not trial.is_small or trial.is_done:
+            if not trial.is_whole or trial.is_done:
                 continue
             known = min(trial.starts, key=lambda s: s.value_s)
             work = _SOLVING * self._effort.factor / len(self.trials)
@@ -216,7 +216,7 @@ class Improvement:
 
     def _offer_start(self, trial: Trial, start: Start, method: str) -> None:
         for longer in trial.lengthened(start):
-            name = method if trial.is_small else f"{method}, unrolled"
+            name = method if trial.is_whole else f"{method}, unrolled"
             self._offer_rows(trial, longer, name)
 
     def _offer_rows(self, trial: Trial, start: Start, method: str) -> None:
@@ -234,7 +234,7 @@ class Improvement:
             if start is not None:
                 taken = True
                 self._offer_rows(trial, start, name)
-                if trial.is_small:
+                if trial.is_whole:
                     trial.add(start.rows)
                 else:
                     trial.known.append(start)

@@ -48,19 +48,21 @@ class Trial:
         small: the problem that is worked on: ``full``, or one of fewer micro-batches.
         starts: rows of ``small``, best first.
         known: rows of ``full`` that are known from the beginning.
+        bound_s: what the objective is at least; ``small_bound_s`` that of ``small``.
+        step_s: seconds that one micro-batch takes on the busiest rank.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.full = Problem(layout)
         count = _small_count(layout)
-        same = count == layout.num_microbatches
-        self.small = self.full if same else Problem(replace(layout, num_microbatches=count))
+        whole = count == layout.num_microbatches
+        self.small = self.full if whole else Problem(replace(layout, num_microbatches=count))
         self.starts: list[Start] = []
         self.known: list[Start] = []
         self.bound_s = layout_bound_s(layout, layout.split)
         self.small_bound_s = (
-            self.bound_s if same else layout_bound_s(self.small.layout, layout.split)
+            self.bound_s if whole else layout_bound_s(self.small.layout, layout.split)
         )
         self.step_s = busiest_s(layout)
         self._listed: list[tuple[float, int, Rules]] = []
@@ -78,7 +80,7 @@ class Trial:
         return Schedule("searched", layout.placement, layout.num_microbatches, actions)
 
     @property
-    def is_small(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether what is worked on has all micro-batches."""
         return self.small is self.full
 
@@ -96,7 +98,7 @@ class Trial:
             self._rules = rule_sets(self.small, random)
         for rules in itertools.islice(self._rules, num_rules):
             start = self.add(list_rows(self.small, rules))
-            if start is not None and not self.is_small:
+            if start is not None and not self.is_whole:
                 self._listed.append((start.value_s, len(self._listed), rules))
 
     def add_refilled(self, random: Random, num_starts: int) -> None:
@@ -129,7 +131,7 @@ class Trial:
 
     def lengthened(self, start: Start) -> Iterator[Start]:
         """Yield ``start`` at full length, in the best ways found."""
-        if self.is_small:
+        if self.is_whole:
             yield start
             return
         probe = Problem(
