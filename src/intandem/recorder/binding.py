@@ -43,9 +43,6 @@ def missing_arguments(model: nn.Module, arguments: Arguments) -> str:
     return f"the batch has {what}; add {missing} to it, or give inputs="
 
 
-Binding = "Callable[[Any], Arguments]"
-
-
 def bind_by_signature(model: nn.Module, *, loss_is_separate: bool) -> Callable[[Any], Arguments]:
     """Return the rule that turns a batch of ``model`` into its arguments.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from intandem.errors import CaptureError
 from intandem.ir import StageLinks
-from intandem.recorder.graph import Graph, attrs, reads_of, refs
+from intandem.recorder.graph import Graph, reads_of, refs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -331,11 +331,3 @@ def _refuse_unknown(at: Mapping[tuple[str, int], int], cuts: Cuts) -> None:
             "or reorder them, or put what they choose from into one block"
         )
         raise CaptureError(msg)
-
-
-def parameters_of(graph: Graph, stage: StageGraph) -> tuple[str, ...]:
-    """Return the names of the parameters that ``stage`` uses."""
-    names = {name for index in stage.calls for name in graph.calls[index].parameters}
-    if stage.returns_output:
-        names |= set(attrs(graph.output))
-    return tuple(sorted(names))
