@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
-from intandem.errors import ScheduleError
+from intandem.errors import PipelineError, ScheduleError
 from intandem.schedules import schedule_names
 from intandem.schedules.registry import unknown_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
@@ -27,6 +28,25 @@ def parse_arguments(kind: type[T], argv: Sequence[str], *, command: str, about: 
         return tyro.cli(kind, args=list(argv), prog=f"intandem {command}", description=about)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def carry_out(
+    work: Callable[[T], int], kind: type[T], argv: Sequence[str], *, command: str, about: str
+) -> int:
+    """Read ``argv`` as the fields of ``kind``, do ``work`` with it, and return the exit status.
+
+    What the command refuses is printed, after its name; the status is then 2.
+    """
+    arguments = parse_arguments(kind, argv, command=command, about=about)
+    if isinstance(arguments, int):
+        return arguments
+    try:
+        return work(arguments)
+    except BrokenPipeError:
+        raise
+    except (PipelineError, ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"intandem {command}: {error}", file=sys.stderr)
+        return 2
 
 
 def check_counts(**counts: int | None) -> None:

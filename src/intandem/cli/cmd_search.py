@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from intandem.cli.arguments import check_counts, parse_arguments
+from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.cost_options import read_costs
 from intandem.cli.drawing import columns_of, shown_text
 from intandem.cli.figures import Objective, Shown
 from intandem.cli.outputs import Outputs, write_outputs
 from intandem.cli.search_progress import searching
-from intandem.errors import PipelineError
 from intandem.ir import Placement
 from intandem.lowering import lower
 from intandem.simulator import simulate
@@ -88,16 +86,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit status."""
-    arguments = parse_arguments(Arguments, argv, command="search", about=ABOUT)
-    if isinstance(arguments, int):
-        return arguments
-    try:
-        return _search(arguments)
-    except BrokenPipeError:
-        raise
-    except (PipelineError, ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"intandem search: {error}", file=sys.stderr)
-        return 2
+    return carry_out(_search, Arguments, argv, command="search", about=ABOUT)
 
 
 def _search(arguments: Arguments) -> int:
@@ -105,7 +94,7 @@ def _search(arguments: Arguments) -> int:
 
     costs = _costs(arguments)
     with searching() as on_progress:
-        found = search(costs, on_progress=on_progress, **_asked(arguments))
+        found = search(costs, on_progress=on_progress, **_asked(arguments, costs))
     shown = _shown(found, costs)
     write_outputs(shown, arguments.files)
     if arguments.format == "json":
@@ -138,7 +127,7 @@ def _costs(arguments: Arguments) -> CostModel:
     return options.per_stage(arguments.ranks * (arguments.stages_per_rank or 1))
 
 
-def _asked(arguments: Arguments) -> dict[str, Any]:
+def _asked(arguments: Arguments, costs: CostModel) -> dict[str, Any]:
     """What ``search`` takes by keyword; what was left out has its default there."""
     limit = {} if arguments.time_limit is None else {"time_limit_s": arguments.time_limit}
     return {
@@ -146,7 +135,7 @@ def _asked(arguments: Arguments) -> dict[str, Any]:
         "num_microbatches": arguments.microbatches,
         "memory_cap": arguments.memory_cap,
         "memory_cap_bytes": arguments.memory_cap_bytes,
-        "placement": _placement(arguments),
+        "placement": _placement(arguments, costs.num_stages),
         "objective": arguments.objective,
         "split_backward": {"any": None, "whole": False, "split": True}[arguments.backward],
         "recompute": arguments.recompute,
@@ -157,10 +146,9 @@ def _asked(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _placement(arguments: Arguments) -> Placement | None:
+def _placement(arguments: Arguments, num_stages: int) -> Placement | None:
     if arguments.placement == "any":
         return None
-    num_stages = _costs(arguments).num_stages
     if num_stages % arguments.ranks:
         msg = f"{num_stages} stages on {arguments.ranks} ranks; expected a multiple"
         raise ValueError(msg)

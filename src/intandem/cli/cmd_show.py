@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path  # noqa: TC003  (read at run time, to know what an argument is)
 from typing import Annotated, Literal
 
 import tyro
 
-from intandem.cli.arguments import check_counts, parse_arguments
+from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.cost_options import read_costs
 from intandem.cli.drawing import columns_of, shown_text
 from intandem.cli.figures import Objective, show_order
@@ -18,7 +17,6 @@ from intandem.cli.machine_options import read_machine
 from intandem.cli.order_files import Sizes, find_order
 from intandem.cli.outputs import Outputs, write_outputs
 from intandem.cli.schedule_help import NAMES, schedule_list, takers
-from intandem.errors import PipelineError
 from intandem.rules import check_memory
 from intandem.simulator import simulate_steps
 
@@ -114,19 +112,14 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit status."""
-    arguments = parse_arguments(Arguments, argv, command="show", about=ABOUT)
-    if isinstance(arguments, int):
-        return arguments
-    try:
-        return _show_all(arguments) if arguments.schedule == "all" else _show(arguments)
-    except BrokenPipeError:
-        raise
-    except (PipelineError, ValueError, OSError) as error:
-        print(f"intandem show: {error}", file=sys.stderr)
-        return 2
+    return carry_out(_show, Arguments, argv, command="show", about=ABOUT)
 
 
 def _show(arguments: Arguments) -> int:
+    return _show_all(arguments) if arguments.schedule == "all" else _show_one(arguments)
+
+
+def _show_one(arguments: Arguments) -> int:
     costs = read_costs(arguments.costs, arguments.transfer)
     machines = read_machine(arguments.machine, arguments.transfer)
     order = find_order(arguments.schedule, _sizes(arguments), costs.per_stage)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path  # noqa: TC003  (read at run time, to know what an argument is)
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from intandem.cli.arguments import parse_arguments
+from intandem.cli.arguments import carry_out
 from intandem.cli.order_files import read_order, size_of
-from intandem.errors import PipelineError
 from intandem.ir import Schedule
 from intandem.rules import check
 
@@ -46,17 +44,12 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit status."""
-    arguments = parse_arguments(Arguments, argv, command="verify", about=ABOUT)
-    if isinstance(arguments, int):
-        return arguments
-    try:
-        order = read_order(arguments.file)
-        found = check(order, max_activations=arguments.max_activations)
-    except BrokenPipeError:
-        raise
-    except (PipelineError, ValueError, OSError) as error:
-        print(f"intandem verify: {error}", file=sys.stderr)
-        return 2
+    return carry_out(_verify, Arguments, argv, command="verify", about=ABOUT)
+
+
+def _verify(arguments: Arguments) -> int:
+    order = read_order(arguments.file)
+    found = check(order, max_activations=arguments.max_activations)
     if arguments.format == "json":
         print(json.dumps(_as_object(order, found)))
     else:
