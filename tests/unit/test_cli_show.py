@@ -105,6 +105,16 @@ def test_page_and_trace(capsys, tmp_path):
     assert max(held) == 4
 
 
+@pytest.mark.parametrize("schedule", ["1f1b", "all"])
+def test_actions_that_take_no_time(capsys, tmp_path, schedule):
+    """There is nothing to draw, and nothing is divided by the length."""
+    pictures = ["--svg", str(tmp_path / "a.svg"), "--html", str(tmp_path / "a.html")]
+    argv = [schedule, "--ranks", "2", "--microbatches", "3", "--costs", "F=0,B=0", *pictures]
+
+    assert main(argv) == 0
+    assert "1f1b" in capsys.readouterr().out
+
+
 def test_several_stages_per_rank(capsys):
     """Costs are of each stage; the text names stages."""
     argv = ["interleaved", "--ranks", "2", "--microbatches", "4", "--stages-per-rank", "3"]

@@ -33,6 +33,10 @@ class Clock:
         """Return how wide ``seconds`` are."""
         return (WIDTH - LEFT - RIGHT) * seconds / self.length_s if self.length_s > 0 else 0.0
 
+    def seconds(self, width: float) -> float:
+        """Return how many seconds are as wide as ``width``."""
+        return self.length_s * width / (WIDTH - LEFT - RIGHT)
+
     def y(self, rank: int) -> int:
         """Return the y of the top of a rank's row."""
         return rank * (self.row_height + GAP)

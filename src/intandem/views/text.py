@@ -164,7 +164,8 @@ def _draw(
     if length_s is None:
         scale = _scale(timeline, _columns_per_s(rows), room)
     else:
-        scale = _Scale(timeline.start_s, length_s, room / length_s, room)
+        per_s = room / length_s if length_s > 0 else 1.0
+        scale = _Scale(timeline.start_s, length_s, per_s, room)
         rows = _shortened(rows, scale)
     bands = []
     for band in scale.bands():

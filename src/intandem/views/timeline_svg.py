@@ -141,7 +141,7 @@ def _steps(
     base = clock.y(rank) + clock.row_height
     room = clock.row_height - 2
     path = [f"M{LEFT} {base}"]
-    for time_s, held in _settled(points, 0.5 / clock.width(1.0)):
+    for time_s, held in _settled(points, clock.seconds(0.5)):
         path.append(f"H{clock.x(time_s):.2f}V{base - room * held / max(peak, 1):.2f}")
     return f'<path class="held {escape(name)}" d="{"".join(path)}"/>'
 
