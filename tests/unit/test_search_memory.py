@@ -76,6 +76,32 @@ def test_inputs_of_forwards_that_run_again_count():
     assert found.peak_held_bytes == held(found, costs)
 
 
+def test_no_forward_runs_again_whose_input_is_more_than_it_keeps():
+    """Stage 3 keeps 2 bytes of an input of 5: running it again saves nothing."""
+    costs = CostModel(
+        (0.1,) * 4,
+        (0.5,) * 4,
+        (0.5,) * 4,
+        boundary_bytes=(1, 1, 5),
+        activation_bytes=(10, 10, 10, 2),
+    )
+
+    found = it.search(
+        costs,
+        num_ranks=2,
+        num_microbatches=6,
+        memory_cap_bytes=20,
+        recompute=True,
+        split_backward=False,
+        effort=0.02,
+        solver="none",
+    )
+
+    assert found.recompute == {0, 1, 2}
+    assert max(held(found, costs)) <= 20
+    assert found.peak_held_bytes == held(found, costs)
+
+
 def test_what_is_printed(capsys, tmp_path):
     """The figure that the cap is for stays under it; with messages there is another line."""
     file = tmp_path / "costs.json"

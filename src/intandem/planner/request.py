@@ -172,15 +172,20 @@ class Request:
         return (True, False) if shorter else (True,)
 
     def _recomputed(self, placement: Placement) -> tuple[frozenset[int], ...]:
-        """Sets of stages: none, all of the first ranks, which hold most, up to all."""
+        """Sets of stages: none, all of the first ranks, which hold most, up to all.
+
+        Those that keep no more than their input are left out: running them again frees nothing.
+        """
         if not self.recompute or self.cap_bytes is None:
             return (frozenset(),)
-        num_ranks = self.num_ranks
+        num_ranks, kept = self.num_ranks, self.costs.activation_bytes
+        worth = {s for s, held in enumerate(kept) if _input_bytes(self.costs, s) < held}
         first = sorted({0, 1, num_ranks // 4, num_ranks // 2, num_ranks})
-        return tuple(
-            frozenset(s for rank in range(count) for s in placement.stages_of(rank))
+        sets = (
+            worth.intersection(s for rank in range(count) for s in placement.stages_of(rank))
             for count in first
         )
+        return tuple(dict.fromkeys(map(frozenset, sets)))
 
     def _refusal(self, needs: Sequence[Sequence[int]]) -> str:
         caps = self.caps or ()
@@ -196,4 +201,4 @@ def _input_bytes(costs: CostModel, stage: int) -> int:
     """What a stage that is run again keeps: its input. That of the first is the batch itself."""
     if stage == 0 or not costs.boundary_bytes:
         return 0
-    return min(costs.boundary_bytes[stage - 1], costs.activation_bytes[stage])
+    return costs.boundary_bytes[stage - 1]
