@@ -183,6 +183,13 @@ def test_two_copies_of_the_weights():
     assert two.lower_bound_s <= two.makespan_s
 
 
+def test_an_effort_that_leaves_no_moves():
+    """What it starts from is returned."""
+    found = it.search(uneven(8, 0), num_ranks=4, num_microbatches=8, effort=1e-6, solver="none")
+
+    assert found.makespan_s >= found.lower_bound_s
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

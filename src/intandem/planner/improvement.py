@@ -206,6 +206,8 @@ class Improvement:
             return
         start = trial.starts[index]
         num_moves = int(min(work / trial.small.num_operations, _MOST_MOVES * self._effort.factor))
+        if num_moves == 0:
+            return
         warm = min(0.5, num_moves / (1000 * trial.small.num_operations))
         warmth = Warmth(num_moves, warm * trial.step_s, 0.06 * warm * trial.step_s)
         target_s = trial.small_bound_s * (1 + 1e-9)
