@@ -50,8 +50,7 @@ class Clock:
         self.max_lag_s = max(self.lag_s)
         self._rank_of, self._last_stage = placement.rank_of, placement.num_stages - 1
         self._activation, self._pending = setting.room.activation, setting.room.pending
-        sizes = zip(self._pending, self._activation, strict=True)
-        self._growth = [pending - activation for pending, activation in sizes]
+        self._growth = setting.room.growth
         self._seconds = {kind: costs.kind_s(kind) for kind in ActionKind}
         self._start_s = [math.inf for _ in ranks]
         self._f_ready_s: list[list[float]] = [[] for _ in stages]

@@ -36,14 +36,13 @@ def refilled(setting: Setting, draft: Clock, patience: float) -> Clock:
         draft: an order that keeps within it.
         patience: a W is not begun if this share of it would delay what comes next.
     """
-    clock, room = Clock(setting), setting.room
+    clock, activation, growth = Clock(setting), setting.room.activation, setting.room.growth
 
     def put(rank: int, stage: int, kind: ActionKind) -> None:
         if kind is ActionKind.W:
             return
         is_f = kind is ActionKind.F
-        more = room.activation[stage] if is_f else room.pending[stage] - room.activation[stage]
-        clock.make_room(rank, more)
+        clock.make_room(rank, activation[stage] if is_f else growth[stage])
         ready_s = clock.f_ready_s(stage) if is_f else clock.i_ready_s(stage)
         while clock.pending[rank] and ready_s > clock.now_s[rank]:
             if clock.now_s[rank] + patience * clock.next_w_s(rank) > ready_s:

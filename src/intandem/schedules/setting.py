@@ -30,6 +30,12 @@ class Room:
     pending: tuple[float, ...]
     cap: tuple[float, ...]
 
+    @property
+    def growth(self) -> tuple[float, ...]:
+        """Per stage, what I takes beyond what its F has taken; below 0 where it frees some."""
+        sizes = zip(self.pending, self.activation, strict=True)
+        return tuple(pending - activation for pending, activation in sizes)
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

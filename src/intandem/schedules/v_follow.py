@@ -62,8 +62,7 @@ class _Follower:
         self._num_microbatches = setting.num_microbatches
         self._room = setting.room
         self._f_s, self._i_s = setting.costs.forward_s, setting.costs.backward_input_s
-        sizes = zip(setting.room.pending, setting.room.activation, strict=True)
-        self._growth = [max(pending - activation, 0.0) for pending, activation in sizes]
+        self._growth = setting.room.growth
         self._interval, self._manner = block.interval, manner
         rows = block.passes
         self._f_slot = [row.f_down for row in rows] + [row.f_up for row in reversed(rows)]
@@ -119,7 +118,7 @@ class _Follower:
             return False
         if is_f and slot - before[0][0] > manner.reach:
             return False
-        return (not is_f and not self._growth[stage]) or self._leaves_room(rank, step, before)
+        return (not is_f and self._growth[stage] <= 0) or self._leaves_room(rank, step, before)
 
     def _leaves_room(self, rank: int, step: _Pass, before: list[_Pass]) -> bool:
         """See [Note: no deadlock]."""

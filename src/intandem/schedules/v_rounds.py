@@ -60,6 +60,7 @@ class _Rounds:
         self.clock = Clock(setting)
         self._num_microbatches = setting.num_microbatches
         self._setting = setting
+        self._growth = setting.room.growth
         self._fill_f, self._fill_i = fills
         self._spare_s = spare_s
         self._first_lag_s = list(self.clock.lag_s)
@@ -142,8 +143,7 @@ class _Rounds:
         return num_i[up] == self._num_microbatches or self.clock.i_ready_s(down) < math.inf
 
     def _put_i(self, stage: int, rank: int, fills: int) -> None:
-        room, ready_s = self._setting.room, self.clock.i_ready_s(stage)
-        more = max(room.pending[stage] - room.activation[stage], 0.0)
+        more, ready_s = self._growth[stage], self.clock.i_ready_s(stage)
         if ready_s == math.inf or not self.clock.make_room(rank, more):
             raise _StuckError
         self._fill(rank, ready_s, fills)

@@ -112,8 +112,7 @@ class _Heuristic:
         self._activation = setting.room.activation
         self._pending = setting.room.pending
         self._cap = setting.room.cap
-        sizes = zip(setting.room.pending, setting.room.activation, strict=True)
-        self._growth = [max(pending - activation, 0.0) for pending, activation in sizes]
+        self._growth = setting.room.growth
 
     def run(self) -> Clock | None:
         """Return everything put, or None if it does not fit."""

@@ -53,7 +53,7 @@ class _Greedy:
         self._leaning = leaning
         self._last = setting.placement.num_ranks - 1
         self._activation, self._pending = setting.room.activation, setting.room.pending
-        self._cap = setting.room.cap
+        self._growth, self._cap = setting.room.growth, setting.room.cap
         self._visits = [(0.0, rank) for rank in range(self._last + 1)]
 
     def run(self) -> Clock:
@@ -70,7 +70,7 @@ class _Greedy:
         i_s = clock.i_ready_s(rank)
         f_s = clock.f_ready_s(rank) if self._may_hold_another(rank) else math.inf
         if i_s <= time_s:
-            if self._has_room(rank, self._pending[rank] - self._activation[rank], time_s):
+            if self._has_room(rank, self._growth[rank], time_s):
                 self._plan(rank, max(rank - 1, 0), clock.put_i(rank))
         elif f_s <= time_s:
             if self._has_room(rank, self._activation[rank], time_s):
