@@ -52,11 +52,7 @@ class Boxes:
 
     def of_group(self, group: tuple[Span, ...]) -> Iterator[str]:
         """Draw actions that ran together, one below the other; one alone is a row high."""
-        if group[0].start_s - self.start_s >= self.clock.length_s > 0:
-            return
-        height = self.clock.row_height / len(group)
-        for index, span in enumerate(group):
-            place = self._place(span, index * height, height)
+        for span, place in self._placed(group):
             others = [str(other.action) for other in group if other is not span]
             yield self._box(span, place, f"; together with {', '.join(others)}" if others else "")
 
@@ -69,12 +65,16 @@ class Boxes:
 
     def picture(self, group: tuple[Span, ...]) -> Iterator[str]:
         """Draw the same boxes without ids and descriptions, for pictures that stand still."""
+        for span, place in self._placed(group):
+            yield f'<g class="{self._classes(span)}">{place}{_label_of(span, place)}</g>'
+
+    def _placed(self, group: tuple[Span, ...]) -> Iterator[tuple[Span, Place]]:
+        """Where the boxes of ``group`` are; none where the clock has ended before it."""
         if group[0].start_s - self.start_s >= self.clock.length_s > 0:
             return
         height = self.clock.row_height / len(group)
         for index, span in enumerate(group):
-            place = self._place(span, index * height, height)
-            yield f'<g class="{self._classes(span)}">{place}{_label_of(span, place)}</g>'
+            yield span, self._place(span, index * height, height)
 
     def _box(self, span: Span, place: Place, more: str) -> str:
         action = span.action
