@@ -10,7 +10,6 @@ from intandem.ir import Action, ActionKind, Schedule
 from intandem.lowering import lower
 from intandem.planner.builtin import peaks
 from intandem.planner.found import Found
-from intandem.planner.problem import Memory
 from intandem.simulator import Allowed, lower_bound_s, simulate
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def finished(request: Request, improvement: Improvement) -> Found:
         request.objective,
         timeline.makespan_s,
         timeline.rank_span_s,
-        peaks(schedule, _counted(request.costs.num_stages)),
+        peaks(schedule, replace(request, cap=None, cap_bytes=None).memory()),
         _peak_held_bytes(schedule, request, best.recompute),
         bound_s,
         proven=False,
@@ -108,11 +107,6 @@ def _joined_row(row: Sequence[Action], stages: Container[int]) -> tuple[Action, 
         else:
             out.append(action)
     return tuple(out)
-
-
-def _counted(num_stages: int) -> Memory:
-    ones = (1,) * num_stages
-    return Memory(ones, (0,) * num_stages, ones)
 
 
 def _peak_held_bytes(
