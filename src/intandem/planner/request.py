@@ -9,6 +9,7 @@ from intandem.errors import ScheduleError
 from intandem.ir import Placement
 from intandem.planner.construction import smallest_caps
 from intandem.planner.problem import Layout, Memory, Objective
+from intandem.schedules.counts import require_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,10 +49,7 @@ class Request:
     weight_copies: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_ranks < 1 or self.num_microbatches < 1:
-            got = f"num_ranks={self.num_ranks}, num_microbatches={self.num_microbatches}"
-            msg = f"need at least one rank and one micro-batch, got {got}"
-            raise ValueError(msg)
+        require_counts(self.num_ranks, self.num_microbatches)
         if self.objective not in {"global", "rank"}:
             msg = f"objective is {self.objective!r}; expected 'global' or 'rank'"
             raise ValueError(msg)
