@@ -19,9 +19,8 @@ then have a few more.
 
 from __future__ import annotations
 
-from intandem.errors import ScheduleError
 from intandem.ir import Placement, Schedule
-from intandem.schedules.counts import require_counts
+from intandem.schedules.counts import require_counts, require_even_ranks
 from intandem.schedules.depth_first import even_groups
 from intandem.schedules.slots import entries_of, in_slot_order
 
@@ -38,10 +37,7 @@ def chimera(num_ranks: int, num_microbatches: int) -> Schedule:
         ValueError: if a count is less than 1.
     """
     require_counts(num_ranks, num_microbatches)
-    if num_ranks % 2:
-        remedy = f"use {num_ranks + 1} ranks, or hanayo / 1f1b"
-        msg = f"chimera needs an even number of ranks, got {num_ranks}; {remedy}"
-        raise ScheduleError(msg)
+    require_even_ranks(num_ranks, "chimera", "hanayo / 1f1b")
     num_down = (num_microbatches + 1) // 2
     groups = even_groups(num_down, max(1, num_microbatches // num_ranks))
     down = entries_of(groups, lap=num_ranks, num_laps=1)

@@ -24,9 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from intandem.errors import ScheduleError
 from intandem.ir import Placement
-from intandem.schedules.counts import require_counts
+from intandem.schedules.counts import require_counts, require_even_ranks
 from intandem.schedules.folded import Stream, folded_row, folded_schedule
 
 if TYPE_CHECKING:
@@ -45,10 +44,7 @@ def dualpipe(num_ranks: int, num_microbatches: int) -> Schedule:
         ValueError: if a count is less than 1.
     """
     require_counts(num_ranks, num_microbatches)
-    if num_ranks % 2:
-        remedy = f"use {num_ranks + 1} ranks, or dualpipe-v / 1f1b"
-        msg = f"dualpipe needs an even number of ranks, got {num_ranks}; {remedy}"
-        raise ScheduleError(msg)
+    require_even_ranks(num_ranks, "dualpipe", "dualpipe-v / 1f1b")
     num_down = (num_microbatches + 1) // 2
     down, up = (0, num_down), (num_down, num_microbatches - num_down)
     rows = []
