@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from intandem.costs import CostModel
 from intandem.errors import ScheduleError
+from intandem.ir import Placement
 from intandem.schedules.clock import Clock
 from intandem.schedules.replay import refilled, replayed
+from intandem.schedules.setting import setting_within
 from intandem.schedules.v_blocks import fitting_blocks
 from intandem.schedules.v_follow import Manner, followed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from intandem.ir import Schedule
     from intandem.schedules.setting import Setting
     from intandem.schedules.v_blocks import Block
 
@@ -47,6 +50,26 @@ class _Trial(NamedTuple):
     place: int
     block: Block
     build: Callable[[Setting, Block], Clock]
+
+
+def schedule_of_block(
+    name: str, block: Block, num_microbatches: int, costs: CostModel | None
+) -> Schedule:
+    """Follow ``block``; with ``costs``, return the best schedule found in the same memory.
+
+    Args:
+        name: what to call it.
+        block: of as many ranks as there are.
+        num_microbatches: M, at least 1.
+        costs: of all stages, two per rank.
+
+    Raises:
+        ValueError: if ``costs`` are of another number of stages.
+    """
+    placement = Placement.vee(len(block.passes))
+    setting = setting_within(placement, num_microbatches, costs, block.peak)
+    clock = best_v_clock(setting, (block,)) if costs else followed(setting, block, Manner())
+    return clock.schedule(name)
 
 
 def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:

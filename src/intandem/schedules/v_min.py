@@ -18,15 +18,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from intandem.ir import Placement, Schedule
 from intandem.schedules.counts import require_counts
-from intandem.schedules.setting import setting_within
 from intandem.schedules.v_blocks import v_min_block
-from intandem.schedules.v_capped import best_v_clock
-from intandem.schedules.v_follow import Manner, followed
+from intandem.schedules.v_capped import schedule_of_block
 
 if TYPE_CHECKING:
     from intandem.costs import CostModel
+    from intandem.ir import Schedule
 
 
 def v_min(num_ranks: int, num_microbatches: int, *, costs: CostModel | None = None) -> Schedule:
@@ -42,8 +40,4 @@ def v_min(num_ranks: int, num_microbatches: int, *, costs: CostModel | None = No
         ValueError: if either count is less than 1, or ``costs`` are of another number of stages.
     """
     require_counts(num_ranks, num_microbatches)
-    block = v_min_block(num_ranks)
-    setting = setting_within(Placement.vee(num_ranks), num_microbatches, costs, block.peak)
-    if costs is None:
-        return followed(setting, block, Manner()).schedule("v-min")
-    return best_v_clock(setting, (block,)).schedule("v-min")
+    return schedule_of_block("v-min", v_min_block(num_ranks), num_microbatches, costs)
