@@ -106,8 +106,10 @@ class _Walk:
             return False
         before, after = row[begin:middle], row[middle:end]
         row[begin:end] = after + before
-        run = run_rows(problem, self._rows) if fits(problem, row, problem.caps[rank]) else None
-        if run is None or not self._accepts(run.value_s, temperature_s):
+        limit_s = self._run.value_s - temperature_s * math.log(1.0 - random())
+        is_fit = fits(problem, row, problem.caps[rank])
+        run = run_rows(problem, self._rows, limit_s) if is_fit else None
+        if run is None or run.value_s > limit_s:
             row[begin:end] = before + after
             return False
         self._run = run
@@ -119,10 +121,6 @@ class _Walk:
         self.best_s = run.value_s
         self.best_rows = [list(row) for row in self._rows]
         return True
-
-    def _accepts(self, value_s: float, temperature_s: float) -> bool:
-        longer_s = value_s - self._run.value_s
-        return longer_s <= 0 or self._random.random() < math.exp(-longer_s / temperature_s)
 
     def _single(self, row: list[int], source: int) -> tuple[int, int, int]:
         """Draw where one operation goes: mostly near, never past what has to stay."""

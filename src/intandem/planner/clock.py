@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from intandem.planner.problem import Problem, Rows
+
+_FORGIVEN = 1e-9
+"""Share of a limit that rounding may add up to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +28,16 @@ class Run:
     arrival_s: list[float]
 
 
-def run_rows(problem: Problem, rows: Rows) -> Run | None:
-    """Run ``rows``; None if they wait for each other forever.
+def run_rows(  # noqa: C901  (calls in this loop would double what a search takes)
+    problem: Problem, rows: Rows, limit_s: float = math.inf
+) -> Run | None:
+    """Run ``rows``; None if they wait for each other forever, or come to take over ``limit_s``.
 
     Each rank does its row in order; messages of one link are sent in the order they are made.
     """
+    counts_first = problem.layout.objective == "global"
+    forgiven_s = _FORGIVEN * limit_s if limit_s < math.inf else 0.0
+    spare_s = [limit_s + forgiven_s - busy for busy in problem.busy_s]
     arrival, end = problem.arrival[:], [0.0] * problem.num_operations
     seconds, following, delay_s = problem.seconds, problem.following, problem.delay_s
     link_s, link = problem.link_s, problem.link
@@ -46,7 +55,13 @@ def run_rows(problem: Problem, rows: Rows) -> Run | None:
                 waiting[operation] = rank
                 place[rank], clock[rank] = index, now
                 break
-            now = (came if came > now else now) + seconds[operation]
+            if came > now:
+                if index or counts_first:
+                    spare_s[rank] -= came - now
+                    if spare_s[rank] < 0:
+                        return None
+                now = came
+            now += seconds[operation]
             end[operation] = now
             to, busy_s, sent_s = following[operation], link_s[operation], now
             if busy_s:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from intandem.ir import Schedule
     from intandem.planner.request import Request
 
-_WORK = 32_000_000
+_WORK = 48_000_000
 """Operations run in a search of effort 1; 5 to 10 seconds."""
 
 _MOST_MOVES = 100_000
@@ -33,6 +33,9 @@ _SOLVING = 5.0
 
 _SOLVABLE = 900
 """Operations up to which CP-SAT is used without being asked for."""
+
+_NEARLY = 1.005
+"""How much longer than the best layout the second best may be to be worth as much work."""
 
 _THOROUGH = 60
 """Moves per operation from which on several starts are better than one for longer."""
@@ -150,7 +153,7 @@ class Improvement:
                 self._offer_rows(trial, start, "refilled")
 
     def improve(self) -> None:
-        """Anneal: each layout a little, then the two best of them."""
+        """Anneal: each layout a little, then the best one, and a second that comes close."""
         left = max(0.0, self._effort.total - self._effort.spent)
         if not all(trial.is_whole for trial in self.trials):
             left *= 0.3  # most of what is gained is lost again when it is unrolled
@@ -159,6 +162,8 @@ class Improvement:
                 self._anneal(trial, 0, 0.3 * left / len(self.trials))
             left *= 0.7
         chosen = sorted(self.trials, key=lambda t: t.starts[0].value_s)[:2]
+        nearly_s = _NEARLY * chosen[0].starts[0].value_s
+        chosen = [trial for trial in chosen if trial.starts[0].value_s <= nearly_s]
         largest = max(trial.small.num_operations for trial in chosen)
         num_starts = 2 if left > _THOROUGH * len(chosen) * largest**2 else 1
         for index in range(num_starts):

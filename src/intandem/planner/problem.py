@@ -135,6 +135,7 @@ class Problem:
     Attributes:
         num_operations: their number; also the index of a place that nothing reads.
         seconds: per operation.
+        busy_s: per rank, of all its operations.
         following: per operation, the one that waits for it; ``num_operations`` where none does.
         previous: per operation, the one that it waits for; -1 where none.
         delay_s: per operation, latency to the following one.
@@ -160,6 +161,9 @@ class Problem:
         hops = [layout.hop_s(lane) for lane in lanes]
         nexts = [layout.next_lane(lane) for lane in lanes]
         self.seconds = _spread((layout.lane_s(lane) for lane in lanes), count)
+        self.busy_s = [0.0] * self.num_ranks
+        for lane in lanes:
+            self.busy_s[lane_rank[lane]] += count * layout.lane_s(lane)
         self.delay_s = _spread((latency for latency, _ in hops), count)
         self.link_s = _spread((busy for _, busy in hops), count)
         self.link = _spread(
