@@ -51,6 +51,21 @@ def listed(problem, count):
 
 
 @pytest.mark.parametrize("objective", ["global", "rank"])
+@pytest.mark.parametrize("placement", PLACEMENTS, ids=str)
+def test_a_limit_gives_up_only_what_is_over_it(placement, objective):
+    """Rows that take as long as the limit run to their end, with the same times."""
+    problem = problem_of(placement, objective=objective)
+    given_up = 0
+    for rows in listed(problem, 30):
+        run = run_rows(problem, rows)
+        assert run_rows(problem, rows, run.value_s) == run
+        shorter = run_rows(problem, rows, 0.98 * run.value_s)
+        assert shorter in (None, run)
+        given_up += shorter is None
+    assert given_up
+
+
+@pytest.mark.parametrize("objective", ["global", "rank"])
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("placement", PLACEMENTS, ids=str)
 def test_times_of_the_simulator(placement, split, objective):
