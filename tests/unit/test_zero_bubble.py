@@ -259,7 +259,9 @@ def test_builders_keep_the_simulators_time(builder, placement):
 
 def test_v_needs_room_for_both_stages():
     """One stage activation is not enough for a micro-batch to come back."""
-    with pytest.raises(ScheduleError, match="an activation of each of its two stages"):
+    with pytest.raises(
+        ScheduleError, match="an activation of each of its two stages, so use 2 or more"
+    ):
         build("zb-v", 3, 4, max_activations=1)
     with pytest.raises(ValueError, match="max_activations=0; expected at least 1"):
         build("zb-1p", 3, 4, max_activations=0)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from intandem.errors import ScheduleError
 from intandem.ir import Placement, Schedule
 from intandem.schedules.clock import Clock
 from intandem.schedules.counts import require_counts
@@ -51,6 +52,10 @@ def zb_v(
     """
     require_counts(num_ranks, num_microbatches)
     most = 2 * num_ranks if max_activations is None else max_activations
+    if 1 <= most < 2:
+        got = f"zb-v within {most:g} stage activation(s) per rank"
+        msg = f"{got}; a rank holds an activation of each of its two stages, so use 2 or more"
+        raise ScheduleError(msg)
     setting = setting_within(Placement.vee(num_ranks), num_microbatches, costs, most)
     clocks = [clock for clock in [best_clock(setting)] if clock is not None]
     if not clocks or most < 2 * num_ranks or not has_equal_stages(setting.costs):
