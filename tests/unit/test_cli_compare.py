@@ -153,8 +153,8 @@ def test_a_reader_that_has_seen_enough():
     ("argv", "message"),
     [
         (["all", "--ranks", "4"], "comparing all schedules needs --ranks and --microbatches"),
-        ([*SIZE, "--csv", "a.csv"], "--csv and --trace are of one schedule; name it in place"),
-        ([*SIZE, "--trace", "a.json"], "--csv and --trace are of one schedule"),
+        ([*SIZE, "--csv", "a.csv"], "--csv is of one schedule; name it in place of all"),
+        ([*SIZE, "--trace", "a.json"], "--trace is of one schedule"),
         ([*SIZE, "--memory-cap", "0"], "--memory-cap must be 1 or more, got 0"),
         ([*SIZE, "--costs", "F=0,I=1"], "costs: W is missing"),
     ],

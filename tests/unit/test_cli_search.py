@@ -167,6 +167,12 @@ class TestProgress:
         assert "103 s, within 3.0 % of the lower bound" in text
         assert "annealed" in text
 
+    def test_below_the_bound(self):
+        """Shown as it is, unless it is by rounding alone."""
+        for value_s, above in ((99.0, "-1.0 %"), (100.0 - 1e-12, "0.0 %")):
+            text = search_progress._description(Progress(value_s, 100.0, "annealed", 0.5))
+            assert f"within {above} of" in text
+
     def test_nothing_if_it_is_quick(self, monkeypatch):
         """The line waits for two seconds."""
         assert search_progress.QUIET_S == 2.0

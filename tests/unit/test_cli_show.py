@@ -251,7 +251,7 @@ def test_costs_from_a_file(capsys, tmp_path):
         (["1f1b", "--ranks", "0", "--microbatches", "1"], "--ranks must be 1 or more, got 0"),
         ([*UNIT, "--costs", "F=1"], "costs: I is missing"),
         ([*UNIT, "--costs", "nowhere.json"], "nowhere.json"),
-        ([*UNIT, "--columns", "3"], "3 columns are too few"),
+        ([*UNIT, "--columns", "3"], "--columns is 3, which is too few"),
         ([*UNIT, "--memory-cap", "3"], "1f1b does not keep within the cap: M001 rank 0 slot 3"),
         ([*UNIT, "--memory-cap", "0"], "--memory-cap must be 1 or more, got 0"),
         ([*UNIT, "--stages-per-rank", "2"], "schedule '1f1b' takes no stages_per_rank"),

@@ -63,13 +63,23 @@ def test_what_is_broken_in_them(capsys, tmp_path, name, broken, whole, code):
     assert code in capsys.readouterr().out
 
 
-def test_memory_cap_is_another_name(capsys, tmp_path):
-    """As the other commands call it."""
+@pytest.mark.parametrize("name", ["--memory-cap", "--max-activations"])
+def test_names_of_the_cap(capsys, tmp_path, name):
+    """As the other commands call it, and as it was called."""
     file = tmp_path / "order.txt"
     file.write_text(format_schedule(SCHEDULE))
 
-    assert main([str(file), "--memory-cap", "2"]) == 1
+    assert main([str(file), name, "2"]) == 1
     assert "the cap is 2" in capsys.readouterr().out
+
+
+def test_help(capsys):
+    """The example takes the name that every command takes."""
+    assert main(["--help"]) == 0
+
+    out = capsys.readouterr().out
+    assert "intandem verify mine.csv --memory-cap 4" in out
+    assert "--memory-cap A" in out
 
 
 def test_findings(capsys, tmp_path):
@@ -106,7 +116,11 @@ def test_json(capsys, tmp_path):
         ("intandem program 2\n", [], "line 1: found 'intandem program 2'; expected intandem prog"),
         ("", [], "line 1: found ''"),
         ("intandem schedule 1\nname: x\n", [], "line 3: found the end of the text"),
-        (format_schedule(SCHEDULE), ["--max-activations", "0"], "the cap is 0"),
+        (
+            format_schedule(SCHEDULE),
+            ["--max-activations", "0"],
+            "--memory-cap must be 1 or more, got 0",
+        ),
         ("", ["--max"], "--max"),
     ],
 )
@@ -136,4 +150,4 @@ def test_not_text(capsys, tmp_path):
 
     assert main([str(file)]) == 2
 
-    assert "utf-8" in capsys.readouterr().err
+    assert "order.txt is not text in UTF-8" in capsys.readouterr().err

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
+from intandem.cli.files import in_words
+from intandem.cli.objections import objection
+from intandem.cli.order_files import read_order
 from intandem.errors import PipelineError, ScheduleError
 from intandem.schedules import schedule_names
 from intandem.schedules.registry import unknown_schedule
@@ -24,10 +29,16 @@ def parse_arguments(kind: type[T], argv: Sequence[str], *, command: str, about: 
     Returns:
         The value, or the exit status: 0 after help was printed, 2 after an error was.
     """
+    said = io.StringIO()
     try:
-        return tyro.cli(kind, args=list(argv), prog=f"intandem {command}", description=about)
+        with redirect_stderr(said):
+            return tyro.cli(kind, args=list(argv), prog=f"intandem {command}", description=about)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+        if not stop.code:
+            return 0
+    wrong = objection(kind, argv, command=command)
+    print(f"intandem {command}: {wrong}" if wrong else said.getvalue(), file=sys.stderr)
+    return 2
 
 
 def carry_out(
@@ -45,7 +56,7 @@ def carry_out(
     except BrokenPipeError:
         raise
     except (PipelineError, ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"intandem {command}: {error}", file=sys.stderr)
+        print(f"intandem {command}: {in_words(error)}", file=sys.stderr)
         return 2
 
 
@@ -65,7 +76,8 @@ def check_schedule_name(schedule: str | None) -> None:
     """Refuse what is neither a schedule's name nor a compute-order ``.csv``.
 
     Raises:
-        ScheduleError: naming the schedules that there are.
+        ScheduleError: naming the schedules that there are, or the file that is none.
+        ValueError: if the file is not text.
     """
     if schedule is None or schedule in {"auto", *schedule_names()}:
         return
@@ -74,3 +86,4 @@ def check_schedule_name(schedule: str | None) -> None:
     if not Path(schedule).is_file():
         msg = f"--schedule {schedule}: there is no such file"
         raise ScheduleError(msg)
+    read_order(Path(schedule))

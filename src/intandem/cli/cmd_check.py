@@ -60,7 +60,7 @@ class Arguments:
     replicas: Annotated[int | None, tyro.conf.arg(metavar="R")] = None
     """Copies of the pipeline that share out the micro-batches; by default the script's, or 1."""
     schedule: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Schedule; by default the script's, or 1f1b."""
+    """Schedule, or a compute-order .csv; by default the script's, or 1f1b."""
     microbatches: Annotated[int | None, tyro.conf.arg(metavar="M")] = None
     """Micro-batches; by default the script's, or 4."""
     recompute: Literal["none", "all"] | None = None
@@ -118,10 +118,20 @@ def _refuse_early(arguments: Arguments) -> None:
     """Find out before the script runs what would otherwise show after it.
 
     Raises:
-        ValueError: if a count is less than 1.
+        ValueError: if a count is less than 1, or replicas do not share the ranks.
         ScheduleError: if there is no such schedule.
     """
-    check_counts(ranks=arguments.ranks, microbatches=arguments.microbatches)
+    check_counts(
+        ranks=arguments.ranks,
+        replicas=arguments.replicas,
+        microbatches=arguments.microbatches,
+        worst=arguments.worst,
+    )
+    if arguments.replicas is not None and arguments.ranks % arguments.replicas:
+        got = f"--replicas {arguments.replicas} do not share --ranks {arguments.ranks} evenly"
+        fits = -(-arguments.ranks // arguments.replicas) * arguments.replicas
+        msg = f"{got}; use --ranks {fits}"
+        raise ValueError(msg)
     check_schedule_name(arguments.schedule)
 
 
@@ -183,6 +193,7 @@ def _run(arguments: Arguments, job: Job, setting: Setting) -> Outcome:
 
 def _setting(arguments: Arguments, found: Found) -> Setting:
     from intandem.equality import Setting, Splitting
+    from intandem.pipeline.request import read_schedule
 
     given: dict[str, Any] = {k: v for k, v in found.arguments.items() if v is not None}
     for name in ("schedule", "microbatches", "recompute", "replicas"):
@@ -190,6 +201,11 @@ def _setting(arguments: Arguments, found: Found) -> Setting:
             given[name] = getattr(arguments, name)
     for name in ("ranks", "options"):  # ours
         given.pop(name, None)
+    if "schedule" in given:
+        given["schedule"] = read_schedule(given["schedule"])
+        if not isinstance(given["schedule"], str):
+            count = given["schedule"].num_microbatches * given.get("replicas", 1)
+            given.setdefault("microbatches", count)
     fitting = _numbers_of_stages(given.get("schedule", "auto"), arguments.ranks, given)
     for name in ("split_points", "stages"):
         names = given.get(name)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from intandem.cli.arguments import check_counts, check_schedule_name
+from intandem.cli.arguments import check_counts, check_schedule_name, parse_arguments
+from intandem.cli.files import require_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+ABOUT = "Train a small GPT on Python's own sources, in tandem, and draw where the time went."
+
+
 @dataclass(frozen=True)
 class Arguments:
-    """Train a small GPT on Python's own sources, in tandem, and draw where the time went."""
+    """What ``demo`` takes."""
 
     ranks: int = 2
     """Stages that work at the same time, each on a core of its own."""
@@ -40,7 +43,9 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the demo; 1 if the gradients are not those of one process."""
-    arguments = tyro.cli(Arguments, args=list(argv), prog="intandem demo")
+    arguments = parse_arguments(Arguments, argv, command="demo", about=ABOUT)
+    if isinstance(arguments, int):
+        return arguments
     _refuse_early(arguments)
     from intandem.cli.demo.run import run
 
@@ -60,9 +65,7 @@ def _refuse_early(arguments: Arguments) -> None:
     check_counts(ranks=arguments.ranks, microbatches=arguments.microbatches)
     check_schedule_name(arguments.schedule)
     budget = arguments.seconds if arguments.steps is None else arguments.steps
-    if budget <= 0:
+    if not (math.isfinite(budget) and budget > 0):
         msg = f"nothing to train in {budget:g}; --steps or --seconds must be more than 0"
         raise ValueError(msg)
-    if not arguments.report.resolve().parent.is_dir():
-        msg = f"--report {arguments.report}: there is no folder {arguments.report.parent}"
-        raise ValueError(msg)
+    require_writable(arguments.report, option="--report")

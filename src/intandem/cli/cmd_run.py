@@ -38,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
     as_module = target[:1] == ["-m"]
     target = target[as_module:]
     if not target:
-        parser.error("nothing to run: give a module after -m" if as_module else "give a SCRIPT")
+        missing = "give a module after -m" if as_module else "give a SCRIPT, or -m MODULE"
+        parser.error(f"nothing to run: {missing}")
     if not 1 <= options.ranks <= MAX_RANKS:
         parser.error(f"--ranks must be from 1 to {MAX_RANKS}, got {options.ranks}")
     make_command = module_command if as_module else script_command
@@ -59,6 +60,14 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(argv[:index]), rest[1:] if rest[:1] == ["--"] else rest
 
 
+def _count(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        msg = f"{text!r} is no number; expected a whole number from 1 to {MAX_RANKS}"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="intandem run",
@@ -68,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--ranks", type=int, required=True, metavar="N", help="processes to start")
+    parser.add_argument(
+        "--ranks", type=_count, required=True, metavar="N", help="processes to start"
+    )
     parser.add_argument(
         "--output",
         choices=[show.value for show in Show],

@@ -10,9 +10,9 @@ import tyro
 
 from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.cost_options import read_costs
-from intandem.cli.drawing import columns_of, shown_text
+from intandem.cli.drawing import check_columns, columns_of, shown_text
 from intandem.cli.figures import Objective, Shown
-from intandem.cli.outputs import Outputs, write_outputs
+from intandem.cli.outputs import Outputs, check_outputs, write_outputs
 from intandem.cli.search_progress import searching
 from intandem.ir import Placement
 from intandem.lowering import lower
@@ -93,6 +93,8 @@ def _search(arguments: Arguments) -> int:
     from intandem.planner import search
 
     costs = _costs(arguments)
+    check_outputs(arguments.files)
+    check_columns(arguments.columns)
     with searching() as on_progress:
         found = search(costs, on_progress=on_progress, **_asked(arguments, costs))
     shown = _shown(found, costs)

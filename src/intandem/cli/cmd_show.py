@@ -11,11 +11,11 @@ import tyro
 
 from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.cost_options import read_costs
-from intandem.cli.drawing import columns_of, shown_text
+from intandem.cli.drawing import check_columns, columns_of, shown_text
 from intandem.cli.figures import Objective, show_order
 from intandem.cli.machine_options import read_machine
 from intandem.cli.order_files import Sizes, find_order
-from intandem.cli.outputs import Outputs, write_outputs
+from intandem.cli.outputs import Outputs, check_outputs, write_outputs
 from intandem.cli.schedule_help import NAMES, schedule_list, takers
 from intandem.rules import check_memory
 from intandem.simulator import simulate_steps
@@ -116,6 +116,8 @@ def main(argv: list[str]) -> int:
 
 
 def _show(arguments: Arguments) -> int:
+    check_outputs(arguments.files)
+    check_columns(arguments.columns)
     return _show_all(arguments) if arguments.schedule == "all" else _show_one(arguments)
 
 
@@ -146,9 +148,7 @@ def _show_all(arguments: Arguments) -> int:
     if arguments.ranks is None or arguments.microbatches is None:
         msg = "comparing all schedules needs --ranks and --microbatches"
         raise ValueError(msg)
-    if arguments.steps is not None:
-        msg = "--steps is of one schedule; name it in place of all"
-        raise ValueError(msg)
+    _refuse_what_is_of_one(arguments)
     sizes, costs = _sizes(arguments), read_costs(arguments.costs, arguments.transfer)
     machines = read_machine(arguments.machine, arguments.transfer)
     machine = None if machines is None else machines.of_ranks(arguments.ranks)
@@ -159,6 +159,15 @@ def _show_all(arguments: Arguments) -> int:
     else:
         print(comparison_text(comparison, columns_of(arguments.columns)))
     return 0
+
+
+def _refuse_what_is_of_one(arguments: Arguments) -> None:
+    files = arguments.files
+    asked = {"--steps": arguments.steps, "--csv": files.csv, "--trace": files.trace}
+    for name, value in asked.items():
+        if value is not None:
+            msg = f"{name} is of one schedule; name it in place of all"
+            raise ValueError(msg)
 
 
 def _sizes(arguments: Arguments) -> Sizes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from intandem.cli.arguments import carry_out
+from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.order_files import read_order, size_of
 from intandem.ir import Schedule
 from intandem.rules import check
@@ -24,7 +24,7 @@ Exit status: 0 if there is none, 1 if there are findings, 2 if the file cannot b
 
 examples:
   intandem verify mine.schedule
-  intandem verify mine.csv --max-activations 4 --format json
+  intandem verify mine.csv --memory-cap 4 --format json
 """
 
 
@@ -34,7 +34,7 @@ class Arguments:
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A schedule file, a program file, or a compute-order .csv of torch.distributed.pipelining."""
-    max_activations: Annotated[int | None, tyro.conf.arg(metavar="N", aliases=["--memory-cap"])] = (
+    memory_cap: Annotated[int | None, tyro.conf.arg(metavar="A", aliases=["--max-activations"])] = (
         None
     )
     """Most stage activations that any rank may hold at once."""
@@ -48,8 +48,9 @@ def main(argv: list[str]) -> int:
 
 
 def _verify(arguments: Arguments) -> int:
+    check_counts(memory_cap=arguments.memory_cap)
     order = read_order(arguments.file)
-    found = check(order, max_activations=arguments.max_activations)
+    found = check(order, max_activations=arguments.memory_cap)
     if arguments.format == "json":
         print(json.dumps(_as_object(order, found)))
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from intandem.cli.figures import Objective, Shown, show_order
+from intandem.cli.figures import Objective, Shown, share_above, show_order
 from intandem.cli.order_files import Sizes, build_named, num_stages_of, takes_of
 from intandem.errors import PipelineError, ScheduleError
 from intandem.rules import check_memory
@@ -148,12 +148,8 @@ def write_comparison(comparison: Comparison, outputs: Outputs) -> None:
     """Write one picture of all.
 
     Raises:
-        ValueError: if a file is asked for that holds one schedule only.
         OSError: if a file cannot be written.
     """
-    if outputs.csv or outputs.trace:
-        msg = "--csv and --trace are of one schedule; name it in place of all"
-        raise ValueError(msg)
     title = f"Schedules · {comparison.title}"
     if outputs.svg:
         from intandem.views.svg import comparison_svg_file
@@ -228,7 +224,7 @@ def _cells(shown: Shown) -> tuple[str, ...]:
         units.share(timeline.rank_bubble_ratio),
         _parts(shown),
         f"{shown.weight_copies}\N{MULTIPLICATION SIGN}",
-        units.share(shown.above_bound),
+        share_above(shown.above_bound),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from intandem.cli.files import read_text
 from intandem.costs import CostModel, costs_from_json, parse_costs
 
 
@@ -18,10 +19,12 @@ class CostOptions:
     Attributes:
         text: ``F=1,I=1,W=1``, or the content of a JSON file.
         transfer_s: seconds that a message takes, with the first form.
+        path: of the file, with the second.
     """
 
     text: str
     transfer_s: float = 0.0
+    path: Path | None = None
 
     @property
     def _is_json(self) -> bool:
@@ -34,7 +37,7 @@ class CostOptions:
             ValueError: if the text is malformed, or has lists of another length.
         """
         if self._is_json:
-            return costs_from_json(self.text, num_stages=num_stages)
+            return self._from_json(num_stages)
         return parse_costs(self.text, num_stages=num_stages, transfer_s=self.transfer_s)
 
     def of_model(self, num_stages: int, num_ranks: int) -> CostModel:
@@ -47,6 +50,13 @@ class CostOptions:
                 neither divides ``num_stages`` nor is divided by it.
         """
         return cut_again(self.per_stage(self.num_listed or num_ranks), num_stages)
+
+    def _from_json(self, num_stages: int) -> CostModel:
+        try:
+            return costs_from_json(self.text, num_stages=num_stages)
+        except ValueError as error:
+            msg = f"{self.path}: {error}" if self.path else str(error)
+            raise ValueError(msg) from None
 
     @property
     def num_listed(self) -> int | None:
@@ -81,12 +91,8 @@ def read_costs(costs: str, transfer_s: float | None) -> CostOptions:
 
 
 def _from_file(path: Path) -> CostOptions:
-    found = CostOptions(_content(path))
-    try:
-        found.per_stage(found.num_listed or 1)
-    except ValueError as error:
-        msg = f"{path}: {error}"
-        raise ValueError(msg) from None
+    found = CostOptions(_content(path), path=path)
+    found.per_stage(found.num_listed or 1)
     return found
 
 
@@ -94,7 +100,7 @@ def _content(path: Path) -> str:
     if not path.is_file():
         msg = f"--costs {path}: expected F=1,I=1,W=1, F=1,B=2 or the name of a JSON file"
         raise ValueError(msg)
-    return path.read_text(encoding="utf-8")
+    return read_text(path, option="--costs")
 
 
 def cut_again(costs: CostModel, num_stages: int) -> CostModel:

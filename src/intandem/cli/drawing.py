@@ -12,9 +12,24 @@ if TYPE_CHECKING:
     from intandem.cli.figures import Shown
 
 
+LEAST_COLUMNS = 40
+"""Of a drawing."""
+
+
+def check_columns(asked: int | None) -> None:
+    """Find out before anything is computed whether there is room for a drawing.
+
+    Raises:
+        ValueError: if there is not.
+    """
+    if asked is not None and asked < LEAST_COLUMNS:
+        msg = f"--columns is {asked}, which is too few for a drawing; use {LEAST_COLUMNS} or more"
+        raise ValueError(msg)
+
+
 def columns_of(asked: int | None) -> int:
     """Return the columns asked for, or those of the terminal."""
-    return asked or max(40, shutil.get_terminal_size((110, 24)).columns)
+    return asked or max(LEAST_COLUMNS, shutil.get_terminal_size((110, 24)).columns)
 
 
 def shown_text(shown: Shown, columns: int) -> str:

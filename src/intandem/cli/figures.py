@@ -122,7 +122,7 @@ class Shown:
                 f"makespan {units.duration(self.timeline.makespan_s)}",
                 f"longest rank {units.duration(self.timeline.rank_span_s)}",
                 f"bubble ratio {units.share(self.timeline.bubble_ratio)}",
-                f"within {_share_above(self.above_bound)} of the lower bound",
+                f"within {share_above(self.above_bound)} of the lower bound",
             ]
         )
 
@@ -156,7 +156,7 @@ class Shown:
     def facts(self) -> tuple[tuple[str, str, str], ...]:
         """Every figure as (what, value, what is to say of it), for reading."""
         shown, peaks = self.timeline, self.peak_activations
-        within = f"{_share_above(self.above_bound)} of it"
+        within = f"{share_above(self.above_bound)} of it"
         bound = f"for {self.allowed}; {SPAN_NAMES[self.objective]} within {within}"
         copies = self.weight_copies
         return (
@@ -246,7 +246,7 @@ def _forwards_bound_s(program: Program, costs: CostModel, objective: Objective) 
     return max(sum(seconds[action.stage] for action in order) for order in orders)
 
 
-def _share_above(ratio: float) -> str:
+def share_above(ratio: float) -> str:
     """Write a ratio that is below 0 by no more than rounding as 0."""
     return units.share(0.0 if -_ROUNDING < ratio < 0 else ratio)
 

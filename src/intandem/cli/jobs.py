@@ -165,21 +165,24 @@ def errors_of(what: str) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
-        if not (place := _user_line(error)):
+        if (place := _user_line(error)) is None:
             raise
-        msg = f"{what} raised {type(error).__name__}: {error} at {place}"
+        msg = f"{what} raised {type(error).__name__}: {error}{place}"
         raise PipelineError(msg) from error
 
 
 def _user_line(error: BaseException) -> str | None:
-    """File and line of the innermost frame that is neither ours nor a library's."""
+    """Write ``" at "``, file and line of the innermost frame that is neither ours nor a library's.
+
+    None if there is no such frame; empty if a file cannot even be read as Python.
+    """
     installed = (sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
     libraries = (str(Path(__file__).parents[1]), *installed, "<frozen")
     frames = traceback.extract_tb(error.__traceback__)
     users = [f for f in frames if not f.filename.startswith(libraries)]
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    return f"{users[-1].filename}:{users[-1].lineno}" if users else None
+    if isinstance(error, SyntaxError):
+        return f" at {error.filename}:{error.lineno}" if error.filename else ""
+    return f" at {users[-1].filename}:{users[-1].lineno}" if users else None
 
 
 def _first_step(script: Path, script_arguments: Sequence[str]) -> Found:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from intandem.cli.files import read_text
 from intandem.machine import machine_from_json
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def read_machine(path: Path | None, transfer_s: float | None) -> MachineOption |
     if not path.is_file():
         msg = f"--machine {path}: expected the name of a JSON file"
         raise ValueError(msg)
-    return MachineOption(path, path.read_text(encoding="utf-8"))
+    return MachineOption(path, read_text(path, option="--machine"))
 
 
 def at_its_fastest(costs: CostModel, machine: Machine | None) -> CostModel:

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nearest = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         return _refuse(f"unknown command {name!r}; known: {', '.join(COMMANDS)}{hint}")
+    from intandem.cli.files import in_words
     from intandem.errors import PipelineError
 
     try:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (PipelineError, ValueError, TypeError, OSError) as error:
-        return _refuse(str(error))
+        return _refuse(in_words(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

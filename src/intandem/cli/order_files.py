@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from intandem.errors import ScheduleError
+from intandem.cli.files import read_text
+from intandem.errors import ScheduleError, ScheduleParseError
 from intandem.ir import (
     Program,
     Schedule,
@@ -46,11 +47,22 @@ def read_order(path: Path) -> Schedule | Program:
 
     Raises:
         ScheduleParseError: if the file is none of them.
+        ValueError: if there is no such file, or it is not text.
         OSError: if it cannot be read.
-        ValueError: if it is not text.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
+    try:
+        return _order_of(text, path)
+    except ScheduleParseError as error:
+        msg = f"{path}: {error}"
+        raise ScheduleParseError(msg) from None
+
+
+def _order_of(text: str, path: Path) -> Schedule | Program:
     if path.suffix == ".csv":
+        if not text.strip():
+            msg = "the file is empty; expected a row of actions per rank, e.g. 0F0,0B0"
+            raise ScheduleParseError(msg)
         return parse_compute_csv(text, name=path.stem)
     if text.startswith(PROGRAM_HEADER.rsplit(" ", 1)[0]):
         return parse_program(text)
@@ -85,8 +97,13 @@ def find_order(
     if source in schedule_names():
         return build_named(source, sizes, costs_of)
     path = Path(source)
+    if path.is_dir():
+        msg = f"{source} is a folder; expected a schedule's name or a file"
+        raise ScheduleError(msg)
     if not path.is_file():
-        msg = f"{unknown_schedule(source)}; there is no such file either"
+        unknown = f"{unknown_schedule(source)}; there is no such file either"
+        is_path = path.suffix or len(path.parts) > 1
+        msg = f"there is no file {source}" if is_path else unknown
         raise ScheduleError(msg)
     order = read_order(path)
     for option, asked, found in (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path  # noqa: TC003  (read at run time, to know what an argument is)
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from intandem.cli.files import require_writable
 from intandem.ir import format_compute_csv
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ class Outputs:
     """Write a Chrome trace, for ui.perfetto.dev or chrome://tracing."""
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the compute order to this CSV file, as torch.distributed.pipelining reads it."""
+
+
+def check_outputs(outputs: Outputs) -> None:
+    """Find out before anything is computed whether the files asked for can be written.
+
+    Raises:
+        ValueError: naming the option and the file.
+    """
+    for field in fields(outputs):
+        if path := getattr(outputs, field.name):
+            require_writable(path, option=f"--{field.name}")
 
 
 def write_outputs(shown: Shown, outputs: Outputs) -> None:

@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from intandem.cli.figures import share_above
 from intandem.views import units
 
 if TYPE_CHECKING:
@@ -84,5 +85,5 @@ def _description(progress: Progress) -> str:
     best, bound_s = units.duration(progress.value_s), progress.lower_bound_s
     if bound_s <= 0:
         return f"{best}  {progress.method}"
-    above = units.share(max(progress.value_s / bound_s - 1, 0.0))
+    above = share_above(progress.value_s / bound_s - 1)
     return f"{best}, within {above} of the lower bound  {progress.method}"

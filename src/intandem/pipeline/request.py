@@ -278,7 +278,12 @@ def read_schedule(schedule: str | Schedule) -> str | Schedule:
     if not path.is_file():
         msg = f"schedule={schedule!r}: there is no file {path.resolve()}"
         raise ScheduleError(msg)
-    return parse_compute_csv(path.read_text(encoding="utf-8"), name=path.stem)
+    try:
+        return parse_compute_csv(path.read_text(encoding="utf-8"), name=path.stem)
+    except (UnicodeDecodeError, ScheduleError) as error:
+        why = error if isinstance(error, ScheduleError) else "it is not text in UTF-8"
+        msg = f"schedule={schedule!r}: {why}"
+        raise ScheduleError(msg) from error
 
 
 def _first_microbatches(schedule: Schedule, count: int) -> Schedule:
