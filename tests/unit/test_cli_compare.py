@@ -132,6 +132,17 @@ def test_pictures(capsys, tmp_path):
     assert "forward-only does not fit: runs forwards only" in page
 
 
+def test_one_of_each(capsys, tmp_path):
+    """Is not in the plural."""
+    svg = tmp_path / "a.svg"
+    size = ["all", "--ranks", "1", "--microbatches", "1", "--memory-cap", "1"]
+
+    assert main([*size, "--svg", str(svg)]) == 0
+
+    assert capsys.readouterr().out.startswith("1 rank · 1 micro-batch · at most 1 activation\n")
+    assert "bubble ratio 0.0 % · 1 activation<" in svg.read_text(encoding="utf-8")
+
+
 def test_a_reader_that_has_seen_enough():
     """``intandem show all ... | head`` says nothing on stderr."""
     call = "import sys; from intandem.cli.main import main; sys.exit(main())"

@@ -455,6 +455,25 @@ def test_several_stages_on_a_rank():
         assert equality.equal, (name, equality.worst())
 
 
+@pytest.mark.parametrize(
+    ("ways", "ranks"),
+    [
+        ({"ranks": 2, "schedule": "1f1b"}, [(0,), (1,)]),
+        ({"ranks": 2, "schedule": "chimera"}, [(0, 1), (1, 0)]),
+        ({"ranks": 4, "schedule": "gpipe", "replicas": 2}, [(0, 1), (2, 3)]),
+    ],
+)
+def test_ranks_of_stages_in_the_report(ways, ranks):
+    """Every rank that holds a stage is named, which are those that have run it."""
+    sample = SAMPLES["mlp"]()
+    with pipeline(sample, microbatches=4, **ways) as pipe:
+        pipe.step(sample.batch)
+        rows, spans = pipe.report_value().stages, pipe.timeline().spans
+    assert [row.ranks for row in rows] == ranks
+    for row in rows:
+        assert set(row.ranks) == {s.rank for s in spans if s.action.stage == row.stage}
+
+
 def test_stages_by_name():
     """``stages`` names the module that each stage after the first begins with."""
     sample = SAMPLES["gpt_tied"]()

@@ -9,7 +9,7 @@ from report_sample import MEASURED, PLANNED, full_report, timeline
 
 from intandem.views import units
 from intandem.views.html import report_html
-from intandem.views.report import LossCurve, Report, StageRow
+from intandem.views.report import LossCurve, Report, StageRow, Throughput
 from intandem.views.timeline_svg import RIGHT, WIDTH, Clock, timeline_svg
 
 VOID = {"meta", "link"}
@@ -150,7 +150,7 @@ def test_needs_nothing_else():
 
 def test_escapes_what_users_name():
     """No text of a report becomes markup."""
-    stage = StageRow(0, 0, EVIL, 1, 4)
+    stage = StageRow(0, (0,), EVIL, 1, 4)
     loss = LossCurve(((0, 1.0),), ((0, 1.0),), EVIL, 2.0, EVIL)
     html = report_html(
         full_report(
@@ -190,6 +190,26 @@ def test_unequal_gradients_do_not_look_proven(equal, css_class):
     html = report_html(full_report(gradients_equal=equal))
 
     assert f'<p class="{css_class}">gradients' in html
+
+
+def test_a_stage_on_several_ranks():
+    """All of them are named."""
+    stages = (StageRow(0, (0, 3), "tokens", 10, 40), StageRow(1, (1, 2), "head", 10, 40))
+
+    text = Page(report_html(full_report(stages=stages))).text
+
+    assert "stage ranks blocks" in text
+    assert "0 0, 3 tokens 10 40 B" in text
+
+
+def test_a_single_step():
+    """Is a point, as a line through it is not to be seen."""
+    curves = {"loss": LossCurve(((0, 5.5),)), "throughput": Throughput(((0, 7000.0),), "bytes")}
+
+    html = report_html(full_report(**curves))
+
+    assert "<title>training at step 0: 5.5</title>" in html
+    assert "<title>bytes at step 0: 7000</title>" in html
 
 
 def test_a_plan_alone():

@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from intandem.cli.figures import Objective, Shown, share_above, show_order
-from intandem.cli.order_files import Sizes, build_named, num_stages_of, takes_of
+from intandem.cli.order_files import Sizes, build_named, counted, num_stages_of, takes_of
 from intandem.errors import PipelineError, ScheduleError
 from intandem.rules import check_memory
 from intandem.schedules import schedule_names
@@ -62,8 +62,9 @@ class Comparison:
     def title(self) -> str:
         """What is compared."""
         cap = self.sizes.max_activations
-        limit = "" if cap is None else f" · at most {cap} activations"
-        return f"{self.sizes.num_ranks} ranks · {self.sizes.num_microbatches} micro-batches{limit}"
+        limit = [] if cap is None else [f"at most {counted(cap, 'activation')}"]
+        ranks = counted(self.sizes.num_ranks or 1, "rank")
+        return " · ".join([ranks, counted(self.sizes.num_microbatches or 1, "micro-batch"), *limit])
 
     @property
     def length_s(self) -> float:
@@ -92,7 +93,7 @@ class Comparison:
         cut = "" if makespan_s <= self.length_s else ", more than is drawn"
         return (
             f"makespan {units.duration(makespan_s)}{cut} · bubble ratio "
-            f"{units.share(shown.timeline.bubble_ratio)} · {_parts(shown)} activations"
+            f"{units.share(shown.timeline.bubble_ratio)} · {counted(_parts(shown), 'activation')}"
         )
 
 

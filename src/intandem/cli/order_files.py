@@ -72,11 +72,11 @@ def _order_of(text: str, path: Path) -> Schedule | Program:
 def size_of(order: Schedule | Program) -> tuple[str, ...]:
     """Write ranks, stages if they are more, and micro-batches, as ``("2 ranks", ...)``."""
     num_stages = order.placement.num_stages
-    stages = () if num_stages == order.num_ranks else (_counted(num_stages, "stage"),)
+    stages = () if num_stages == order.num_ranks else (counted(num_stages, "stage"),)
     copies = order.placement.num_replicas
     replicas = () if copies == 1 else (f"{copies} copies of the model",)
-    ranks = _counted(order.num_ranks, "rank")
-    microbatches = _counted(order.num_microbatches, "micro-batch")
+    ranks = counted(order.num_ranks, "rank")
+    microbatches = counted(order.num_microbatches, "micro-batch")
     return ranks, *stages, microbatches, *replicas
 
 
@@ -168,6 +168,7 @@ def takes_of(name: str) -> tuple[str, ...]:
     return next(family.takes for family in FAMILIES if family.name == name)
 
 
-def _counted(count: int, what: str) -> str:
-    plural = "" if count == 1 else "es" if what.endswith("h") else "s"
+def counted(count: int | str, what: str) -> str:
+    """Write ``count`` and ``what``, in the plural unless it is one."""
+    plural = "" if str(count) == "1" else "es" if what.endswith("h") else "s"
     return f"{count} {what}{plural}"

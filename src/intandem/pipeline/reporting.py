@@ -108,7 +108,7 @@ def _row(model: nn.Module, assembly: Assembly, stage: int, measured: Timeline) -
     hands = [*part.sent.values(), *part.gradients_sent.values()]
     return StageRow(
         stage=stage,
-        rank=assembly.placement.rank_of[stage],
+        ranks=assembly.placement.holders_of(stage),
         blocks=_blocks(assembly, stage),
         num_parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),

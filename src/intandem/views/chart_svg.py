@@ -107,7 +107,7 @@ def _line(line: Line, frame: Frame) -> Iterator[str]:
     places = [(frame.x(x), frame.y(y)) for x, y in line.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     yield f'<polyline class="line {line.css_class}" points="{path}"/>'
-    if line.marked:
+    if line.marked or len(places) == 1:  # a line through one point is not to be seen
         for (x, y), (step, value) in zip(places, line.points, strict=True):
             tip = f"{escape(line.name)} at step {step:g}: {value:.4g}"
             yield f'<circle class="{line.css_class}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'

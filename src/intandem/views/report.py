@@ -27,7 +27,7 @@ class StageRow:
 
     Attributes:
         stage: index in pipeline order.
-        rank: that owns it.
+        ranks: that hold it; several where the model is held more than once.
         blocks: what it holds, such as ``blocks.0 … blocks.3``.
         num_parameters: elements of its parameters.
         parameter_bytes: of the same.
@@ -39,7 +39,7 @@ class StageRow:
     """
 
     stage: int
-    rank: int
+    ranks: tuple[int, ...]
     blocks: str
     num_parameters: int
     parameter_bytes: int
