@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from intandem.argument_types import require_int, require_number, require_type
 from intandem.ir import Action, ActionKind, Message
 from intandem.ir.strict_json import as_number, as_whole, read_object
 
@@ -53,6 +54,7 @@ class CostModel:
     Raises:
         ValueError: if a list has the wrong length, a number is negative or not finite, or a pair
             is shorter than its F.
+        TypeError: if what is per stage is no list, or holds something other than numbers.
     """
 
     forward_s: tuple[float, ...]
@@ -70,6 +72,8 @@ class CostModel:
     gradient_bytes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for key in _PER_STAGE:
+            require_type(key, getattr(self, key), (tuple, list), "a number per stage")
         num_stages = len(self.forward_s)
         if num_stages < 1:
             msg = "forward_s has no stages; expected at least one number"
@@ -100,6 +104,7 @@ class CostModel:
         transfer_s: float = 0.0,
     ) -> CostModel:
         """Every stage costs the same; every message between two ranks takes ``transfer_s``."""
+        require_int("num_stages", num_stages)
         return cls(
             (forward_s,) * num_stages,
             (backward_input_s,) * num_stages,
@@ -225,6 +230,7 @@ def _require(key: str, values: Sequence[float], length: int) -> None:
         msg = f"{key} has {len(values)} values; expected {length}"
         raise ValueError(msg)
     for value in values:
+        require_number(key, value)
         if not (math.isfinite(value) and value >= 0):
             msg = f"{key} has {value}; expected a finite number, 0 or more"
             raise ValueError(msg)

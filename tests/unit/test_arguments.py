@@ -48,12 +48,135 @@ def build(model=None, **kwargs):
             {"options": it.Options(threads_per_rank=1.5)},
             "options.threads_per_rank=1.5 is a float; expected an int",
         ),
+        ({"options": it.Options(seed="x")}, "options.seed='x' is a str; expected an int"),
+        (
+            {"options": it.Options(timeout_s="x")},
+            "options.timeout_s='x' is a str; expected a number",
+        ),
     ],
 )
 def test_types(given, message):
     """The argument is named, with what it is and what it should be."""
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         build(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads_per_rank": 0}, "options.threads_per_rank=0; expected 1 or more"),
+        ({"timeout_s": 0}, "options.timeout_s=0; expected seconds, more than 0"),
+        ({"timeout_s": -1.0}, "options.timeout_s=-1.0; expected seconds, more than 0"),
+    ],
+)
+def test_options(options, message):
+    """Numbers that nothing can be done with."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build(options=it.Options(**options))
+
+
+SIZES = {"num_ranks": 2, "num_microbatches": 4}
+SCHEDULE = build_schedule("1f1b", **SIZES)
+COSTS = it.CostModel.uniform(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: it.build_schedule(3, **SIZES), "name is a int; expected a schedule's name"),
+        (
+            lambda: it.build_schedule("1f1b", num_ranks="2", num_microbatches=4),
+            "num_ranks='2' is a str; expected an int",
+        ),
+        (
+            lambda: it.build_schedule("1f1b", num_ranks=2, num_microbatches=4.0),
+            "num_microbatches=4.0 is a float; expected an int",
+        ),
+        (
+            lambda: it.build_schedule("interleaved", **SIZES, stages_per_rank="2"),
+            "stages_per_rank='2' is a str; expected an int",
+        ),
+        (
+            lambda: it.build_schedule("zb-v", **SIZES, max_activations="4"),
+            "max_activations='4' is a str; expected a number",
+        ),
+        (
+            lambda: it.build_schedule("zb-v", **SIZES, costs=3),
+            "costs is a int; expected a CostModel",
+        ),
+        (lambda: it.verify("1f1b"), "order is a str; expected a Schedule or a Program"),
+        (lambda: it.simulate("1f1b", COSTS), "order is a str; expected a Schedule or a Program"),
+        (lambda: it.simulate(SCHEDULE, 3), "costs is a int; expected a CostModel"),
+        (lambda: it.search(3, **SIZES), "costs is a int; expected a CostModel"),
+        (
+            lambda: it.search(COSTS, num_ranks="2", num_microbatches=4),
+            "num_ranks='2' is a str; expected an int",
+        ),
+        (
+            lambda: it.search(COSTS, **SIZES, memory_cap="2"),
+            "memory_cap='2' is a str; expected an int",
+        ),
+        (
+            lambda: it.search(COSTS, **SIZES, memory_cap=(2, 2.5)),
+            "memory_cap=2.5 is a float; expected an int",
+        ),
+        (
+            lambda: it.search(COSTS, **SIZES, placement="loop"),
+            "placement is a str; expected a Placement",
+        ),
+        (
+            lambda: it.search(COSTS, **SIZES, effort="x"),
+            "effort='x' is a str; expected a number",
+        ),
+        (lambda: it.CostModel(1, 1, 1), "forward_s is a int; expected a number per stage"),
+        (
+            lambda: it.CostModel(("x",), (1,), (1,), (2,)),
+            "forward_s='x' is a str; expected a number",
+        ),
+        (lambda: it.CostModel.uniform("2"), "num_stages='2' is a str; expected an int"),
+        (lambda: it.check(3, (X, Y), mse), "model is a int; expected an nn.Module"),
+        (lambda: it.check(layers(), (X, Y), mse, ranks="2"), "ranks='2' is a str; expected an int"),
+        (lambda: it.capture(3, X), "model is a int; expected an nn.Module"),
+    ],
+)
+def test_types_of_functions(call, message):
+    """Every public function names the argument."""
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: it.search(COSTS, **SIZES, effort=0), "effort is 0; expected a finite number, more than 0"),
+        (lambda: it.search(COSTS, **SIZES, time_limit_s=-1), "time_limit_s is -1; expected a finite"),
+        (
+            lambda: it.search(COSTS, **SIZES, solver="x"),
+            "solver is 'x'; expected 'auto', 'none' or 'cp-sat'",
+        ),
+        (lambda: it.check(layers(), (X, Y), mse, ranks=0), "ranks=0; a pipeline has 1 or more"),
+    ],
+)
+def test_values_of_functions(call, message):
+    """The argument is named, with what would do."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        call()
+
+
+def test_methods():
+    """A norm is a number, 0 or more: one below would turn gradients round; a state is a mapping."""
+    with it.Pipeline(layers(), example=(X, Y), loss=mse, ranks=2) as pipe:
+        pipe.step((X, Y))
+        before = [p.grad.clone() for p in pipe.parameters()]
+        with pytest.raises(ValueError, match=r"^max_norm=-1; expected 0 or more$"):
+            pipe.clip_grad_norm_(-1)
+        with pytest.raises(TypeError, match=r"^max_norm='1' is a str; expected a number$"):
+            pipe.clip_grad_norm_("1")
+        assert all(map(torch.equal, before, (p.grad for p in pipe.parameters())))
+        with pytest.raises(TypeError, match=r"^state is a int; expected a dictionary of tensors"):
+            pipe.load_state_dict(3)
+        pipe.clip_grad_norm_(torch.tensor(0.0))
+        assert not any(p.grad.any() for p in pipe.parameters())
 
 
 def test_devices(monkeypatch):

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from torch import nn
 
+from intandem.argument_types import require_int, require_type
 from intandem.equality.comparison import TOLERANCE, Equality, compare
 from intandem.equality.job import Job, Setting
 from intandem.equality.listening import Precision
@@ -21,8 +23,6 @@ from intandem.runtime.ranks import default_threads_per_rank
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Unpack
-
-    from torch import nn
 
     from intandem.equality.updates import OptimizerFactory
     from intandem.ir import Schedule
@@ -105,7 +105,17 @@ def asked(
     loss: Callable[[Any, Any], Any] | None,
     **arguments: Unpack[Asked],
 ) -> tuple[Job, Setting]:
-    """Return the arguments of ``check`` as values."""
+    """Return the arguments of ``check`` as values.
+
+    Raises:
+        TypeError: if the model is none, or ``ranks`` is no whole number.
+        ValueError: if ``ranks`` is less than 1.
+    """
+    require_type("model", module := as_module(model), nn.Module, "an nn.Module")
+    require_int("ranks", ranks := arguments.get("ranks", 2))
+    if ranks < 1:
+        msg = f"ranks={ranks}; a pipeline has 1 or more"
+        raise ValueError(msg)
     splitting = Splitting(
         arguments.get("microbatches", 4),
         arguments.get("split"),
@@ -114,7 +124,7 @@ def asked(
         tuple(arguments.get("blocks", ())),
     )
     setting = Setting(
-        ranks=arguments.get("ranks", 2),
+        ranks=ranks,
         splitting=splitting,
         schedule=arguments.get("schedule", "auto"),
         recompute=arguments.get("recompute", "auto"),
@@ -125,7 +135,7 @@ def asked(
             "replicas": arguments.get("replicas", 1),
         },
     )
-    return Job(as_module(model), batch, loss, arguments.get("optimizer")), setting
+    return Job(module, batch, loss, arguments.get("optimizer")), setting
 
 
 def check_job(job: Job, setting: Setting) -> Equality:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import time
 import weakref
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from intandem.argument_types import require_number, require_type
 from intandem.errors import RunError
 from intandem.parallel.gradients import clip_, gradient_norms, total_norm
 from intandem.pipeline.assembly import assemble
@@ -29,9 +33,9 @@ from intandem.runtime.transport.process_group import launched_num_ranks
 from intandem.views.html import report_html
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from intandem.ir import Program, Schedule, Timeline
     from intandem.pipeline.materialise import Weights
@@ -200,7 +204,7 @@ class Pipeline:
             if own & set(self._assembly.holders_of.get(name, ())):
                 yield name, parameter
 
-    def clip_grad_norm_(self, max_norm: float) -> float:
+    def clip_grad_norm_(self, max_norm: float | Tensor) -> float:
         """Scale all gradients so that their 2-norm over all ranks is at most ``max_norm``.
 
         Collective. Tied weights count once.
@@ -210,7 +214,14 @@ class Pipeline:
 
         Raises:
             RunError: if a gradient scaler has not unscaled the gradients yet.
+            TypeError: if ``max_norm`` is no number.
+            ValueError: if it is less than 0, which would turn gradients round.
         """
+        number = max_norm.item() if isinstance(max_norm, Tensor) else max_norm
+        require_number("max_norm", number)
+        if not number >= 0:
+            msg = f"max_norm={number}; expected 0 or more"
+            raise ValueError(msg)
         if self._scaler is not None:
             self._scaler.check_unscaled("clip_grad_norm_()")
         own = set(self._assembly.home.own_ranks)
@@ -221,7 +232,7 @@ class Pipeline:
         norm = total_norm(
             map(json.loads, self._exchange.gather("clip_grad_norm_()", own_norms)), order
         )
-        clip_(list(self.parameters()), norm, max_norm)
+        clip_(list(self.parameters()), norm, number)
         return norm
 
     def grad_scaler(
@@ -257,8 +268,10 @@ class Pipeline:
         """Copy from ``state`` what this process holds.
 
         Raises:
+            TypeError: if ``state`` is no mapping.
             ValueError: if names or shapes are not the model's.
         """
+        require_type("state", state, Mapping, "a dictionary of tensors, by name")
         load_state(self._model, state)
 
     # What happened.

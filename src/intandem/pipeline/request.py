@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from intandem.argument_types import require_int, require_number, require_type
 from intandem.errors import RunError, ScheduleError
 from intandem.ir import Schedule, parse_compute_csv
 from intandem.pipeline.stages import check_hand_count, check_names_count
@@ -102,19 +103,21 @@ class Request:
             check_names_count(self.first_modules, placement.num_stages)
 
     def _check_types(self) -> None:
-        _check_type("model", self.model, nn.Module, "an nn.Module")
-        _check_type("options", self.options, Options, "intandem.Options")
+        require_type("model", self.model, nn.Module, "an nn.Module")
+        require_type("options", self.options, Options, "intandem.Options")
         expected = "a name or a Schedule (of what search found: found.schedule)"
-        _check_type("schedule", self.schedule, (str, Schedule), expected)
-        _check_type("stages", self.stages, (str, Sequence), "'auto' or a list of module names")
+        require_type("schedule", self.schedule, (str, Schedule), expected)
+        require_type("stages", self.stages, (str, Sequence), "'auto' or a list of module names")
         if self.split_points is not None:
             _check_names("split_points", self.split_points)
         _check_names("blocks", self.blocks, type)
         for name in ("ranks", "microbatches", "replicas"):
-            _check_count(name, getattr(self, name))
-        _check_count("options.threads_per_rank", self.options.threads_per_rank)
+            require_int(name, getattr(self, name))
+        require_int("options.threads_per_rank", self.options.threads_per_rank)
+        require_int("options.seed", self.options.seed)
+        require_number("options.timeout_s", self.options.timeout_s)
         if self.split is not None:
-            _check_type("split", self.split, Mapping, "a dictionary")
+            require_type("split", self.split, Mapping, "a dictionary")
         for name in ("loss", "count", "inputs"):
             if (given := getattr(self, name)) is not None and not callable(given):
                 msg = f"{name} is a {type(given).__name__}; expected a function"
@@ -129,6 +132,13 @@ class Request:
             raise ValueError(msg)
         if self.replicas < 1:
             msg = f"replicas={self.replicas}; a pipeline has 1 or more"
+            raise ValueError(msg)
+        threads, timeout_s = self.options.threads_per_rank, self.options.timeout_s
+        if threads is not None and threads < 1:
+            msg = f"options.threads_per_rank={threads}; expected 1 or more"
+            raise ValueError(msg)
+        if not timeout_s > 0:
+            msg = f"options.timeout_s={timeout_s}; expected seconds, more than 0"
             raise ValueError(msg)
         if self.recompute not in {"auto", "none", "all", True, False}:
             msg = f"recompute={self.recompute!r}; expected 'auto', 'none' or 'all'"
@@ -302,28 +312,15 @@ def _first_microbatches(schedule: Schedule, count: int) -> Schedule:
     return fewer
 
 
-def _check_type(name: str, given: object, kind: type | tuple[type, ...], expected: str) -> None:
-    if not isinstance(given, kind):
-        found = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
-        msg = f"{name} is {found if isinstance(given, type) else f'a {found}'}; expected {expected}"
-        raise TypeError(msg)
-
-
 def _check_names(name: str, given: object, *others: type) -> None:
     expected = "a list of module names" + (" and classes" if others else "")
-    _check_type(name, given, (list, tuple), expected)
+    require_type(name, given, (list, tuple), expected)
     for item in given if isinstance(given, list | tuple) else ():
         if others and isinstance(item, type) and issubclass(item, nn.Module):
             continue
         if not isinstance(item, str):
             msg = f"{name} has {item!r} in it; expected {expected}"
             raise TypeError(msg)
-
-
-def _check_count(name: str, given: object) -> None:
-    if given is not None and type(given) is not int:
-        msg = f"{name}={given!r} is a {type(given).__name__}; expected an int"
-        raise TypeError(msg)
 
 
 def _check_device(asked: torch.device | str | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from intandem.argument_types import require_int, require_type
+from intandem.costs import CostModel
 from intandem.errors import ScheduleError
 from intandem.ir import Placement
 from intandem.planner.construction import smallest_caps
@@ -14,7 +16,6 @@ from intandem.schedules.counts import require_counts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from intandem.costs import CostModel
 
 Caps = int | tuple[int, ...]
 
@@ -49,6 +50,11 @@ class Request:
     weight_copies: int = 1
 
     def __post_init__(self) -> None:
+        require_type("costs", self.costs, CostModel, "a CostModel")
+        require_int("num_ranks", self.num_ranks)
+        require_int("num_microbatches", self.num_microbatches)
+        if self.placement is not None:
+            require_type("placement", self.placement, Placement, "a Placement")
         require_counts(self.num_ranks, self.num_microbatches)
         if self.objective not in {"global", "rank"}:
             msg = f"objective is {self.objective!r}; expected 'global' or 'rank'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Literal, get_args
 
+from intandem.argument_types import require_int, require_number
 from intandem.planner import exact
 from intandem.planner.finishing import finished
 from intandem.planner.improvement import Effort, Improvement
@@ -71,15 +72,18 @@ def search(  # noqa: PLR0913  (each is one question about the schedule that is w
     Raises:
         ScheduleError: if nothing fits the cap; names the smallest that would do.
         ValueError: if an argument is out of range, or two do not go together.
+        TypeError: if an argument is of another type.
         ModuleNotFoundError: if ``solver`` is ``cp-sat`` and OR-Tools is not installed.
     """
     _check_solver(solver)
+    require_number("effort", effort)
+    require_number("time_limit_s", time_limit_s)
     request = Request(
         costs,
         num_ranks,
         num_microbatches,
-        _frozen(memory_cap),
-        _frozen(memory_cap_bytes),
+        _frozen("memory_cap", memory_cap),
+        _frozen("memory_cap_bytes", memory_cap_bytes),
         placement,
         objective,
         split_backward,
@@ -111,5 +115,7 @@ def _solves(solver: Solver, improvement: Improvement) -> bool:
     return solver == "cp-sat"
 
 
-def _frozen(cap: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+def _frozen(name: str, cap: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    for number in cap if isinstance(cap, list | tuple) else (cap,):
+        require_int(name, number)
     return cap if cap is None or isinstance(cap, int) else tuple(cap)

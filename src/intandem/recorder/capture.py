@@ -11,6 +11,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from intandem.argument_types import require_type
 from intandem.errors import CaptureError, PipelineError
 from intandem.recorder import refusals
 from intandem.recorder.binding import Arguments, bind_by_signature, missing_arguments
@@ -70,7 +71,9 @@ def capture(
     Raises:
         CaptureError: if the model cannot be recorded; says where and what to do.
         ValueError: if there is no module that ``blocks`` names.
+        TypeError: if ``model`` is no module.
     """
+    require_type("model", model, nn.Module, "an nn.Module")
     bind = bind or bind_by_signature(model, loss_is_separate=False)
     return record(model, batch, bind, blocks=blocks).graph
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from intandem.argument_types import require_type
 from intandem.errors import ScheduleVerifyError
 from intandem.ir import Program, Schedule
 from intandem.rules.memory_rules import check_memory
@@ -24,6 +25,7 @@ def verify(order: Schedule | Program, *, max_activations: int | None = None) -> 
     Raises:
         ScheduleVerifyError: carrying all diagnostics.
         ValueError: if ``max_activations`` is less than 1.
+        TypeError: if ``order`` is neither.
     """
     if found := check(order, max_activations=max_activations):
         raise ScheduleVerifyError(found)
@@ -36,7 +38,9 @@ def check(
 
     Raises:
         ValueError: if ``max_activations`` is less than 1.
+        TypeError: if ``order`` is neither.
     """
+    require_type("order", order, (Schedule, Program), "a Schedule or a Program")
     found = check_schedule(order) if isinstance(order, Schedule) else check_program(order)
     if max_activations is None:
         return found

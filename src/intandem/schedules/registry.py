@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from intandem.argument_types import require_int, require_number, require_type
+from intandem.costs import CostModel
 from intandem.errors import ScheduleError
 from intandem.schedules.chimera import chimera
 from intandem.schedules.counts import require_counts
@@ -33,7 +35,6 @@ from intandem.schedules.zb_v import zb_v
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from intandem.costs import CostModel
     from intandem.ir import Schedule
 
 
@@ -113,9 +114,17 @@ def build_schedule(
         ScheduleError: if there is no such schedule, and lists the names there are; or if it has
             no order for these counts, and says which to use.
         ValueError: if a count is less than 1, or is one that the schedule does not take.
+        TypeError: if an argument is of another type.
     """
+    require_type("name", name, str, "a schedule's name")
     if name not in _BY_NAME:
         raise ScheduleError(unknown_schedule(name))
+    require_int("num_ranks", num_ranks)
+    require_int("num_microbatches", num_microbatches)
+    require_int("stages_per_rank", stages_per_rank)
+    require_number("max_activations", max_activations)
+    if costs is not None:
+        require_type("costs", costs, CostModel, "a CostModel")
     require_counts(num_ranks, num_microbatches)
     family = _BY_NAME[name]
     given = {"stages_per_rank": stages_per_rank, "max_activations": max_activations}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from intandem.ir import Schedule, Span, Timeline
+from intandem.argument_types import require_type
+from intandem.costs import CostModel
+from intandem.ir import Program, Schedule, Span, Timeline
 from intandem.simulator.preparing import compile_order, machine_for, start_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from intandem.costs import CostModel
-    from intandem.ir import Program
     from intandem.machine import Machine
     from intandem.simulator.compiled import Compiled
 
@@ -39,7 +39,10 @@ def simulate(
     Raises:
         ScheduleVerifyError: if ``order`` is not valid.
         ValueError: if ``costs`` are of another number of stages, or ``machine`` of ranks.
+        TypeError: if ``order`` or ``costs`` are something else.
     """
+    require_type("order", order, (Schedule, Program), "a Schedule or a Program")
+    require_type("costs", costs, CostModel, "a CostModel")
     machine = machine_for(order.placement, order.num_ranks, costs, machine)
     compiled = compile_order(order, costs, machine)
     starts = start_times(order, compiled, compiled.rows)
