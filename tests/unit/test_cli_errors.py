@@ -1,6 +1,8 @@
 """What is typed wrong is answered in one sentence: the value, and what to do; exit status 2."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -184,6 +186,18 @@ class TestValues:
                 "of each of its two stages, so use 2 or more",
             ),
             (["demo", "--seconds", "nan"], ": nothing to train in nan"),
+            (
+                [*SEARCH, "--costs", "three.json"],
+                "search: --costs three.json has 3 stages, and --ranks is 4; expected a multiple",
+            ),
+            (
+                [*SEARCH, "--memory-cap-bytes", "9"],
+                "search: --memory-cap-bytes needs --costs FILE with activation_bytes; or give",
+            ),
+            (
+                [*SEARCH, "--memory-cap", "9", "--memory-cap-bytes", "9"],
+                "search: --memory-cap and --memory-cap-bytes are both given; leave one out",
+            ),
         ],
     )
     def test_numbers(self, folder, capsys, argv, line):
@@ -230,3 +244,11 @@ def test_names_are_told_from_paths(capsys):
     """What looks like a name gets the names there are; what looks like a path does not."""
     assert schedule_names()[0] in said(capsys, ["show", "1f2b", *SIZES])
     assert schedule_names()[0] not in said(capsys, ["show", "sub/1f2b", *SIZES])
+
+
+def test_as_a_module():
+    """``python -m intandem`` is the same command."""
+    call = [sys.executable, "-m", "intandem", "show", "1f1b", "--ranks", "four"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "intandem show: --ranks is 'four'; expected a whole number\n"

@@ -115,8 +115,11 @@ def test_stages_as_the_costs_list_them(capsys, tmp_path):
             ["--memory-cap", "1", "--stages-per-rank", "2"],
             "may hold 1 stage activations and needs 2; the smallest feasible cap is 2 stage",
         ),
-        (["--memory-cap-bytes", "5"], "memory_cap_bytes needs activation_bytes in the costs"),
-        (["--memory-cap", "2", "--memory-cap-bytes", "5"], "expected one of them"),
+        (
+            ["--memory-cap-bytes", "5"],
+            "--memory-cap-bytes needs --costs FILE with activation_bytes",
+        ),
+        (["--memory-cap", "2", "--memory-cap-bytes", "5"], "are both given; leave one out"),
         (["--ranks", "0"], "--ranks must be 1 or more, got 0"),
         (["--costs", "F=1"], "costs: I is missing in 'F=1'"),
         (["--costs", "nowhere.json"], "--costs nowhere.json: expected F=1,I=1,W=1, F=1,B=2 or"),

@@ -199,6 +199,7 @@ def test_a_stage_on_several_ranks():
     text = Page(report_html(full_report(stages=stages))).text
 
     assert "stage ranks blocks" in text
+    assert "stage rank blocks" in Page(report_html(full_report())).text
     assert "0 0, 3 tokens 10 40 B" in text
 
 

@@ -123,10 +123,22 @@ def _costs(arguments: Arguments) -> CostModel:
     if arguments.recompute and arguments.memory_cap_bytes is None:
         msg = "--recompute saves bytes, so it goes with --memory-cap-bytes"
         raise ValueError(msg)
+    if None not in {arguments.memory_cap, arguments.memory_cap_bytes}:
+        msg = "--memory-cap and --memory-cap-bytes are both given; leave one out"
+        raise ValueError(msg)
     options = read_costs(arguments.costs, arguments.transfer)
     if arguments.stages_per_rank is None and options.num_listed:
-        return options.per_stage(options.num_listed)
-    return options.per_stage(arguments.ranks * (arguments.stages_per_rank or 1))
+        found = options.per_stage(options.num_listed)
+    else:
+        found = options.per_stage(arguments.ranks * (arguments.stages_per_rank or 1))
+    if arguments.memory_cap_bytes is not None and not found.activation_bytes:
+        msg = "--memory-cap-bytes needs --costs FILE with activation_bytes; or give --memory-cap"
+        raise ValueError(msg)
+    if found.num_stages % arguments.ranks:
+        got = f"--costs {arguments.costs} has {found.num_stages} stages"
+        msg = f"{got}, and --ranks is {arguments.ranks}; expected a multiple of that"
+        raise ValueError(msg)
+    return found
 
 
 def _asked(arguments: Arguments, costs: CostModel) -> dict[str, Any]:
@@ -151,9 +163,6 @@ def _asked(arguments: Arguments, costs: CostModel) -> dict[str, Any]:
 def _placement(arguments: Arguments, num_stages: int) -> Placement | None:
     if arguments.placement == "any":
         return None
-    if num_stages % arguments.ranks:
-        msg = f"{num_stages} stages on {arguments.ranks} ranks; expected a multiple"
-        raise ValueError(msg)
     build = Placement.loop if arguments.placement == "loop" else Placement.wave
     return build(arguments.ranks, num_stages // arguments.ranks)
 

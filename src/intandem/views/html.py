@@ -165,7 +165,7 @@ def _stage_cells(row: StageRow) -> tuple[tuple[str, str], ...]:
     """Heading and text of each column."""
     return (
         ("stage", str(row.stage)),
-        ("ranks", ", ".join(map(str, row.ranks))),
+        ("rank" if len(row.ranks) == 1 else "ranks", ", ".join(map(str, row.ranks))),
         ("blocks", escape(row.blocks)),
         ("parameters", units.count(row.num_parameters)),
         ("bytes", units.size(row.parameter_bytes)),
