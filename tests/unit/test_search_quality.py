@@ -11,7 +11,7 @@ from test_search import assert_as_simulated, uneven
 import intandem as it
 from intandem.planner.builtin import Wanted, builtin_schedules, peaks
 from intandem.planner.problem import Memory
-from intandem.simulator import lower_bound_s, simulate
+from intandem.simulator import simulate
 
 OPTIMAL = CASES["optimal"]
 SMALL = [case for case in OPTIMAL if case["p"] * case["m"] <= 12][::4]
@@ -154,11 +154,11 @@ def test_near_the_bound_without_a_cap(num_ranks, stages_per_rank, factor):
 def test_near_the_bound_on_a_wider_grid(num_ranks, stages_per_rank, factor):
     """The same for more ranks and several draws of costs."""
     for seed in range(3):
-        assert gap_to_bound(num_ranks, stages_per_rank, factor, seed=seed, effort=3) <= 0.02
+        assert gap_to_bound(num_ranks, stages_per_rank, factor, seed=seed, effort=1) <= 0.02
 
 
 def gap_to_bound(num_ranks, stages_per_rank, factor, *, effort, seed=0):
-    """Share by which a result without a cap is longer than the bound of its placement."""
+    """Share by which a result without a cap is longer than the bound that is printed beside it."""
     costs = uneven(num_ranks * stages_per_rank, seed)
     num_microbatches = factor * num_ranks
     found = it.search(
@@ -168,8 +168,7 @@ def gap_to_bound(num_ranks, stages_per_rank, factor, *, effort, seed=0):
         effort=effort,
         solver="none",
     )
-    bound_s = lower_bound_s(costs, found.schedule.placement, num_microbatches)
-    return found.makespan_s / bound_s - 1
+    return found.makespan_s / found.lower_bound_s - 1
 
 
 def test_of_many_microbatches():
