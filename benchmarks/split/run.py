@@ -93,9 +93,7 @@ class Bench:
         began = time.perf_counter()
         (x.grad,), pending = differentiate([(y, self.gradient)], [x])
         between = time.perf_counter()
-        with torch.no_grad():
-            for add, gradient in pending:
-                add(gradient)
+        pending.add_up()
         return Sides(between - began, time.perf_counter() - between)
 
     def torch(self, x: Tensor, y: Tensor) -> Sides:

@@ -35,7 +35,9 @@ def full_report(**changes):
         "planned_activations": (((0.0, 1), (1.0, 2), (6.0, 1), (9.0, 0)), ((1.0, 1), (7.0, 0))),
         "measured_activations": (((10.0, 1), (11.0, 2), (16.5, 1)), ((11.0, 1), (18.0, 0))),
         "stages": (
-            StageRow(0, (0,), "tokens … blocks.2", 1_350_000, 5_400_000, 0.012, 0.024, 0.0135),
+            StageRow(
+                0, (0,), "tokens … blocks.2", 1_350_000, 5_400_000, 1_310_000, 0.012, 0.024, 0.0135
+            ),
             StageRow(1, (1,), "blocks.3 … head", 1_400_000, 5_600_000, sent_bytes=98304),
         ),
         "loss": LossCurve(((0, 5.5), (1, 3.0)), ((1, 2.9),), "nats per byte", 3.23, "byte entropy"),

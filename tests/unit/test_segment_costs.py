@@ -40,9 +40,10 @@ def test_forward_inputs_and_weights_are_told_apart(monkeypatch):
     costs = segments.measure_segments(
         graph, found, Weights(model, graph), [x], lambda y: loss_term(y, x, lambda y, _: y.sum())
     )
-    assert costs == (segments.SegmentCost(1, 3, 5), segments.SegmentCost(0, 3, 5))
+    assert costs == (segments.SegmentCost(1, 3, 5, 20), segments.SegmentCost(0, 3, 5, 10))
     plan = StagePlan((0, 1), costs)
     assert StagePlan.decode(plan.encode()) == plan
+    assert [plan.num_waiting(stage) for stage in (0, 1)] == [20, 10]
     model_costs = plan.cost_model()
     assert model_costs.forward_s == (1, 0)
     assert model_costs.backward_input_s == (3, 3)

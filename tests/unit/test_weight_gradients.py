@@ -175,9 +175,7 @@ def run_i(module, x):
 
 
 def run_w(pending):
-    with torch.no_grad():
-        for add, gradient in pending:
-            add(gradient)
+    pending.add_up()
 
 
 def same(found, expected, tolerance=TOLERANCE):
@@ -298,7 +296,7 @@ def test_tensors_saved_through_hooks_are_not_read_behind_their_back():
     module, x = Made(forward, w=(4, 3)), torch.randn(2, 4, requires_grad=True)
     _, expected = plain(copy.deepcopy(module), x, times=1)
     _, pending = run_i(module, x)
-    assert pending == ()
+    assert pending.terms == ()
     assert same(module.w.grad, expected["w"])
 
 
@@ -311,7 +309,7 @@ def test_what_waits_holds_two_tensors():
     output = module(x)
     seed = seed_of(output)
     entries, pending = differentiate([(output, seed)], [x])
-    kept = [cell.cell_contents for add, _ in pending for cell in add.__closure__]
+    kept = [cell.cell_contents for term in pending.terms for cell in term.add.__closure__]
     tensors = [value for value in kept if isinstance(value, torch.Tensor)]
     assert {tensor.numel() for tensor in tensors} == {12, 3 * 64}
     assert len(entries) == 1

@@ -112,6 +112,7 @@ def _row(model: nn.Module, assembly: Assembly, stage: int, measured: Timeline) -
         blocks=_blocks(assembly, stage),
         num_parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        num_waiting=assembly.plan.num_waiting(stage),
         planned_forward_s=costs.forward_s[stage],
         planned_backward_s=costs.backward_s[stage],
         measured_forward_s=_median_s(measured, stage, {ActionKind.F}),

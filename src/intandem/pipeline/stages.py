@@ -45,10 +45,20 @@ class StagePlan:
         starts, costs = json.loads(data)
         return cls(tuple(starts), tuple(SegmentCost(*cost) for cost in costs))
 
+    def of_stages(self) -> list[tuple[SegmentCost, ...]]:
+        """Return the costs of each stage's segments."""
+        ends = (*self.starts[1:], len(self.costs))
+        return [self.costs[a:b] for a, b in zip(self.starts, ends, strict=True)]
+
+    def num_waiting(self, stage: int) -> int | None:
+        """Return how many elements of a stage's parameters have gradients that wait for W."""
+        counts = [cost.num_waiting for cost in self.of_stages()[stage]]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
     def cost_model(self) -> CostModel:
         """Return seconds of F, I and W per stage; B is I and W."""
-        ends = (*self.starts[1:], len(self.costs))
-        parts = [self.costs[a:b] for a, b in zip(self.starts, ends, strict=True)]
+        parts = self.of_stages()
         return CostModel(
             forward_s=tuple(sum(cost.forward_s for cost in part) for part in parts),
             backward_input_s=tuple(sum(cost.backward_input_s for cost in part) for part in parts),

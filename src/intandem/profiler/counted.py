@@ -94,7 +94,10 @@ def _cost(graph: Graph, segment: Segment, meter: OperationMeter) -> SegmentCost:
         made = [graph.values[value] for value in call.outputs if value is not None]
         is_trained = bool(call.parameters) and any(value.requires_grad for value in made)
         to_weights += count * is_trained
-    return SegmentCost(*(count / NOMINAL_FLOP_PER_S for count in (forward, to_inputs, to_weights)))
+    forward_s, input_s, weight_s = (
+        count / NOMINAL_FLOP_PER_S for count in (forward, to_inputs, to_weights)
+    )
+    return SegmentCost(forward_s, input_s, weight_s)
 
 
 __all__ = ["NOMINAL_FLOP_PER_S", "OperationMeter", "counted_costs"]

@@ -27,11 +27,20 @@ BUDGET_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SegmentCost:
-    """Seconds of one segment on one micro-batch: F, I and W."""
+    """What one segment takes on one micro-batch.
+
+    Attributes:
+        forward_s: seconds of F.
+        backward_input_s: seconds of I.
+        backward_weight_s: seconds of W.
+        num_waiting: elements of parameters whose gradients wait for W; those of all others come
+            with I. None where it was not looked at.
+    """
 
     forward_s: float
     backward_input_s: float
     backward_weight_s: float
+    num_waiting: int | None = None
 
     @property
     def backward_s(self) -> float:
@@ -74,6 +83,7 @@ def measure_segments(
             median(costs[index].forward_s for costs in measured),
             median(costs[index].backward_input_s for costs in measured),
             median(costs[index].backward_weight_s for costs in measured),
+            measured[-1][index].num_waiting,
         )
         for index in range(len(segments))
     )
@@ -100,7 +110,8 @@ def _one_round(
         input_s = clock.lap_s()
         backward.backward_weights(pending)
         weight_s = clock.lap_s()
-        costs.append(SegmentCost(seconds, input_s, weight_s))
+        waiting = {id(term.leaf): term.leaf.numel() for term in pending.terms}
+        costs.append(SegmentCost(seconds, input_s, weight_s, sum(waiting.values())))
         gradients.update(keep.entry_gradients)
     return costs[::-1]
 

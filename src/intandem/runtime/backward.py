@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from intandem.runtime.randomness import default_generators_held
-from intandem.runtime.weight_gradients import differentiate
+from intandem.runtime.weight_gradients import Pending, differentiate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
     from intandem.runtime.stage import Environment, Stage
-    from intandem.runtime.weight_gradients import Pending
 
 
 _OWN_USERS = 2
@@ -107,7 +106,7 @@ def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> Pendi
     """
     roots = _roots(kept, gradients)
     if not roots:
-        return ()
+        return Pending()
     with default_generators_held() if kept.draws else nullcontext():
         gradients_found, pending = differentiate(roots, list(kept.entries.values()))
     for value, gradient in zip(kept.entries, gradients_found, strict=True):
@@ -118,9 +117,7 @@ def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> Pendi
 
 def backward_weights(pending: Pending) -> None:
     """Run W after I: gradients of the stage's parameters that waited."""
-    with torch.no_grad():
-        for add, gradient in pending:
-            add(gradient)
+    pending.add_up()
 
 
 def gradient_to_send(kept: Kept, value: int) -> Tensor | None:

@@ -16,6 +16,7 @@ gradients and that of the activations, and half of it takes about as long as all
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -48,8 +49,31 @@ _PASSED_ON = frozenset(
 """Between a parameter and the operation that uses it: views, and a cast under autocast."""
 
 
-Pending = tuple[tuple["_Add", Tensor], ...]
-"""What I leaves for W: what adds to a parameter's gradient, and the gradient it is given."""
+class Term(NamedTuple):
+    """One use of one parameter, and the gradient of what the operation returned.
+
+    Attributes:
+        leaf: the parameter.
+        add: adds to its gradient, given that one.
+        gradient: that one.
+    """
+
+    leaf: Tensor
+    add: _Add
+    gradient: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What I leaves for W."""
+
+    terms: tuple[Term, ...] = ()
+
+    def add_up(self) -> None:
+        """Run W."""
+        with torch.no_grad():
+            for term in self.terms:
+                term.add(term.gradient)
 
 
 class _Waiting(NamedTuple):
@@ -95,11 +119,11 @@ def differentiate(
     parts = _parts(tensors, entries)
     if parts is None:
         torch.autograd.backward(tensors, seeds)
-        return [None] * len(entries), ()
+        return [None] * len(entries), Pending()
     nodes = list(dict.fromkeys(use.node for use in parts.waiting))
     wanted: list[Any] = [*entries, *parts.leaves, *(GradientEdge(node, 0) for node in nodes)]
     if not wanted:
-        return (), ()
+        return (), Pending()
     found = torch.autograd.grad(tensors, wanted, seeds, allow_unused=True)
     first_leaf, first_node = len(entries), len(entries) + len(parts.leaves)
     with torch.no_grad():
@@ -107,9 +131,12 @@ def differentiate(
             if gradient is not None:
                 _add_gradient(leaf, gradient)
     returned = dict(zip(nodes, found[first_node:], strict=True))
-    terms = ((use.add, returned[use.node]) for use in parts.waiting)
-    pending = tuple((add, gradient) for add, gradient in terms if gradient is not None)
-    return found[:first_leaf], pending
+    terms = tuple(
+        Term(use.leaf, use.add, gradient)
+        for use in parts.waiting
+        if (gradient := returned[use.node]) is not None
+    )
+    return found[:first_leaf], Pending(terms)
 
 
 def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:

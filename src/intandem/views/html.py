@@ -156,8 +156,9 @@ def _stages(stages: tuple[StageRow, ...]) -> str:
     body = "\n".join(f"<tr>{cells}</tr>" for cells in rows)
     return (
         "<section>\n<h2>Stages <small>times and bytes sent are of one micro-batch; B is I and W "
-        f'together where they are split</small></h2>\n<div class="scroll"><table>\n<thead><tr>'
-        f"{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
+        "together where they are split; gradients that can wait for W are computed there, the "
+        f'others in I</small></h2>\n<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
     )
 
 
@@ -169,6 +170,7 @@ def _stage_cells(row: StageRow) -> tuple[tuple[str, str], ...]:
         ("blocks", escape(row.blocks)),
         ("parameters", units.count(row.num_parameters)),
         ("bytes", units.size(row.parameter_bytes)),
+        ("wait for W", _share(row.num_waiting, row.num_parameters)),
         ("F planned", _time(row.planned_forward_s)),
         ("F measured", _time(row.measured_forward_s)),
         ("B planned", _time(row.planned_backward_s)),
@@ -179,6 +181,10 @@ def _stage_cells(row: StageRow) -> tuple[tuple[str, str], ...]:
 
 def _time(time_s: float | None) -> str:
     return UNKNOWN if time_s is None else units.duration(time_s)
+
+
+def _share(part: int | None, whole: int) -> str:
+    return UNKNOWN if part is None or not whole else f"{100 * part / whole:.0f} %"
 
 
 def _align(column: str) -> str:

@@ -31,6 +31,7 @@ class StageRow:
         blocks: what it holds, such as ``blocks.0 … blocks.3``.
         num_parameters: elements of its parameters.
         parameter_bytes: of the same.
+        num_waiting: elements of those whose gradients can wait for W.
         planned_forward_s: of one micro-batch, as are the other times.
         planned_backward_s: I and W together where they are split.
         measured_forward_s: median over micro-batches.
@@ -43,6 +44,7 @@ class StageRow:
     blocks: str
     num_parameters: int
     parameter_bytes: int
+    num_waiting: int | None = None
     planned_forward_s: float | None = None
     planned_backward_s: float | None = None
     measured_forward_s: float | None = None
