@@ -277,8 +277,7 @@ def test_checkpoints_run_the_forward_twice(reentrant):
     entries, pending = run_i(module, x)
     run_w(pending)
     assert len(calls) == 2
-    if not reentrant:
-        assert same(entries[0], x.grad)
+    assert same(entries[0], x.grad)
     expected = [*(p.grad for p in reference[0].parameters()), reference[1].grad]
     found = [*(p.grad for p in inner.parameters()), module.w.grad]
     assert all(map(same, found, expected))

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 
 from intandem.runtime.randomness import default_generators_held
 from intandem.runtime.weight_gradients import Pending, differentiate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch.autograd.graph import Node
 
     from intandem.runtime.stage import Environment, Stage
 
@@ -32,7 +29,6 @@ class Kept:
     Attributes:
         entries: leaves that stand for received values, by value.
         entry_gradients: their gradients, once a backward has run, by value.
-        entry_nodes: autograd's nodes of the entries, which would be made anew if nobody held them.
         exits: values that other stages read, by value.
         ends: (tensor, gradient that it is given) where backward begins: of the loss, or of the
             output; on the last stage.
@@ -41,7 +37,6 @@ class Kept:
 
     entries: dict[int, Tensor] = field(default_factory=dict)
     entry_gradients: dict[int, Tensor] = field(default_factory=dict)
-    entry_nodes: list[Node] = field(default_factory=list)
     exits: dict[int, Tensor] = field(default_factory=dict)
     ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     draws: bool = False
@@ -64,27 +59,8 @@ def enter(
         entry = tensor
         if with_gradients and facts.producer >= 0 and facts.requires_grad:
             entry = kept.entries[value] = tensor.detach().requires_grad_()
-            kept.entry_nodes.append(_take_gradient(entry, value, kept.entry_gradients))
         environment[value] = entry.clone() if value in stage.cut.copied else entry
     return environment, kept
-
-
-def _take_gradient(entry: Tensor, value: int, taken: dict[int, Tensor]) -> Node:
-    """Put the gradient that arrives at a leaf into ``taken`` as it is, instead of ``.grad``.
-
-    ``.grad`` would have the memory layout of the leaf. The layout decides in which order kernels
-    take sums, so the stages before would compute other bits than one process does.
-    """
-
-    def take(gradients: tuple[Tensor | None, ...]) -> tuple[None]:
-        (gradient,) = gradients
-        if gradient is not None:
-            taken[value] = gradient
-        return (None,)
-
-    node = get_gradient_edge(entry).node
-    node.register_prehook(take)
-    return node
 
 
 def leave(stage: Stage, environment: Environment, kept: Kept) -> None:

@@ -112,14 +112,12 @@ def differentiate(
         entries: leaves whose gradients are to be returned instead of added.
 
     Returns:
-        The gradients of ``entries``, None for those that have none, or that a graph which cannot
-        be taken apart has given to their hooks; and what is left for W.
+        The gradients of ``entries``, None for those that have none; and what is left for W.
     """
     tensors, seeds = zip(*roots, strict=True)
     parts = _parts(tensors, entries)
     if parts is None:
-        torch.autograd.backward(tensors, seeds)
-        return [None] * len(entries), Pending()
+        return _whole(tensors, seeds, entries), Pending()
     nodes = list(dict.fromkeys(use.node for use in parts.waiting))
     wanted: list[Any] = [*entries, *parts.leaves, *(GradientEdge(node, 0) for node in nodes)]
     if not wanted:
@@ -139,12 +137,36 @@ def differentiate(
     return found[:first_leaf], Pending(terms)
 
 
+def _whole(
+    roots: Sequence[Tensor], seeds: Sequence[Tensor], entries: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Run all of a graph's backward at once, and return the gradients of ``entries`` as they are.
+
+    ``.grad`` would have the memory layout of the leaf. The layout decides in which order kernels
+    take sums, so the stages before would compute other bits than one process does.
+    """
+    found: list[Tensor | None] = [None] * len(entries)
+
+    def taken_to(index: int) -> Callable[[tuple[Tensor | None, ...]], tuple[None]]:
+        def take(gradients: tuple[Tensor | None, ...]) -> tuple[None]:
+            (found[index],) = gradients
+            return (None,)
+
+        return take
+
+    nodes: list[Any] = [get_gradient_edge(entry).node for entry in entries]
+    for index, node in enumerate(nodes):
+        node.register_prehook(taken_to(index))
+    torch.autograd.backward(roots, seeds)
+    return found
+
+
 def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
     """Say which gradients can wait; None where the graph has to be run as a whole."""
     waiting: list[_Waiting] = []
     leaves: dict[int, Tensor] = {}
     seen: set[Node] = set()
-    ahead: list[Node | None] = [get_gradient_edge(root).node for root in roots]
+    ahead: list[Node | None] = [root.grad_fn or get_gradient_edge(root).node for root in roots]
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:
