@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "start your script on N local processes: intandem run --ranks 2 train.py",
     "show": "draw a schedule, or compare all: grid, makespan, bubble ratio, peak activations",
     "search": "find the shortest schedule for given costs, ranks, micro-batches and memory",
+    "rehearse": "run schedules on emulated ranks and compare with the simulator",
     "verify": "check a schedule or program file and print every finding",
     "check": "prove that a model's gradients in tandem are one process's",
 }

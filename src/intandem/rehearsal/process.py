@@ -1,0 +1,56 @@
+"""One rank's process of a rehearsal: ``python -m intandem.rehearsal.process FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from intandem.rehearsal.rank import run_rank
+from intandem.rehearsal.request import decode_request, encode_report
+from intandem.rehearsal.running import PROGRESS_FILE, REQUEST_FILE, report_file
+from intandem.runtime.distributed_watch import DistributedWatch
+from intandem.runtime.transport.distributed import connect
+from intandem.runtime.transport.edges import Edge
+from intandem.runtime.transport.process_group import default_store, join_process_group
+
+if TYPE_CHECKING:
+    from intandem.rehearsal.request import RankReport, Request
+
+_CPU = torch.device("cpu")
+
+
+def main(folder: Path) -> None:
+    """Do what the request in ``folder`` says, and leave a report there."""
+    torch.set_num_threads(1)
+    request = decode_request((folder / REQUEST_FILE).read_text("utf-8"))
+    rank, report = _run(request, folder)
+    (folder / report_file(rank)).write_text(encode_report(report), "utf-8")
+
+
+def _run(request: Request, folder: Path) -> tuple[int, RankReport]:
+    membership = join_process_group(_CPU)
+    watch = DistributedWatch(default_store(), membership.rank, membership.num_ranks)
+    edges = [Edge(*way) for a, b in request.sizes() for way in ((a, b), (b, a))]
+    transport = connect(membership, edges, watch, device=_CPU)
+    progress = folder / PROGRESS_FILE
+
+    def tell(part: int, step: int) -> None:
+        if membership.rank == 0:
+            with progress.open("a") as file:
+                file.write(f"{part} {step}\n")
+
+    try:
+        report = run_rank(request, transport, watch, tell)
+    except Exception as error:
+        watch.fail(error)
+        raise
+    transport.close()
+    watch.close()
+    return membership.rank, report
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
