@@ -1,9 +1,11 @@
 """How long messages take between idle ranks: measured by sending them to and fro, before a run.
 
-One pair of ranks after another, so that none is measured while another is busy::
+One pair of ranks after another, so that none is measured while another is busy. Each rests before
+it sends, as it would compute, so that the other has been asleep for a while and has to be woken::
 
-    rank 0   send · wait · send · wait · ...    half of the time to and fro is one way
-    rank 1   wait · send · wait · send · ...
+    rank 0   rest  send  wait .............  rest  send  ...
+    rank 1   wait ............  rest  send  wait .......
+                   |<-- two ways and a rest -->|
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
 
     from intandem.costs import CostModel
     from intandem.ir import Program
+    from intandem.rehearsal.waits import Waiter
     from intandem.runtime.transport.protocol import Transport
 
-_NUM_FIRST = 5
+_NUM_FIRST = 3
 """Round trips that are not counted."""
 
-_NUM_ROUNDS = 21
+_NUM_ROUNDS = 15
+_REST_S = 1e-3
 
 Pair = tuple[int, int]
 """Two ranks, the lower one first."""
@@ -64,33 +68,33 @@ def sizes_between(program: Program, costs: CostModel) -> dict[Pair, set[int]]:
 
 
 def measure(
-    transport: Transport, sizes: Mapping[Pair, Iterable[int]], sequence: int
+    transport: Transport, waiter: Waiter, sizes: Mapping[Pair, Iterable[int]], sequence: int
 ) -> list[Transfer]:
     """Do this rank's part in measuring every pair. All ranks must call it, with the same sizes.
 
     Args:
         transport: this rank's end.
+        waiter: of the calling thread.
         sizes: bytes to be measured, by pair; empty messages are measured as well.
         sequence: number of the pass; labels messages.
 
     Returns:
         What was found for all pairs, the same on every rank.
     """
-    found: list[Transfer] = []
+    ends = _Ends(transport, waiter, sequence)
     before: Pair | None = None
     for pair in sorted(sizes):
         if transport.rank == pair[0]:
             if before is not None:
                 transport.read(_key(before, sequence))
-            here = [_to_and_fro(transport, pair, n, sequence) for n in _all_sizes(sizes[pair])]
+            here = [ends.to_and_fro(pair[1], num_bytes) for num_bytes in _all_sizes(sizes[pair])]
             transport.publish(_key(pair, sequence), json.dumps(here).encode())
         elif transport.rank == pair[1]:
             for num_bytes in _all_sizes(sizes[pair]):
-                _answer(transport, pair, num_bytes, sequence)
+                ends.answer(pair[0], num_bytes)
         before = pair
-    for pair in sorted(sizes):
-        found += [Transfer(*one) for one in json.loads(transport.read(_key(pair, sequence)))]
-    return found
+    told = [json.loads(transport.read(_key(pair, sequence))) for pair in sorted(sizes)]
+    return [Transfer(*one) for found in told for one in found]
 
 
 def machine_of(transfers: Iterable[Transfer], num_ranks: int) -> Machine:
@@ -116,37 +120,51 @@ def _link(found: Sequence[Transfer]) -> Link:
     return Link(least.seconds, largest.num_bytes / more_s)
 
 
-def _to_and_fro(transport: Transport, pair: Pair, num_bytes: int, sequence: int) -> Transfer:
-    low, high = pair
-    times_s = []
-    for number in range(_NUM_FIRST + _NUM_ROUNDS):
-        transport.post(high, _label(sequence, num_bytes, number, "fro"), contract_of(num_bytes))
-        began_s = time.perf_counter()
-        _send(transport, high, _label(sequence, num_bytes, number, "to"), num_bytes)
-        transport.wait(high, _label(sequence, num_bytes, number, "fro"))
-        times_s.append((time.perf_counter() - began_s) / 2)
-    return Transfer(low, high, num_bytes, statistics.median(times_s[_NUM_FIRST:]))
+class _Ends:
+    """This rank's end of the pairs that it is in."""
 
+    def __init__(self, transport: Transport, waiter: Waiter, sequence: int) -> None:
+        self._transport = transport
+        self._waiter = waiter
+        self._sequence = sequence
 
-def _answer(transport: Transport, pair: Pair, num_bytes: int, sequence: int) -> None:
-    low, _ = pair
-    for number in range(_NUM_FIRST + _NUM_ROUNDS):
-        transport.post(low, _label(sequence, num_bytes, number, "to"), contract_of(num_bytes))
-        transport.wait(low, _label(sequence, num_bytes, number, "to"))
-        _send(transport, low, _label(sequence, num_bytes, number, "fro"), num_bytes)
+    def to_and_fro(self, high: int, num_bytes: int) -> Transfer:
+        """Send to rank ``high`` and wait for what it answers, several times."""
+        times_s = []
+        for number in range(_NUM_FIRST + _NUM_ROUNDS):
+            to, fro = self._labels(num_bytes, number)
+            self._transport.post(high, fro, contract_of(num_bytes))
+            self._rest()
+            began_s = time.perf_counter()
+            self._send(high, to, num_bytes)
+            self._transport.wait(high, fro)
+            times_s.append((time.perf_counter() - began_s - _REST_S) / 2)
+        seconds = statistics.median(times_s[_NUM_FIRST:])
+        return Transfer(self._transport.rank, high, num_bytes, max(seconds, 0.0))
 
+    def answer(self, low: int, num_bytes: int) -> None:
+        """Wait for what rank ``low`` sends, rest and answer, as often as it sends."""
+        for number in range(_NUM_FIRST + _NUM_ROUNDS):
+            to, fro = self._labels(num_bytes, number)
+            self._transport.post(low, to, contract_of(num_bytes))
+            self._transport.wait(low, to)
+            self._rest()
+            self._send(low, fro, num_bytes)
 
-def _send(transport: Transport, peer: int, label: Label, num_bytes: int) -> None:
-    payload = (torch.empty(num_bytes, dtype=torch.uint8),)
-    transport.send(peer, label, payload, contract_of(num_bytes))
+    def _rest(self) -> None:
+        self._waiter.until(time.perf_counter() + _REST_S)
+
+    def _send(self, peer: int, label: Label, num_bytes: int) -> None:
+        payload = (torch.empty(num_bytes, dtype=torch.uint8),)
+        self._transport.send(peer, label, payload, contract_of(num_bytes))
+
+    def _labels(self, num_bytes: int, number: int) -> tuple[Label, Label]:
+        text = f"{number} {num_bytes}"
+        return Label(self._sequence, f"to {text}"), Label(self._sequence, f"fro {text}")
 
 
 def _all_sizes(sizes: Iterable[int]) -> list[int]:
     return sorted({0, *sizes})
-
-
-def _label(sequence: int, num_bytes: int, number: int, way: str) -> Label:
-    return Label(sequence, f"{way} {number} {num_bytes}")
 
 
 def _key(pair: Pair, sequence: int) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from intandem.rehearsal.emulation import Emulated
+    from intandem.rehearsal.links import Transfer
     from intandem.rehearsal.request import Part, Request
     from intandem.runtime.transport.protocol import Transport
     from intandem.runtime.watch import Watch
@@ -40,7 +41,7 @@ def run_rank(
         PeerFailureError: if another rank failed.
     """
     rank = _Rank(transport, watch)
-    transfers = measure(transport, request.sizes(), rank.next_sequence())
+    transfers = rank.measure(request)
     passes = []
     for index, part in enumerate(request.parts):
         done = []
@@ -61,18 +62,21 @@ class _Rank:
         self._waiter = Waiter()
         self._sequence = 0
 
-    def next_sequence(self) -> int:
-        """Return the number of the next pass."""
-        self._sequence += 1
-        return self._sequence
+    def measure(self, request: Request) -> list[Transfer]:
+        """Find out what messages take."""
+        return measure(self._transport, self._waiter, request.sizes(), self._next_sequence())
 
     def run(self, part: Part, step: int) -> Emulated:
         """Run one pass, begun by all ranks at once."""
-        sequence = self.next_sequence()
+        sequence = self._next_sequence()
         acts = EmulatedPass(self._transport, part.costs, sequence, self._waiter)
         self._begin_together(sequence)
         self._executor.execute(acts, part.program, step, lambda: None)
         return acts.result
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
 
     def _begin_together(self, sequence: int) -> None:
         """Agree on a time a little later than when the last rank was ready, and wait for it.

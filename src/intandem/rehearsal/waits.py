@@ -14,10 +14,11 @@ import select
 import sys
 import time
 
-MAX_EARLY_S = 150e-6
-"""What is spent looking at the clock at most; on a busy machine sleeps end later than that."""
+MAX_EARLY_S = 60e-6
+"""What is spent looking at the clock at most. On a busy machine sleeps end later than that;
+more would cost ranks that are threads of one process, which look at it in turns."""
 
-_FIRST_EARLY_S = 60e-6
+_FIRST_EARLY_S = 40e-6
 _MORE_S, _LESS_S = 6e-6, 2e-6
 """What a sleep that ended too late, or early enough, changes; 1 in 4 may be too late."""
 
