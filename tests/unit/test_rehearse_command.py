@@ -121,6 +121,7 @@ def test_costs_from_a_file(capsys, tmp_path):
 
     assert found["message_bytes"] == 77 * 8
     assert found["makespan_s"] < 1000
+    assert found["ratio"] == found["measured_s"] / found["makespan_s"]
 
 
 def test_several_schedules_share_a_model(capsys):
