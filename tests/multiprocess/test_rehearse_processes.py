@@ -1,9 +1,17 @@
 """A rehearsal on processes, over Gloo: what ran, and what was sent."""
 
 import json
+from dataclasses import replace
+
+import pytest
 
 from intandem.cli.cmd_rehearse import main
+from intandem.costs import CostModel
+from intandem.errors import RunError
 from intandem.lowering import lower
+from intandem.rehearsal import Part, TransportKind
+from intandem.rehearsal.request import Request
+from intandem.rehearsal.running import run_all
 from intandem.schedules import build_schedule
 
 
@@ -30,3 +38,17 @@ def test_processes_run_what_was_lowered(capsys):
             (0, 0, 1),
             (4096, 0, 1),
         }
+
+
+def test_a_process_that_fails_is_named(capfd):
+    """A message that is not the one expected ends all processes, and says whose and where."""
+    program = lower(build_schedule("1f1b", num_ranks=2, num_microbatches=2))
+    forward_0, send_0, forward_1, send_1, *rest = program.instructions[0]
+    rows = ((forward_0, send_1, forward_1, send_0, *rest), program.instructions[1])
+    costs = CostModel.uniform(2, 1e-4, 1e-4, 1e-4)
+    request = Request((Part(replace(program, instructions=rows), costs),), 1)
+
+    where = r"at step 0 stage 1 micro-batch 0 action recv:0F0>1@0"
+    with pytest.raises(RunError, match=f"^rank 1 raised ContractError: .*{where}"):
+        run_all(request, TransportKind.GLOO, lambda _: None)
+    assert "PeerFailureError" not in capfd.readouterr().err

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from intandem.errors import PeerFailureError
 from intandem.rehearsal.rank import run_rank
 from intandem.rehearsal.request import decode_request, encode_report
 from intandem.rehearsal.running import PROGRESS_FILE, REQUEST_FILE, report_file
@@ -44,6 +45,8 @@ def _run(request: Request, folder: Path) -> tuple[int, RankReport]:
 
     try:
         report = run_rank(request, transport, watch, tell)
+    except PeerFailureError:  # the rank that failed is named by the command that started this one
+        sys.exit(1)
     except Exception as error:
         watch.fail(error)
         raise
