@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,9 +55,7 @@ def part_of(name: str, num_ranks: int, action_s: float, shares: Sequence[float])
     costs = costs_of(sketch.num_stages, num_ranks, action_s, shares)
     schedule = sketch
     if "costs" in takes:
-        schedule = build_schedule(
-            name, num_ranks=num_ranks, num_microbatches=count, costs=replace(costs)
-        )
+        schedule = build_schedule(name, num_ranks=num_ranks, num_microbatches=count, costs=costs)
     return Part(lower(schedule), costs)
 
 

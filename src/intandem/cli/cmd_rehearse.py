@@ -53,7 +53,7 @@ class Arguments:
         tuple[str, ...],
         tyro.conf.Positional,
         tyro.conf.arg(
-            metavar="SCHEDULE",
+            metavar="SCHEDULE ...",
             help=f"Names ({NAMES}), or schedule files, program files or compute-order .csv; - is a "
             "schedule or program on standard input.",
         ),
