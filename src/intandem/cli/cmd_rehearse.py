@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from intandem.cli.arguments import check_counts, parse_arguments
+from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.cost_options import read_costs
 from intandem.cli.drawing import columns_of
 from intandem.cli.order_files import Sizes, find_order, takes_of
 from intandem.cli.schedule_help import NAMES, schedule_list, takers
-from intandem.errors import PipelineError
 from intandem.ir import Schedule, parse_program, parse_schedule
 from intandem.ir.text import PROGRAM_HEADER
 from intandem.lowering import lower
@@ -101,16 +100,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit status."""
-    arguments = parse_arguments(Arguments, argv, command="rehearse", about=ABOUT)
-    if isinstance(arguments, int):
-        return arguments
-    try:
-        return _rehearse(arguments)
-    except BrokenPipeError:
-        raise
-    except (PipelineError, ValueError, OSError) as error:
-        print(f"intandem rehearse: {error}", file=sys.stderr)
-        return 2
+    return carry_out(_rehearse, Arguments, argv, command="rehearse", about=ABOUT)
 
 
 def _rehearse(arguments: Arguments) -> int:
