@@ -148,7 +148,7 @@ def _grid_one(job: tuple[int, int, int, float, float]) -> tuple[float, list[floa
     memory = Memory(ones, (0,) * num_stages, ones)
     fitting = [
         simulate(schedule, costs).makespan_s
-        for schedule in builtin_schedules(Wanted(costs, num_ranks, count, cap))
+        for schedule in builtin_schedules(Wanted(costs, num_ranks, count, (cap,)))
         if schedule.placement.num_replicas == 1 and max(peaks(schedule, memory)) <= cap
     ]
     values = [

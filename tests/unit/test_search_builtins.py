@@ -10,7 +10,9 @@ from intandem.planner.builtin import Wanted, builtin_schedules
 
 
 def names(num_stages, num_ranks, num_microbatches, cap=None):
-    wanted = Wanted(CostModel.uniform(num_stages), num_ranks, num_microbatches, cap)
+    wanted = Wanted(
+        CostModel.uniform(num_stages), num_ranks, num_microbatches, None if cap is None else (cap,)
+    )
     return [schedule.name for schedule in builtin_schedules(wanted)]
 
 
@@ -35,17 +37,17 @@ def test_no_family_fails(num_stages, num_microbatches, cap):
 def test_a_fault_of_a_family_is_not_hidden(monkeypatch, error):
     """Only a refusal leaves a family out."""
 
-    def failing(name, **_):
-        raise error(name)
+    def raising(kind):
+        def build(*_):
+            msg = "in a builder"
+            raise kind(msg)
 
-    def refusing(name, **_):
-        raise ScheduleError(name)
+        return (builtin.Family("naive", build),)
 
-    monkeypatch.setattr(builtin, "build_schedule", failing)
-    with pytest.raises(error, match="naive"):
+    monkeypatch.setattr(builtin, "FAMILIES", raising(error))
+    with pytest.raises(error, match="in a builder"):
         names(2, 2, 4)
-    monkeypatch.setattr(builtin, "build_schedule", refusing)
-    monkeypatch.setattr(builtin, "_takes_costs", lambda *_: True)
+    monkeypatch.setattr(builtin, "FAMILIES", raising(ScheduleError))
     assert names(2, 2, 4) == []
 
 

@@ -121,7 +121,7 @@ def assert_beats_builtins(num_ranks, stages_per_rank, num_microbatches, share):
 
     ones = (1,) * num_stages
     counted = replace(costs, activation_bytes=(), pending_bytes=())
-    wanted = Wanted(counted, num_ranks, num_microbatches, cap)
+    wanted = Wanted(counted, num_ranks, num_microbatches, (cap,))
     fitting = [
         schedule
         for schedule in builtin_schedules(wanted)

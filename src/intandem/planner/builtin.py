@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from intandem.errors import ScheduleError
 from intandem.ir import Action, ActionKind, Schedule
@@ -25,13 +25,14 @@ class Wanted:
         costs: of all stages.
         num_ranks: P.
         num_microbatches: M.
-        max_activations: for schedules that are made for a cap; None for their own.
+        max_activations: for schedules that are made for a cap, each to be tried: of the mean size
+            of a rank's stages, where the costs give sizes. None for their own.
     """
 
     costs: CostModel
     num_ranks: int
     num_microbatches: int
-    max_activations: int | None
+    max_activations: tuple[float, ...] | None
 
 
 def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
@@ -43,21 +44,18 @@ def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
     for family in FAMILIES:
         if not _takes_costs(family, wanted):
             continue
-        options: list[dict[str, int]] = [{}]
+        options: list[dict[str, Any]] = [{}]
         if "stages_per_rank" in family.takes:
             if rest:
                 continue
             options = [{"stages_per_rank": stages_per_rank}]
         if "max_activations" in family.takes and wanted.max_activations is not None:
-            options = [{**o, "max_activations": wanted.max_activations} for o in options]
+            options = [{**options[0], "max_activations": most} for most in wanted.max_activations]
+        costs = {"costs": wanted.costs} if "costs" in family.takes else {}
         for option in options:
             try:
-                schedule = build_schedule(
-                    family.name,
-                    num_ranks=wanted.num_ranks,
-                    num_microbatches=wanted.num_microbatches,
-                    costs=wanted.costs,
-                    **option,
+                schedule = family.build(
+                    wanted.num_ranks, wanted.num_microbatches, **option, **costs
                 )
             except ScheduleError:
                 continue

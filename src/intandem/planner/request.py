@@ -101,13 +101,19 @@ class Request:
         return caps
 
     @property
-    def max_activations(self) -> int | None:
-        """Stage activations that fit on every rank; in bytes, of the mean size of all stages."""
+    def max_activations(self) -> tuple[float, ...] | None:
+        """Stage activations that fit on every rank; None if all do.
+
+        In bytes, as many as fit on average, and as fit for certain: they differ if stages do.
+        """
         caps = self.caps
         if caps is None or self.cap_bytes is None:
-            return None if caps is None else min(caps)
-        mean = sum(self.costs.activation_bytes) / self.costs.num_stages
-        return max(1, int(min(caps) / mean)) if mean else None
+            return None if caps is None else (min(caps),)
+        sizes = self.costs.activation_bytes
+        if not any(sizes):
+            return None
+        found = {max(1.0, min(caps) / size) for size in (sum(sizes) / len(sizes), max(sizes))}
+        return tuple(sorted(found))
 
     @property
     def placements(self) -> tuple[Placement, ...]:
