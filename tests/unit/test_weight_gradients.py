@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import intandem as it
 from harness import TOLERANCE
+from intandem.errors import ActionError
 from intandem.runtime.weight_gradients import differentiate
 
 aten = torch.ops.aten
@@ -78,6 +79,12 @@ def complex_factors():
     return made
 
 
+def hooked(x):
+    """Let a hook change the gradient of what an operation returned."""
+    x.register_hook(lambda gradient: gradient * 3)
+    return x
+
+
 def bf16(function):
     def cast(*args):
         with torch.autocast("cpu", torch.bfloat16):
@@ -98,6 +105,21 @@ CASES = {
     "einsum": (lambda: Made(lambda x, w: torch.einsum("btd,ed->bte", x, w), w=(3, 4)), {"w"}),
     "offset-and-product": (
         lambda: Made(lambda x, b, w: torch.addmm(b, x[0], w), b=(3,), w=(4, 3)), {"b", "w"},
+    ),
+    "offset-of-one-element": (
+        lambda: Made(lambda x, b, w: torch.addmm(b, x[0], w), b=(1,), w=(4, 3)), {"b", "w"},
+    ),
+    "hooked-output": (lambda: Made(lambda x, w: hooked(x[0] @ w), w=(4, 3)), {"w"}),
+    "hooked-output-with-offset": (
+        lambda: Made(lambda x, b, w: hooked(torch.addmm(b, x[0], w)), b=(3,), w=(4, 3)),
+        {"b", "w"},
+    ),
+    "hooked-output-of-batches": (lambda: Made(lambda x, w: hooked(x.bmm(w)), w=(2, 4, 3)), {"w"}),
+    "hooked-convolution": (
+        lambda: Made(lambda x, w, b: hooked(F.conv1d(x, w, b)), w=(6, 5, 3), b=(6,)), {"w"},
+    ),
+    "hooked-then-computed-on": (
+        lambda: Made(lambda x, w: hooked(x[0] @ w).tanh(), w=(4, 3)), {"w"},
     ),
     "scaled-product": (
         lambda: Made(lambda x, b, w: torch.addmm(b, x[0], w, beta=2), b=(3,), w=(4, 3)), set(),
@@ -261,6 +283,37 @@ def test_hooks_after_accumulation_run_once_the_gradient_is_there(x):
     assert [same(gradient, expected["weight"]) for gradient in seen] == [True]
 
 
+def test_hooks_on_several_parameters_at_once(x):
+    module, seen = nn.Linear(4, 3), []
+    parameters = list(module.parameters())
+    _, expected = plain(copy.deepcopy(module), x, times=1)
+    torch.autograd.graph.register_multi_grad_hook(parameters, lambda found: seen.append(found))
+    run_w(run_i(module, x)[1])
+    assert len(seen) == 1
+    assert same(module.weight.grad, expected["weight"])
+
+
+@pytest.mark.parametrize("what", ["operand", "gradient"])
+def test_what_is_written_to_before_w_is_refused(what):
+    """A buffer that each forward changes, or a gradient that a hook keeps and changes."""
+    module, book = Made(torch.matmul, w=(4, 3)), torch.randn(2, 4)
+    output = module(book)
+    seed = seed_of(output)
+    _, pending = differentiate([(output, seed)], [])
+    (book if what == "operand" else seed).mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place between"):
+        pending.add_up()
+
+
+def test_what_was_frozen_since_the_forward_stays_without_gradient(x):
+    module = nn.Linear(4, 3)
+    output = module(x)
+    module.weight.requires_grad_(False)
+    run_w(differentiate([(output, seed_of(output))], [x] if x.requires_grad else [])[1])
+    assert module.weight.grad is None
+    assert module.bias.grad is not None
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoints_run_the_forward_twice(reentrant):
     calls = []
@@ -295,8 +348,17 @@ def test_tensors_saved_through_hooks_are_not_read_behind_their_back():
     module, x = Made(forward, w=(4, 3)), torch.randn(2, 4, requires_grad=True)
     _, expected = plain(copy.deepcopy(module), x, times=1)
     _, pending = run_i(module, x)
-    assert pending.terms == ()
+    assert pending.terms == []
     assert same(module.w.grad, expected["w"])
+
+
+def held(function):
+    """Tensors that a function holds on to, itself or through functions."""
+    for cell in function.__closure__ or ():
+        if isinstance(cell.cell_contents, torch.Tensor):
+            yield cell.cell_contents
+        elif hasattr(cell.cell_contents, "__closure__"):
+            yield from held(cell.cell_contents)
 
 
 def test_what_waits_holds_two_tensors():
@@ -308,8 +370,7 @@ def test_what_waits_holds_two_tensors():
     output = module(x)
     seed = seed_of(output)
     entries, pending = differentiate([(output, seed)], [x])
-    kept = [cell.cell_contents for term in pending.terms for cell in term.add.__closure__]
-    tensors = [value for value in kept if isinstance(value, torch.Tensor)]
+    tensors = [tensor for term in pending.terms for tensor in held(term.add)]
     assert {tensor.numel() for tensor in tensors} == {12, 3 * 64}
     assert len(entries) == 1
 
@@ -342,3 +403,55 @@ def test_pipeline_with_every_kind(schedule):
     found = dict(cut.named_parameters())
     for name, parameter in whole.named_parameters():
         assert same(found[name].grad, parameter.grad), name
+
+
+class HookedOutputs(nn.Module):
+    """Hooks between blocks, on what a linear layer returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(6))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+            if x.requires_grad:
+                x.register_hook(lambda gradient: gradient * 0.1)
+        return x
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_pipeline_with_hooks_on_what_layers_return(schedule):
+    torch.manual_seed(0)
+    whole = HookedOutputs()
+    cut, batch = copy.deepcopy(whole), torch.randn(4, 4)
+    F.mse_loss(whole(batch), batch).backward()
+    with it.Pipeline(
+        cut, example=batch, loss=F.mse_loss, ranks=2, microbatches=4, schedule=schedule
+    ) as pipe:
+        pipe.step(batch)
+    for found, expected in zip(cut.parameters(), whole.parameters(), strict=True):
+        assert same(found.grad, expected.grad)
+
+
+class Book(nn.Module):
+    """Projects a running mean that every forward changes in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(4, 4)
+        self.register_buffer("book", torch.ones(4))
+
+    def forward(self, x):
+        self.book.mul_(0.5).add_(x.detach().mean(0) / 2)
+        return x + self.project(self.book)
+
+
+def test_pipeline_refuses_what_forwards_write_to_before_w():
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(4, 4), Book()), torch.randn(4, 4)
+    pipe = it.Pipeline(
+        model, example=batch, loss=F.mse_loss, ranks=2, microbatches=4, schedule="zb-h1"
+    )
+    with pipe, pytest.raises(ActionError, match="changed in place between"):
+        pipe.step(batch)

@@ -16,7 +16,7 @@ gradients and that of the activations, and half of it takes about as long as all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -24,16 +24,18 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch.autograd.graph import Node
 
     _Edge = tuple[Node | None, int]
     _Add = Callable[[Tensor], None]
 
+aten = torch.ops.aten
+
 _LEAF = "torch::autograd::AccumulateGrad"
-_OWN_BACKWARD = "CheckpointFunctionBackward"
-"""Runs autograd itself, and refuses where only some gradients are asked for."""
+_OWN_BACKWARD = "Checkpoint"
+"""In names of what runs autograd itself, and refuses where only some gradients are asked for."""
 
 _CAST = "ToCopyBackward0"
 _MATRIX = 2
@@ -56,23 +58,31 @@ class Term(NamedTuple):
         leaf: the parameter.
         add: adds to its gradient, given that one.
         gradient: that one.
+        version: of its memory, before anybody could write to it.
     """
 
     leaf: Tensor
     add: _Add
     gradient: Tensor
+    version: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pending:
     """What I leaves for W."""
 
-    terms: tuple[Term, ...] = ()
+    terms: list[Term] = field(default_factory=list)
 
     def add_up(self) -> None:
-        """Run W."""
+        """Run W; terms are let go one by one.
+
+        Raises:
+            RuntimeError: if what a term needs has been written to since I.
+        """
         with torch.no_grad():
-            for term in self.terms:
+            while self.terms:
+                term = self.terms.pop(0)
+                _check_version(term.gradient, term.version)
                 term.add(term.gradient)
 
 
@@ -122,19 +132,60 @@ def differentiate(
     wanted: list[Any] = [*entries, *parts.leaves, *(GradientEdge(node, 0) for node in nodes)]
     if not wanted:
         return (), Pending()
+    returned = _Gradients(nodes)
     found = torch.autograd.grad(tensors, wanted, seeds, allow_unused=True)
     first_leaf, first_node = len(entries), len(entries) + len(parts.leaves)
     with torch.no_grad():
         for leaf, gradient in zip(parts.leaves, found[first_leaf:first_node], strict=True):
             if gradient is not None:
                 _add_gradient(leaf, gradient)
-    returned = dict(zip(nodes, found[first_node:], strict=True))
-    terms = tuple(
-        Term(use.leaf, use.add, gradient)
+    known = dict(zip(nodes, returned.of_nodes(found[first_node:]), strict=True))
+    terms = [
+        Term(use.leaf, use.add, *found_there)
         for use in parts.waiting
-        if (gradient := returned[use.node]) is not None
-    )
+        if (found_there := known[use.node]) is not None
+    ]
     return found[:first_leaf], Pending(terms)
+
+
+class _Gradients:
+    """Gradients of what operations returned, as their nodes are given them.
+
+    Where a node runs, autograd reads the gradient that is asked for before the hooks on the tensor
+    have changed it; so the node itself is asked. Where it does not run, the reverse holds. Hooks
+    hold no node: it would hold itself, and the graph would never be given back.
+    """
+
+    def __init__(self, nodes: Sequence[Any]) -> None:
+        self._seen: dict[int, tuple[Tensor, int]] = {}
+        for index, node in enumerate(nodes):
+            node.register_prehook(self._take(index))
+
+    def _take(self, index: int) -> Callable[[tuple[Tensor | None, ...]], None]:
+        seen = self._seen
+
+        def take(gradients: tuple[Tensor | None, ...]) -> None:
+            if gradients[0] is not None:
+                seen[index] = gradients[0], gradients[0]._version
+
+        return take
+
+    def of_nodes(self, asked: Sequence[Tensor | None]) -> Iterator[tuple[Tensor, int] | None]:
+        """Yield each node's gradient and its version: as seen, or else as autograd returned it."""
+        for index, gradient in enumerate(asked):
+            unseen = None if gradient is None else (gradient, gradient._version)
+            yield self._seen.get(index, unseen)
+        self._seen.clear()
+
+
+def _check_version(tensor: Tensor, version: int) -> None:
+    if tensor._version != version:
+        msg = (
+            "a tensor that the gradient of a weight needs was changed in place between the "
+            "backward for inputs and the one for weights; clone it before it is used, or take a "
+            "schedule that does not split backwards"
+        )
+        raise RuntimeError(msg)
 
 
 def _whole(
@@ -182,17 +233,17 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
             apart = {use.position for use in uses}
             edges = enumerate(node.next_functions)
             ahead += [edge[0] for position, edge in edges if position not in apart]
-        elif name == _OWN_BACKWARD:
+        elif _OWN_BACKWARD in name:
             return None
         else:
             ahead += [edge[0] for edge in node.next_functions]
-    if any(getattr(leaf, "_post_accumulate_grad_hooks", None) for leaf in leaves.values()):
+    if any(map(_has_rules_of_its_own, leaves.values())):
         return None
     waiting = [use for use in waiting if id(use.leaf) not in leaves]
     waiting.sort(key=lambda use: -use.node._sequence_nr())
     for entry in entries:
         leaves.pop(id(entry), None)
-    return _Parts(waiting, list(leaves.values()))
+    return _Parts(waiting, [leaf for leaf in leaves.values() if leaf.requires_grad])
 
 
 def _add_gradient(leaf: Tensor, gradient: Tensor) -> None:
@@ -201,7 +252,7 @@ def _add_gradient(leaf: Tensor, gradient: Tensor) -> None:
     if before is not None and before.layout is gradient.layout is torch.strided:
         before.add_(gradient)
     elif before is not None:
-        leaf.grad = before + gradient
+        leaf.grad = gradient + before if before.is_sparse else before + gradient
     elif gradient.layout is torch.strided:
         leaf.grad = torch.empty_like(leaf).copy_(gradient)
     else:
@@ -242,7 +293,7 @@ class _Operand(NamedTuple):
             left, right = right.mT, left.mT
         if self.passed not in {(), ("TBackward0",)} or self.leaf.dim() > _MATRIX:
             self.add(left.matmul(right))
-        elif self.leaf.grad is None:
+        elif self.leaf.grad is None or self.leaf.grad.layout is not torch.strided:
             _add_gradient(self.leaf, left.matmul(right))
         else:
             self.leaf.grad.addmm_(left, right)
@@ -260,8 +311,7 @@ def _operand(edge: _Edge) -> _Operand | None:
     if node is None or first[0] is None:
         return None
     leaf = _variable(node)
-    has_hooks = leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None)
-    if not isinstance(leaf, nn.Parameter) or has_hooks:
+    if not isinstance(leaf, nn.Parameter) or _has_rules_of_its_own(leaf) or not leaf.requires_grad:
         return None
     return _Operand(GradientEdge(first[0], first[1]), leaf, tuple(passed))
 
@@ -271,14 +321,33 @@ def _variable(node: Node) -> Tensor:
     return variable
 
 
-def _saved(node: Any, name: str) -> Tensor | None:
-    """Return what an operation saved; None if it passed through hooks, which have to see it."""
+def _has_rules_of_its_own(leaf: Tensor) -> bool:
+    """Whether more is to happen to a leaf's gradient than that it is added up."""
+    hooks = leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None)
+    return bool(hooks) or getattr(leaf, "grad_dtype", leaf.dtype) not in {None, leaf.dtype}
+
+
+def _saved(node: Any, name: str) -> Callable[[], Tensor] | None:
+    """Return what reads a tensor that an operation saved.
+
+    None if it passed through hooks, which have to see it, or is no plain array of numbers. Reading
+    raises if it has been written to.
+    """
     raw = getattr(node, f"_raw_saved_{name}", None)
     # Before torch could say whether there are hooks, all are taken to have some.
     if raw is None or getattr(raw, "unpack_hook", raw) is not None:
         return None
     saved: Tensor = getattr(node, f"_saved_{name}")
-    return saved.detach()  # so that it does not hold on to the graph
+    if saved.layout is not torch.strided:
+        return None
+    kept = saved.detach()  # so that it does not hold on to the graph
+    version = kept._version
+
+    def read() -> Tensor:
+        _check_version(kept, version)
+        return kept
+
+    return read
 
 
 def _factor(node: Any, first: int, left_name: str, right_name: str) -> _Use | None:
@@ -294,11 +363,13 @@ def _factor(node: Any, first: int, left_name: str, right_name: str) -> _Use | No
     if (right := _operand(edges[first + 1])) is not None:
         x = _saved(node, left_name)
         return (
-            None if x is None else _Use(first + 1, right.leaf, lambda g: right.add_product(x.mH, g))
+            None
+            if x is None
+            else _Use(first + 1, right.leaf, lambda g: right.add_product(x().mH, g))
         )
     if (left := _operand(edges[first])) is not None:
         y = _saved(node, right_name)
-        return None if y is None else _Use(first, left.leaf, lambda g: left.add_product(g, y.mH))
+        return None if y is None else _Use(first, left.leaf, lambda g: left.add_product(g, y().mH))
     return None
 
 
@@ -316,7 +387,7 @@ def _addmm(node: Any) -> list[_Use]:
     offset = _operand(node.next_functions[0])
     if offset is None or offset.leaf.dim() != 1 or {*offset.passed} - {_CAST}:
         return [use]
-    return [use, _Use(0, offset.leaf, lambda g: offset.add(g.sum(0)))]
+    return [use, _Use(0, offset.leaf, lambda g: offset.add(g.sum_to_size(offset.leaf.shape)))]
 
 
 def _convolution(node: Any) -> list[_Use]:
@@ -330,8 +401,8 @@ def _convolution(node: Any) -> list[_Use]:
     )  # fmt: skip
 
     def add(gradient: Tensor) -> None:
-        _, found, _ = torch.ops.aten.convolution_backward(
-            gradient, x, read, None, *settings, (False, True, False)
+        _, found, _ = aten.convolution_backward(
+            gradient, x(), read, None, *settings, (False, True, False)
         )
         weight.add(found)
 
@@ -346,12 +417,17 @@ def _embedding(node: Any) -> list[_Use]:
     leaf, padding = table.leaf, node._saved_padding_idx
 
     def add(gradient: Tensor) -> None:
-        flat, terms = rows.reshape(-1), gradient.reshape(-1, gradient.shape[-1])
+        flat, terms = rows().reshape(-1), gradient.reshape(-1, gradient.shape[-1])
         if 0 <= padding < len(leaf):
             terms = terms.masked_fill((flat == padding)[:, None], 0)
         if leaf.grad is None:
             leaf.grad = torch.zeros_like(leaf)
-        if leaf.is_cuda:
+        elif leaf.grad.is_sparse:
+            leaf.grad = leaf.grad.to_dense()
+        if leaf.is_cuda and leaf.dtype in {torch.float16, torch.bfloat16}:
+            # Each row would be rounded as it is added; this sums rows in single precision.
+            _add_gradient(leaf, aten.embedding_dense_backward(terms, flat, len(leaf), -1, False))
+        elif leaf.is_cuda:
             leaf.grad.index_put_((flat,), terms, accumulate=True)  # sums in a fixed order
         else:
             leaf.grad.index_add_(0, flat, terms)
