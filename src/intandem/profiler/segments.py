@@ -108,9 +108,10 @@ def _one_round(
         clock.lap_s()
         pending = backward.backward_inputs(keep, arrived)
         input_s = clock.lap_s()
+        waiting = {id(term.leaf): term.leaf.numel() for term in pending.terms}
+        clock.lap_s()
         backward.backward_weights(pending)
         weight_s = clock.lap_s()
-        waiting = {id(term.leaf): term.leaf.numel() for term in pending.terms}
         costs.append(SegmentCost(seconds, input_s, weight_s, sum(waiting.values())))
         gradients.update(keep.entry_gradients)
     return costs[::-1]
