@@ -434,6 +434,47 @@ def test_pipeline_with_hooks_on_what_layers_return(schedule):
         assert same(found.grad, expected.grad)
 
 
+def loss_with_a_hook(output, batch):
+    """Have the gradient of the model's output changed."""
+    output.register_hook(lambda gradient: 3 * gradient)
+    return F.mse_loss(output, batch)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_pipeline_with_hooks_of_the_loss(schedule):
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    cut, batch = copy.deepcopy(whole), torch.randn(4, 4)
+    loss_with_a_hook(whole(batch), batch).backward()
+    with it.Pipeline(
+        cut, example=batch, loss=loss_with_a_hook, ranks=2, microbatches=4, schedule=schedule
+    ) as pipe:
+        pipe.step(batch)
+    for found, expected in zip(cut.parameters(), whole.parameters(), strict=True):
+        assert same(found.grad, expected.grad)
+
+
+class Scribbling(torch.autograd.Function):
+    """Its backward writes to the gradient that it is given, which others may be given as well."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.mul_(2)
+
+
+def test_writes_of_own_code_to_a_gradient_are_seen():
+    x, y = torch.ones(2, 4, requires_grad=True), torch.ones(2, 4, requires_grad=True)
+    weight = nn.Parameter(torch.ones(4, 4))
+    total = Scribbling.apply(x) + y @ weight  # backward comes to the product first
+    _, pending = differentiate([(total, torch.ones(2, 4))], [x, y], hooked=False)
+    with pytest.raises(RuntimeError, match="changed in place between"):
+        pending.add_up()
+
+
 class Book(nn.Module):
     """Projects a running mean that every forward changes in place."""
 

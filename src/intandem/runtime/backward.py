@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from intandem.runtime.randomness import default_generators_held
-from intandem.runtime.weight_gradients import Pending, differentiate
+from intandem.runtime.weight_gradients import Pending, differentiate, num_hooks_made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,8 @@ class Kept:
         ends: (tensor, gradient that it is given) where backward begins: of the loss, or of the
             output; on the last stage.
         draws: whether the backward draws random numbers again.
+        num_hooks_before: hooks registered in this process when the forward began.
+        hooked: whether hooks may have been registered on the graph.
     """
 
     entries: dict[int, Tensor] = field(default_factory=dict)
@@ -40,6 +42,12 @@ class Kept:
     exits: dict[int, Tensor] = field(default_factory=dict)
     ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     draws: bool = False
+    num_hooks_before: int = field(default_factory=num_hooks_made)
+    hooked: bool = False
+
+    def look_for_hooks(self) -> None:
+        """Note whether hooks have been registered since the forward began."""
+        self.hooked = self.hooked or num_hooks_made() != self.num_hooks_before
 
 
 def enter(
@@ -64,7 +72,8 @@ def enter(
 
 
 def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
-    """Note the values that gradients will arrive for."""
+    """Note the values that gradients will arrive for; hooks on the graph are registered by now."""
+    kept.look_for_hooks()
     for values in stage.cut.sent.values():
         kept.exits.update((value, environment[value]) for value in values)
 
@@ -84,7 +93,9 @@ def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> Pendi
     if not roots:
         return Pending()
     with default_generators_held() if kept.draws else nullcontext():
-        gradients_found, pending = differentiate(roots, list(kept.entries.values()))
+        gradients_found, pending = differentiate(
+            roots, list(kept.entries.values()), hooked=kept.hooked
+        )
     for value, gradient in zip(kept.entries, gradients_found, strict=True):
         if gradient is not None:
             kept.entry_gradients[value] = gradient

@@ -205,6 +205,7 @@ class Pass:
         self._keep_loss(kept, term, self._work.tally.weight(microbatch))
 
     def _keep_loss(self, kept: Kept, term: LossTerm, weight: float) -> None:
+        kept.look_for_hooks()
         if weight != 0 or term.count is not None:
             kept.ends.append((term.root, gradient_seed(term, weight * self._work.scale)))
 

@@ -20,35 +20,29 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
+
+from intandem.runtime.weight_uses import (
+    LEAF,
+    RULES,
+    add_gradient,
+    check_version,
+    has_rules_of_its_own,
+    leaf_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch.autograd.graph import Node
 
-    _Edge = tuple[Node | None, int]
-    _Add = Callable[[Tensor], None]
+    from intandem.runtime.weight_uses import Add
 
-aten = torch.ops.aten
-
-_LEAF = "torch::autograd::AccumulateGrad"
 _OWN_BACKWARD = "Checkpoint"
 """In names of what runs autograd itself, and refuses where only some gradients are asked for."""
-
-_CAST = "ToCopyBackward0"
-_MATRIX = 2
-_PASSED_ON = frozenset(
-    f"{name}Backward{version}"
-    for name in (
-        "Alias", "AsStrided", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Split",
-        "SplitWithSizes", "Squeeze", "T", "ToCopy", "Transpose", "Unbind", "UnsafeView",
-        "Unsqueeze", "View",
-    )
-    for version in range(3)
-)  # fmt: skip
-"""Between a parameter and the operation that uses it: views, and a cast under autocast."""
 
 
 class Term(NamedTuple):
@@ -62,7 +56,7 @@ class Term(NamedTuple):
     """
 
     leaf: Tensor
-    add: _Add
+    add: Add
     gradient: Tensor
     version: int
 
@@ -82,7 +76,7 @@ class Pending:
         with torch.no_grad():
             while self.terms:
                 term = self.terms.pop(0)
-                _check_version(term.gradient, term.version)
+                check_version(term.gradient, term.version)
                 term.add(term.gradient)
 
 
@@ -97,7 +91,7 @@ class _Waiting(NamedTuple):
 
     node: Node
     leaf: Tensor
-    add: _Add
+    add: Add
 
 
 class _Parts(NamedTuple):
@@ -106,20 +100,24 @@ class _Parts(NamedTuple):
     Attributes:
         waiting: uses of parameters, in the order in which autograd would come to them.
         leaves: the other tensors that gradients are added to.
+        has_own_code: whether something else than PyTorch's own operations is differentiated,
+            which may write to the gradients that it is given.
     """
 
     waiting: list[_Waiting]
     leaves: list[Tensor]
+    has_own_code: bool
 
 
 def differentiate(
-    roots: Sequence[tuple[Tensor, Tensor]], entries: Sequence[Tensor]
+    roots: Sequence[tuple[Tensor, Tensor]], entries: Sequence[Tensor], *, hooked: bool = True
 ) -> tuple[Sequence[Tensor | None], Pending]:
     """Run I on a graph.
 
     Args:
         roots: where it begins, each with its gradient.
         entries: leaves whose gradients are to be returned instead of added.
+        hooked: whether tensors or nodes of the graph may have hooks.
 
     Returns:
         The gradients of ``entries``, None for those that have none; and what is left for W.
@@ -132,13 +130,13 @@ def differentiate(
     wanted: list[Any] = [*entries, *parts.leaves, *(GradientEdge(node, 0) for node in nodes)]
     if not wanted:
         return (), Pending()
-    returned = _Gradients(nodes)
+    returned = _Gradients(nodes if hooked or parts.has_own_code else ())
     found = torch.autograd.grad(tensors, wanted, seeds, allow_unused=True)
     first_leaf, first_node = len(entries), len(entries) + len(parts.leaves)
     with torch.no_grad():
         for leaf, gradient in zip(parts.leaves, found[first_leaf:first_node], strict=True):
             if gradient is not None:
-                _add_gradient(leaf, gradient)
+                add_gradient(leaf, gradient)
     known = dict(zip(nodes, returned.of_nodes(found[first_node:]), strict=True))
     terms = [
         Term(use.leaf, use.add, *found_there)
@@ -148,17 +146,27 @@ def differentiate(
     return found[:first_leaf], Pending(terms)
 
 
+def num_hooks_made() -> int:
+    """Return how many hooks Python has registered so far, in this process.
+
+    Where the number stays the same while a graph is made, the graph has none. Threads of ranks
+    count together: one may be told of hooks of another's.
+    """
+    return RemovableHandle.next_id
+
+
 class _Gradients:
-    """Gradients of what operations returned, as their nodes are given them.
+    """Gradients of what operations returned: of ``watched`` nodes, as the nodes are given them.
 
     Where a node runs, autograd reads the gradient that is asked for before the hooks on the tensor
     have changed it; so the node itself is asked. Where it does not run, the reverse holds. Hooks
-    hold no node: it would hold itself, and the graph would never be given back.
+    hold no node: it would hold itself, and the graph would never be given back. Asking takes a
+    call of Python in the middle of the backward, so it is done only where there may be hooks.
     """
 
-    def __init__(self, nodes: Sequence[Any]) -> None:
+    def __init__(self, watched: Sequence[Any]) -> None:
         self._seen: dict[int, tuple[Tensor, int]] = {}
-        for index, node in enumerate(nodes):
+        for index, node in enumerate(watched):
             node.register_prehook(self._take(index))
 
     def _take(self, index: int) -> Callable[[tuple[Tensor | None, ...]], None]:
@@ -176,16 +184,6 @@ class _Gradients:
             unseen = None if gradient is None else (gradient, gradient._version)
             yield self._seen.get(index, unseen)
         self._seen.clear()
-
-
-def _check_version(tensor: Tensor, version: int) -> None:
-    if tensor._version != version:
-        msg = (
-            "a tensor that the gradient of a weight needs was changed in place between the "
-            "backward for inputs and the one for weights; clone it before it is used, or take a "
-            "schedule that does not split backwards"
-        )
-        raise RuntimeError(msg)
 
 
 def _whole(
@@ -216,6 +214,7 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
     """Say which gradients can wait; None where the graph has to be run as a whole."""
     waiting: list[_Waiting] = []
     leaves: dict[int, Tensor] = {}
+    has_own_code = False
     seen: set[Node] = set()
     ahead: list[Node | None] = [root.grad_fn or get_gradient_edge(root).node for root in roots]
     while ahead:
@@ -224,11 +223,11 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
             continue
         seen.add(node)
         name = node.name()
-        if name == _LEAF:
-            leaf = _variable(node)
+        if name == LEAF:
+            leaf = leaf_of(node)
             leaves[id(leaf)] = leaf
-        elif name in _RULES:
-            uses = _RULES[name](node)
+        elif name in RULES:
+            uses = RULES[name](node)
             waiting += [_Waiting(node, use.leaf, use.add) for use in uses]
             apart = {use.position for use in uses}
             edges = enumerate(node.next_functions)
@@ -236,210 +235,17 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
         elif _OWN_BACKWARD in name:
             return None
         else:
+            has_own_code = (
+                has_own_code
+                or type(node).__name__ == "CppFunction"
+                or isinstance(node, BackwardCFunction)
+            )
             ahead += [edge[0] for edge in node.next_functions]
-    if any(map(_has_rules_of_its_own, leaves.values())):
+    if any(map(has_rules_of_its_own, leaves.values())):
         return None
     waiting = [use for use in waiting if id(use.leaf) not in leaves]
     waiting.sort(key=lambda use: -use.node._sequence_nr())
     for entry in entries:
         leaves.pop(id(entry), None)
-    return _Parts(waiting, [leaf for leaf in leaves.values() if leaf.requires_grad])
-
-
-def _add_gradient(leaf: Tensor, gradient: Tensor) -> None:
-    """Add to ``leaf.grad`` as autograd does: in place, in the leaf's layout."""
-    before = leaf.grad
-    if before is not None and before.layout is gradient.layout is torch.strided:
-        before.add_(gradient)
-    elif before is not None:
-        leaf.grad = gradient + before if before.is_sparse else before + gradient
-    elif gradient.layout is torch.strided:
-        leaf.grad = torch.empty_like(leaf).copy_(gradient)
-    else:
-        leaf.grad = gradient.clone()
-
-
-class _Use(NamedTuple):
-    """What a rule finds: the parameter at one position among a node's inputs."""
-
-    position: int
-    leaf: Tensor
-    add: _Add
-
-
-class _Operand(NamedTuple):
-    """A parameter as an operation reads it.
-
-    Attributes:
-        edge: where its gradient would go.
-        leaf: the parameter.
-        passed: names of what lies between the two.
-    """
-
-    edge: GradientEdge
-    leaf: nn.Parameter
-    passed: tuple[str, ...]
-
-    def add(self, gradient: Tensor) -> None:
-        """Add the gradient of what the operation read."""
-        if not self.passed:
-            _add_gradient(self.leaf, gradient)
-        else:
-            torch.autograd.backward(self.edge, gradient, retain_graph=True)
-
-    def add_product(self, left: Tensor, right: Tensor) -> None:
-        """Add ``left @ right``; to a whole matrix without a tensor for the product."""
-        if self.passed == ("TBackward0",):
-            left, right = right.mT, left.mT
-        if self.passed not in {(), ("TBackward0",)} or self.leaf.dim() > _MATRIX:
-            self.add(left.matmul(right))
-        elif self.leaf.grad is None or self.leaf.grad.layout is not torch.strided:
-            _add_gradient(self.leaf, left.matmul(right))
-        else:
-            self.leaf.grad.addmm_(left, right)
-
-
-def _operand(edge: _Edge) -> _Operand | None:
-    """Return the parameter that an edge leads to and to nothing else, if its gradient can wait."""
-    first, passed = edge, list[str]()
-    node = first[0]
-    while node is not None and (name := node.name()) != _LEAF:
-        if name not in _PASSED_ON:
-            return None
-        passed.append(name)
-        node = node.next_functions[0][0]
-    if node is None or first[0] is None:
-        return None
-    leaf = _variable(node)
-    if not isinstance(leaf, nn.Parameter) or _has_rules_of_its_own(leaf) or not leaf.requires_grad:
-        return None
-    return _Operand(GradientEdge(first[0], first[1]), leaf, tuple(passed))
-
-
-def _variable(node: Node) -> Tensor:
-    variable: Tensor = node.variable  # type: ignore[attr-defined]
-    return variable
-
-
-def _has_rules_of_its_own(leaf: Tensor) -> bool:
-    """Whether more is to happen to a leaf's gradient than that it is added up."""
-    hooks = leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None)
-    return bool(hooks) or getattr(leaf, "grad_dtype", leaf.dtype) not in {None, leaf.dtype}
-
-
-def _saved(node: Any, name: str) -> Callable[[], Tensor] | None:
-    """Return what reads a tensor that an operation saved.
-
-    None if it passed through hooks, which have to see it, or is no plain array of numbers. Reading
-    raises if it has been written to.
-    """
-    raw = getattr(node, f"_raw_saved_{name}", None)
-    # Before torch could say whether there are hooks, all are taken to have some.
-    if raw is None or getattr(raw, "unpack_hook", raw) is not None:
-        return None
-    saved: Tensor = getattr(node, f"_saved_{name}")
-    if saved.layout is not torch.strided:
-        return None
-    kept = saved.detach()  # so that it does not hold on to the graph
-    version = kept._version
-
-    def read() -> Tensor:
-        _check_version(kept, version)
-        return kept
-
-    return read
-
-
-def _factor(node: Any, first: int, left_name: str, right_name: str) -> _Use | None:
-    """Return the use of a parameter as a factor of a product of matrices, if there is one.
-
-    Args:
-        node: the product's.
-        first: position of the left factor among its inputs.
-        left_name: by which the left factor is saved.
-        right_name: by which the right factor is saved.
-    """
-    edges = node.next_functions
-    if (right := _operand(edges[first + 1])) is not None:
-        x = _saved(node, left_name)
-        return (
-            None
-            if x is None
-            else _Use(first + 1, right.leaf, lambda g: right.add_product(x().mH, g))
-        )
-    if (left := _operand(edges[first])) is not None:
-        y = _saved(node, right_name)
-        return None if y is None else _Use(first, left.leaf, lambda g: left.add_product(g, y().mH))
-    return None
-
-
-def _mm(node: Any) -> list[_Use]:
-    use = _factor(node, 0, "self", "mat2")
-    return [] if use is None else [use]
-
-
-def _addmm(node: Any) -> list[_Use]:
-    if node._saved_alpha != 1 or node._saved_beta != 1:
-        return []
-    use = _factor(node, 1, "mat1", "mat2")
-    if use is None:
-        return []
-    offset = _operand(node.next_functions[0])
-    if offset is None or offset.leaf.dim() != 1 or {*offset.passed} - {_CAST}:
-        return [use]
-    return [use, _Use(0, offset.leaf, lambda g: offset.add(g.sum_to_size(offset.leaf.shape)))]
-
-
-def _convolution(node: Any) -> list[_Use]:
-    weight, x = _operand(node.next_functions[1]), _saved(node, "input")
-    if weight is None or x is None:
-        return []
-    read: Tensor = node._saved_weight
-    settings = (
-        node._saved_stride, node._saved_padding, node._saved_dilation,
-        node._saved_transposed, node._saved_output_padding, node._saved_groups,
-    )  # fmt: skip
-
-    def add(gradient: Tensor) -> None:
-        _, found, _ = aten.convolution_backward(
-            gradient, x(), read, None, *settings, (False, True, False)
-        )
-        weight.add(found)
-
-    return [_Use(1, weight.leaf, add)]
-
-
-def _embedding(node: Any) -> list[_Use]:
-    table, rows = _operand(node.next_functions[0]), _saved(node, "indices")
-    unusual = node._saved_sparse or node._saved_scale_grad_by_freq
-    if table is None or table.passed or rows is None or unusual:
-        return []
-    leaf, padding = table.leaf, node._saved_padding_idx
-
-    def add(gradient: Tensor) -> None:
-        flat, terms = rows().reshape(-1), gradient.reshape(-1, gradient.shape[-1])
-        if 0 <= padding < len(leaf):
-            terms = terms.masked_fill((flat == padding)[:, None], 0)
-        if leaf.grad is None:
-            leaf.grad = torch.zeros_like(leaf)
-        elif leaf.grad.is_sparse:
-            leaf.grad = leaf.grad.to_dense()
-        if leaf.is_cuda and leaf.dtype in {torch.float16, torch.bfloat16}:
-            # Each row would be rounded as it is added; this sums rows in single precision.
-            _add_gradient(leaf, aten.embedding_dense_backward(terms, flat, len(leaf), -1, False))
-        elif leaf.is_cuda:
-            leaf.grad.index_put_((flat,), terms, accumulate=True)  # sums in a fixed order
-        else:
-            leaf.grad.index_add_(0, flat, terms)
-
-    return [_Use(0, leaf, add)]
-
-
-_RULES: dict[str, Callable[[Any], list[_Use]]] = {
-    "AddmmBackward0": _addmm,
-    "BmmBackward0": _mm,
-    "ConvolutionBackward0": _convolution,
-    "EmbeddingBackward0": _embedding,
-    "MmBackward0": _mm,
-}
-"""How to find parameters whose gradients can wait, by the name of an operation's node."""
+    added = [leaf for leaf in leaves.values() if leaf.requires_grad]
+    return _Parts(waiting, added, has_own_code)
