@@ -177,6 +177,13 @@ def test_says_what_is_wrong(name):
     assert [str(d) for d in check_program(program)] == expected
 
 
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_clean_schedule_vouches_for_its_own_computes_only(name):
+    program, _ = BROKEN[name]
+    clean = prog(*GOOD).compute_order()
+    assert check_program(program, clean) == check_program(program)
+
+
 def test_slots_are_those_of_instructions():
     """A finding about a compute action counts transfers, too."""
     program = changed("0B0", "0B0 0F7")

@@ -21,6 +21,9 @@ class ActionKind(StrEnum):
     W = "W"
     """Backward for the stage's weights only."""
 
+    __hash__ = str.__hash__
+    """Enum's own is written in Python, and every pass over a schedule looks kinds up."""
+
 
 _ACTION = re.compile(r"(?P<stage>0|[1-9][0-9]*)(?P<kind>[FBIW])(?P<microbatch>0|[1-9][0-9]*)")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from intandem.errors import ScheduleVerifyError
@@ -9,9 +11,10 @@ from intandem.ir import StageLinks
 from intandem.lowering.recomputation import add_recomputation
 from intandem.lowering.reduction import add_reduction
 from intandem.lowering.transfers import add_transfers
-from intandem.rules import check_links, verify
+from intandem.rules import check_links, check_program, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
     from intandem.ir import Program, Schedule
@@ -42,12 +45,32 @@ def lower(
         links = StageLinks(links.activations, ())
     if found := check_links(schedule.placement, links):
         raise ScheduleVerifyError(found)
-    program = add_transfers(schedule, links)
-    verify(program)
-    if recompute:
-        program = add_recomputation(program, recompute)
-        verify(program)
-    if reduce:
-        program = add_reduction(program)
-        verify(program)
+    with _uncollected():
+        program = _verified(add_transfers(schedule, links), schedule)
+        if recompute:
+            program = _verified(add_recomputation(program, recompute), schedule)
+        if reduce:
+            program = _verified(add_reduction(program), schedule)
+    return program
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector out: a program is many small values, none of them in a cycle.
+
+    It would look at all of them again and again while they are made, which takes as long as making
+    them does.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _verified(program: Program, schedule: Schedule) -> Program:
+    if found := check_program(program, schedule):
+        raise ScheduleVerifyError(found)
     return program

@@ -111,31 +111,33 @@ class _Ledger:
     def _number(self, message: Message) -> int | None:
         """The message's number, or None if no link asks for it."""
         a = message.source
-        if a.kind is ActionKind.W or not 0 <= a.microbatch < self._codes.num_microbatches:
+        count = self._codes.num_microbatches
+        if a.kind is ActionKind.W or not 0 <= a.microbatch < count:
             return None
         replica = self._replica_of[a.microbatch]
         lane = self._lane_of.get((a.kind is F, a.stage, message.target_stage, replica))
-        return None if lane is None else lane * self._codes.num_microbatches + a.microbatch
+        return None if lane is None else lane * count + a.microbatch
 
     def _enter_transfer(self, rank: int, slot: int, transfer: Send | Recv, number: int) -> None:
         message = transfer.message
-        edge = self._edge(number)
-        if isinstance(transfer, Send):
+        source = message.source
+        edge = self._edges[number // self._codes.num_microbatches]
+        if type(transfer) is Send:
             self._num_sends[number] += 1
-            self._sent_kind[number] = KIND_INDEX[message.source.kind]
+            self._sent_kind[number] = KIND_INDEX[source.kind]
             self._sent[edge].append(number)
             place, peer = edge
         else:
             self._num_recvs[number] += 1
-            self._received_kind[number] = KIND_INDEX[message.source.kind]
+            self._received_kind[number] = KIND_INDEX[source.kind]
             self._received[edge].append(number)
             peer, place = edge
         if rank != place or transfer.peer != peer:
             text = f"{transfer} belongs on rank {place} with peer {peer}"
             self.findings.append(Diagnostic("P003", rank, slot, text))
-        elif isinstance(transfer, Send):
-            if not self._is_done(message.source):
-                text = f"{transfer} comes before {message.source}; expected it after"
+        elif type(transfer) is Send:
+            if not self._is_done(source):
+                text = f"{transfer} comes before {source}; expected it after"
                 self.findings.append(Diagnostic("P004", rank, slot, text))
         elif (consumer := self._consumed(message)) is not None:
             text = f"{transfer} comes after {consumer}, which needs it"

@@ -30,16 +30,21 @@ from intandem.rules.schedule_rules import check_schedule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from intandem.ir import Instruction
+    from intandem.ir import Instruction, Schedule
 
 
-def check_program(program: Program) -> tuple[Diagnostic, ...]:
+def check_program(program: Program, clean: Schedule | None = None) -> tuple[Diagnostic, ...]:
     """Return every broken rule, in rank order.
 
     Messages are looked at once the compute actions and the links are clean, their order once
     each is there, and deadlock last.
+
+    Args:
+        program: any.
+        clean: a schedule that obeys the rules; a program of the same computes is not checked for
+            those again.
     """
-    found = [*_compute_rules(program), *check_links(program.placement, program.links)]
+    found = [*_compute_rules(program, clean), *check_links(program.placement, program.links)]
     if not found:
         found += check_messages(program)
     for rank, row in enumerate(program.instructions):
@@ -49,8 +54,11 @@ def check_program(program: Program) -> tuple[Diagnostic, ...]:
     return tuple(sorted(found, key=lambda d: d.rank))
 
 
-def _compute_rules(program: Program) -> Iterator[Diagnostic]:
-    for d in check_schedule(program.compute_order()):
+def _compute_rules(program: Program, clean: Schedule | None) -> Iterator[Diagnostic]:
+    order = program.compute_order()
+    if order == clean:
+        return
+    for d in check_schedule(order):
         slot = None if d.slot is None else _slot_of(program.instructions[d.rank], d.slot)
         yield Diagnostic(d.code, d.rank, slot, d.message)
 

@@ -242,7 +242,10 @@ def _run(
 def _lacking(code: int, groups: tuple[tuple[int, ...], ...], done: bytearray) -> list[int]:
     """Return the alternatives of the first need of ``code`` that is not met; empty if all are."""
     for group in groups:
-        if not any(done[code + distance] for distance in group):
+        for distance in group:
+            if done[code + distance]:
+                break
+        else:
             return [code + distance for distance in group]
     return []
 
