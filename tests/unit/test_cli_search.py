@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from intandem.cli import search_progress
+from intandem.cli import search_progress, slow_work
 from intandem.cli.cmd_search import main
 from intandem.cli.cmd_show import main as show
 from intandem.cli.search_progress import searching
@@ -155,10 +155,10 @@ class TestProgress:
     def shown(self, monkeypatch, quiet_s, stream):
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr("sys.stderr", stream)
-        monkeypatch.setattr(search_progress, "QUIET_S", quiet_s)
+        monkeypatch.setattr(slow_work, "QUIET_S", quiet_s)
         with searching() as on_progress:
             on_progress(Progress(103.0, 100.0, "annealed", 0.5))
-            deadline = [t for t in search_progress.threading.enumerate() if hasattr(t, "interval")]
+            deadline = [t for t in slow_work.threading.enumerate() if hasattr(t, "interval")]
             for timer in deadline if quiet_s == 0 else ():
                 timer.join()
         return stream.getvalue()
@@ -178,7 +178,7 @@ class TestProgress:
 
     def test_nothing_if_it_is_quick(self, monkeypatch):
         """The line waits for two seconds."""
-        assert search_progress.QUIET_S == 2.0
+        assert slow_work.QUIET_S == 2.0
         assert self.shown(monkeypatch, 1000.0, Terminal()) == ""
 
     def test_nothing_elsewhere(self, monkeypatch):

@@ -13,7 +13,14 @@ from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.cost_options import read_costs
 from intandem.cli.drawing import columns_of
 from intandem.cli.order_files import Sizes, find_order, takes_of
-from intandem.cli.schedule_help import NAMES, schedule_list, takers
+from intandem.cli.schedule_help import (
+    NAMES,
+    MicrobatchesOption,
+    RanksOption,
+    StagesPerRankOption,
+    schedule_list,
+    takers,
+)
 from intandem.ir import Schedule, parse_program, parse_schedule
 from intandem.ir.text import PROGRAM_HEADER
 from intandem.lowering import lower
@@ -57,17 +64,9 @@ class Arguments:
             "schedule or program on standard input.",
         ),
     ]
-    ranks: Annotated[int | None, tyro.conf.arg(metavar="P")] = None
-    """Pipeline ranks; needed with a name."""
-    microbatches: Annotated[int | None, tyro.conf.arg(metavar="M")] = None
-    """Micro-batches per step; needed with a name."""
-    stages_per_rank: Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="V",
-            help=f"Stages that each rank holds, for {takers('stages_per_rank')}.",
-        ),
-    ] = None
+    ranks: RanksOption = None
+    microbatches: MicrobatchesOption = None
+    stages_per_rank: StagesPerRankOption = None
     memory_cap: Annotated[
         int | None,
         tyro.conf.arg(

@@ -16,7 +16,14 @@ from intandem.cli.figures import Objective, show_order
 from intandem.cli.machine_options import read_machine
 from intandem.cli.order_files import Sizes, find_order
 from intandem.cli.outputs import Outputs, check_outputs, write_outputs
-from intandem.cli.schedule_help import NAMES, schedule_list, takers
+from intandem.cli.schedule_help import (
+    NAMES,
+    MicrobatchesOption,
+    RanksOption,
+    StagesPerRankOption,
+    schedule_list,
+    takers,
+)
 from intandem.rules import check_memory
 from intandem.simulator import simulate_steps
 
@@ -51,17 +58,9 @@ class Arguments:
             "or all, to compare every schedule there is.",
         ),
     ]
-    ranks: Annotated[int | None, tyro.conf.arg(metavar="P")] = None
-    """Pipeline ranks; needed with a name."""
-    microbatches: Annotated[int | None, tyro.conf.arg(metavar="M")] = None
-    """Micro-batches per step; needed with a name."""
-    stages_per_rank: Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="V",
-            help=f"Stages that each rank holds, for {takers('stages_per_rank')}.",
-        ),
-    ] = None
+    ranks: RanksOption = None
+    microbatches: MicrobatchesOption = None
+    stages_per_rank: StagesPerRankOption = None
     memory_cap: Annotated[
         int | None,
         tyro.conf.arg(

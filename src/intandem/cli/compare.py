@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from intandem.cli.figures import Objective, Shown, share_above, show_order
 from intandem.cli.order_files import Sizes, build_named, counted, num_stages_of, takes_of
+from intandem.cli.tables import aligned
 from intandem.errors import PipelineError, ScheduleError
 from intandem.rules import check_memory
 from intandem.schedules import schedule_names
@@ -16,8 +17,6 @@ from intandem.views import units
 from intandem.views.panel import Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from intandem.cli.cost_options import CostOptions
     from intandem.cli.outputs import Outputs
     from intandem.machine import Machine
@@ -194,24 +193,12 @@ def _table(comparison: Comparison, columns: int) -> str:
     """As much as fits: first without the length that was not asked for."""
     every = [tuple(h.rpartition(" ")[::2]) for h in HEADINGS]
     lines = [tuple(h[0] for h in every), tuple(h[1] for h in every), *comparison.cells()]
-    text = _aligned(lines)
+    text = aligned(lines)
     if max(map(len, text)) > columns:
         other = OTHER_LENGTH[comparison.objective]
         keep = [i for i, heading in enumerate(HEADINGS) if heading not in other]
-        text = _aligned([tuple(line[i] for i in keep) for line in lines])
+        text = aligned([tuple(line[i] for i in keep) for line in lines])
     return "\n".join(text)
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell; the first is text, the others are numbers."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 def _cells(shown: Shown) -> tuple[str, ...]:

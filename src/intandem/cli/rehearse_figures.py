@@ -6,6 +6,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from intandem.cli.figures import show_order
+from intandem.cli.tables import aligned
 from intandem.rehearsal.request import NUM_WARMUP
 from intandem.views import units
 
@@ -72,7 +73,7 @@ def idle_s(timeline: Timeline) -> list[float]:
 def rehearsals_text(rehearsals: Sequence[Rehearsal], columns: int) -> str:
     """Return a table of all, the idle time of every rank, and what the figures mean."""
     lines = [tuple(h[row] for h in _HEADINGS) for row in (0, 1)]
-    table = "\n".join(_aligned([*lines, *map(_cells, rehearsals)]))
+    table = "\n".join(aligned([*lines, *map(_cells, rehearsals)]))
     note = fill(_note(rehearsals[0]), columns, break_on_hyphens=False)
     idle = "\n".join(line for rehearsal in rehearsals for line in _idle_lines(rehearsal))
     return f"{_title(rehearsals)}\n\n{table}\n\n{idle}\n\n{note}"
@@ -125,15 +126,3 @@ def _note(rehearsal: Rehearsal) -> str:
         "of warm-up. waits too long: share by which the machine woke ranks late, as one that is "
         "busy with other work does. idle: of the makespan, per rank."
     )
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell; the first is text, the others are numbers."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]

@@ -1,11 +1,12 @@
-"""How far a rehearsal is, on standard error: only on a terminal, and only if it takes a while."""
+"""How far a rehearsal is."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from intandem.cli.slow_work import shown_if_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from intandem.rehearsal import Progress
-
-QUIET_S = 2.0
-"""How long nothing is shown."""
 
 
 @contextmanager
@@ -26,18 +24,9 @@ def rehearsing(names: Sequence[str], num_steps: int) -> Iterator[Callable[[Progr
         names: of the schedules, in the order in which they are rehearsed.
         num_steps: of each, warm-up included.
     """
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
     line = _Line(names, num_steps)
-    timer = threading.Timer(QUIET_S, line.start)
-    timer.daemon = True
-    timer.start()
-    try:
+    with shown_if_slow(line):
         yield line.update
-    finally:
-        timer.cancel()
-        line.stop()
 
 
 class _Line:

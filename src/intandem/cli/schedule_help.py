@@ -1,9 +1,11 @@
-"""Help texts that name schedules, made from the registry."""
+"""Help texts that name schedules, made from the registry, and options of a schedule's size."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from intandem.schedules import schedule_names
 from intandem.schedules.registry import FAMILIES
@@ -31,3 +33,17 @@ def schedule_list() -> str:
     """A line for each schedule, its name and what it is."""
     width = max(map(len, schedule_names()))
     return "\n".join(f"  {family.name:<{width}}  {title_of(family)}" for family in FAMILIES)
+
+
+RanksOption = Annotated[
+    int | None, tyro.conf.arg(metavar="P", help="Pipeline ranks; needed with a name.")
+]
+MicrobatchesOption = Annotated[
+    int | None, tyro.conf.arg(metavar="M", help="Micro-batches per step; needed with a name.")
+]
+StagesPerRankOption = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="V", help=f"Stages that each rank holds, for {takers('stages_per_rank')}."
+    ),
+]

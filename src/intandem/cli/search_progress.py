@@ -1,13 +1,13 @@
-"""How far a search is, on standard error: only on a terminal, and only if it takes a while."""
+"""How far a search is."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from intandem.cli.figures import share_above
+from intandem.cli.slow_work import shown_if_slow
 from intandem.views import units
 
 if TYPE_CHECKING:
@@ -17,25 +17,13 @@ if TYPE_CHECKING:
 
     from intandem.planner import Progress
 
-QUIET_S = 2.0
-"""How long nothing is shown."""
-
 
 @contextmanager
 def searching() -> Iterator[Callable[[Progress], None]]:
     """Give what a search is to call as it goes on; shows a line that goes away at the end."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
     line = _Line()
-    timer = threading.Timer(QUIET_S, line.start)
-    timer.daemon = True
-    timer.start()
-    try:
+    with shown_if_slow(line):
         yield line.update
-    finally:
-        timer.cancel()
-        line.stop()
 
 
 class _Line:
