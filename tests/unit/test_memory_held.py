@@ -1,7 +1,9 @@
 """What forwards keep is given back when the schedule says so, counted on real graphs."""
 
 import threading
+import weakref
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,16 +11,18 @@ import torch.nn.functional as F
 from torch import nn
 
 import intandem as it
+from intandem.costs import CostModel
 from intandem.errors import ScheduleError
 from intandem.ir import ActionKind
 from intandem.schedules import schedule_names
 from intandem.schedules.registry import leaves_open
+from intandem.simulator import peak_bytes
 
 IN_ORDER = [n for n in schedule_names() if n != "forward-only" and not leaves_open(n, "costs")]
 
 
 class Held:
-    """Counts graphs that are alive, by the thread that made them; a thread is a rank."""
+    """Counts graphs, or bytes, that are alive, by the thread that made them: a rank's."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -26,10 +30,19 @@ class Held:
 
     def take(self):
         thread = threading.get_ident()
-        with self.lock:
-            self.live[thread] += 1
-            self.peak[thread] = max(self.peak[thread], self.live[thread])
+        self.add(thread, 1)
         return Token(self, thread)
+
+    def add(self, thread, amount):
+        with self.lock:
+            self.live[thread] += amount
+            self.peak[thread] = max(self.peak[thread], self.live[thread])
+
+    def watch(self, tensor):
+        """Count the bytes of ``tensor`` for as long as its memory lives."""
+        storage, thread = tensor.untyped_storage(), threading.get_ident()
+        self.add(thread, storage.nbytes())
+        weakref.finalize(storage, self.add, thread, -storage.nbytes())
 
 
 class Token:
@@ -37,8 +50,7 @@ class Token:
         self.held, self.thread = held, thread
 
     def __del__(self):
-        with self.held.lock:
-            self.held.live[self.thread] -= 1
+        self.held.add(self.thread, -1)
 
 
 class Marked(torch.autograd.Function):
@@ -100,3 +112,48 @@ def test_graphs_live_from_forward_to_the_backward_for_inputs(schedule, ranks):
         pipe.step(batch)
         assert set(held.live.values()) == {0}
     assert sorted(held.peak.values()) == sorted(map(expected_peak, order.actions))
+
+
+class Wide(nn.Module):
+    """Keeps one activation, of its own width, for the gradients of inputs and of weights."""
+
+    def __init__(self, held, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, width), nn.Linear(width, 4)
+        self.held, self.width = held, width
+
+    def forward(self, x):
+        kept = self.up(x).tanh()
+        if torch.is_grad_enabled():
+            self.held.watch(kept)
+        return self.down(kept)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("schedule", IN_ORDER)
+def test_peak_bytes_are_the_simulators(schedule, ranks):
+    """Stages of unequal size: kept from F to the end of B, or of W."""
+    try:
+        order = it.build_schedule(schedule, num_ranks=ranks, num_microbatches=8)
+    except ScheduleError as error:
+        pytest.skip(str(error))
+    held = Held()
+    widths = [1000 + 100 * (stage * 7 % 5) for stage in range(order.num_stages)]
+    model = nn.Sequential(*(Wide(held, width) for width in widths))
+    batch = torch.randn(16, 4)
+    with it.Pipeline(
+        model,
+        loss=F.mse_loss,
+        example=batch,
+        ranks=ranks,
+        microbatches=8,
+        schedule=schedule,
+        options=it.Options(threads_per_rank=1),
+    ) as pipe:
+        for _ in range(2):
+            held.peak.clear()
+            pipe.step(batch)
+        assert set(held.live.values()) == {0}
+    kept = tuple(2 * width * 4 for width in widths)
+    costs = replace(CostModel.uniform(order.num_stages), activation_bytes=kept, pending_bytes=kept)
+    assert sorted(held.peak.values()) == sorted(peak_bytes(order, costs))
