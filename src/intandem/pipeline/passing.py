@@ -15,7 +15,7 @@ from intandem.pipeline.batches import join_outputs
 from intandem.pipeline.programs import union_of
 from intandem.recorder.recording import autocast_state
 from intandem.runtime.foretold import backward_is_linear, foretold_count, refuse_correction
-from intandem.runtime.passes import end_of_pass
+from intandem.runtime.passes import end_of_forwards
 from intandem.runtime.stage import in_autocast
 from intandem.runtime.tally import LossTally
 from intandem.runtime.work import MicrobatchWork, Mode, StepWork
@@ -192,13 +192,14 @@ class Passes:
         return work.tally.report()
 
     def _ends_of(self, work: StepWork) -> list[bytes]:
-        """Return what last stages of other processes say at their ends.
+        """Return what last stages of other processes say once their forwards are over.
 
-        Waiting for them keeps a process from running ahead without limit.
+        Waiting for them keeps a process from running ahead without limit. It is no barrier: they
+        say it before their backwards, which this process's own gradients have waited for.
         """
         ranks, placement = self._assembly.ranks, work.program.placement
         return [
-            ranks.transport.read(end_of_pass(work.sequence, replica))
+            ranks.transport.read(end_of_forwards(work.sequence, replica))
             for replica, rank in enumerate(placement.holders_of(placement.num_stages - 1))
             if rank not in ranks.own
         ]

@@ -108,9 +108,6 @@ class EmulatedPass:
         else:
             self._run(action, start_s)
 
-    def finish(self) -> None:
-        """Nothing is left to say."""
-
     def _run(self, action: Action, start_s: float) -> None:
         first, self._first = self._first, None
         hold_s = self._costs.seconds(action) if first is None else self._costs.pair_s(first, action)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ class Pass:
         self._replica_of = [
             placement.replica_of(m, num_microbatches) for m in range(num_microbatches)
         ]
+        self._num_untold = Counter(self._replica_of)
         self._rank_of = placement.rows
         self._last_stage = work.program.placement.num_stages - 1
         self._training = work.mode is Mode.TRAIN
@@ -128,13 +130,6 @@ class Pass:
         if isinstance(instruction, Compute):
             self.result.spans.append(span)
 
-    def finish(self) -> None:
-        """Tell every rank the losses known here, and that the pass is over."""
-        for replica, rank_of in enumerate(self._rank_of):
-            if rank_of[self._last_stage] == self._rank:
-                told = b"" if self._work.mode is Mode.PREDICT else self._work.tally.told()
-                self._transport.publish(end_of_pass(self._work.sequence, replica), told)
-
     def _forward(self, action: Action) -> None:
         stage = self._stage(action.stage, action.microbatch)
         given = self._given(stage, action)
@@ -186,7 +181,12 @@ class Pass:
             self._work.observer.on_output(microbatch, output)
         if self._work.mode is Mode.PREDICT:
             self.result.outputs[microbatch] = output
-            return
+        else:
+            self._take_in(output, microbatch, kept)
+        self._tell(microbatch)
+
+    def _take_in(self, output: Any, microbatch: int, kept: Kept) -> None:
+        """Compute the loss of a micro-batch, or of all of them once they are there."""
         keep = self._training and self._last_stage not in self._recomputed
         if self._whole is not None:
             if keep:
@@ -196,6 +196,17 @@ class Pass:
         term = self._loss(output, microbatch, keep=keep)
         weight = self._work.tally.add(microbatch, term)
         self._keep_loss(kept, term, weight)
+
+    def _tell(self, microbatch: int) -> None:
+        """With the last micro-batch of a replica, tell every rank the losses known here.
+
+        They are told before the backwards, so that no rank waits for the end of another's.
+        """
+        replica = self._replica_of[microbatch]
+        self._num_untold[replica] -= 1
+        if not self._num_untold[replica]:
+            told = b"" if self._work.mode is Mode.PREDICT else self._work.tally.told()
+            self._transport.publish(end_of_forwards(self._work.sequence, replica), told)
 
     def _find_ends_again(self, output: Any, microbatch: int, kept: Kept) -> None:
         if self._whole is not None:
@@ -291,8 +302,8 @@ class Pass:
         return Draw(self._work.seed, self._work.step, microbatch)
 
 
-def end_of_pass(sequence: int, replica: int) -> str:
-    """Return the name of the fact that says a replica's pass is over, and what its losses are."""
+def end_of_forwards(sequence: int, replica: int) -> str:
+    """Return the name of the fact that says a replica's forwards are over, and their losses."""
     return f"pass/{sequence}/{replica}"
 
 

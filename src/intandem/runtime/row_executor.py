@@ -52,10 +52,6 @@ class Acts(Protocol):
         """Run one action."""
         ...
 
-    def finish(self) -> None:
-        """The row is over."""
-        ...
-
 
 class RowExecutor:
     """One rank's thread of work.
@@ -93,7 +89,6 @@ class RowExecutor:
                 if event is not None:
                     commands = interpreter.handle(event)
             _perform(commands, acts, reduce)
-            acts.finish()
             self._watch.at(places[-1].at(step))
         except PeerFailureError:
             raise

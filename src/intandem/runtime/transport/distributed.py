@@ -33,7 +33,7 @@ CLOSE_S = 5.0
 
 _NUM_TRANSFERS_KEPT = 32
 _NUM_LAYOUTS_KEPT = 256
-_LONGEST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.002
 
 
 class DistributedTransport:

@@ -1,0 +1,61 @@
+"""A step is no barrier: a process goes on while others still compute weight gradients."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_ranks
+from torch import nn
+from torch.nn import functional as F
+
+import intandem as it
+from intandem.runtime import backward
+
+PATIENCE_S = 20.0
+
+
+def wait_for(path):
+    """Tell whether ``path`` appears in time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return path.exists()
+
+
+def step_while_the_other_is_held(schedule, folder):
+    """Rank 1 ends the last weight gradient of a step when rank 0 has left that step."""
+    left = Path(folder) / "left"
+    torch.manual_seed(0)
+    batch = torch.randn(8, 4)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    order = it.build_schedule(schedule, num_ranks=2, num_microbatches=4)
+    with it.Pipeline(
+        model, example=batch, loss=F.mse_loss, microbatches=4, schedule=schedule
+    ) as pipe:
+        rank, number, was_left = torch.distributed.get_rank(), 0, None
+        add_up = backward.backward_weights
+
+        def held(pending):
+            nonlocal number, was_left
+            number += 1
+            if number == 4:
+                was_left = wait_for(left)
+            add_up(pending)
+
+        if rank == 1:
+            backward.backward_weights = held
+        float(pipe.step(batch))
+        if rank == 0:
+            left.touch()
+        assert str(order.actions[1][-1]) == "1W3"
+        float(pipe.step(batch))
+    return was_left
+
+
+@pytest.mark.timeout(120)
+def test_a_rank_leaves_a_step_before_others_end_it(tmp_path):
+    """Rank 0 has its own gradients and knows the loss."""
+    found = run_ranks(step_while_the_other_is_held, 2, tmp_path, "zb-h1", str(tmp_path))
+    assert [outcome.code for outcome in found] == [0, 0], found
+    assert found[1].value is True
