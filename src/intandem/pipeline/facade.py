@@ -26,6 +26,7 @@ from intandem.pipeline.request import Options, Request, read_schedule, resolve_n
 from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
 from intandem.recorder import bind_by_signature
+from intandem.recorder.modules import named_parameters
 from intandem.recorder.stage_chain import as_module
 from intandem.runtime.loss_report import EvaluationLoss, StepLoss
 from intandem.runtime.losses import refuse_missing_loss
@@ -200,7 +201,7 @@ class Pipeline:
         """
         self._assembly.weights.refuse_other_modules()
         own = set(self._assembly.home.own_ranks)
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in named_parameters(self._model):
             if own & set(self._assembly.holders_of.get(name, ())):
                 yield name, parameter
 

@@ -44,6 +44,16 @@ def _walk(
             _walk(child, path, found, seen)
 
 
+def named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters of ``model``, each with its first name, in the model's order."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for path, module in named_modules(model):
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in found:
+                found[id(parameter)] = (f"{path}.{key}" if path else key, parameter)
+    return list(found.values())
+
+
 class Registered(NamedTuple):
     """Parameters and buffers under all their names, whether they are shared or not."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from intandem.recorder.modules import named_modules, named_parameters
 from intandem.recorder.python_state import plain_state
 from intandem.recorder.recording import autocast_state
 
@@ -65,8 +66,8 @@ class ModelState:
 def state_of(model: nn.Module, blocks: Collection[nn.Module], code: CodeState) -> ModelState:
     """Return the state of ``model`` now, in the modes of this thread."""
     return ModelState(
-        training=tuple(module.training for module in model.modules()),
-        needs_gradients=tuple(parameter.requires_grad for parameter in model.parameters()),
+        training=tuple(module.training for _, module in named_modules(model)),
+        needs_gradients=tuple(p.requires_grad for _, p in named_parameters(model)),
         attributes=tuple(
             (name, value)
             for name, value in plain_state(model, blocks).items()

@@ -25,6 +25,7 @@ from intandem.runtime.randomness import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from intandem.recorder import Call, Graph, Guard
     from intandem.recorder.cut import StageGraph
@@ -46,20 +47,23 @@ class Draw:
     step: int
     microbatch: int
 
-    @contextmanager
-    def random(self, site: Site) -> Iterator[None]:
+    def random(self, site: Site) -> AbstractContextManager[Any]:
         """Return the context under which ``site`` draws."""
         key = draw_key(self.seed, self.step, self.microbatch, site)
         torchs = default_generators_seeded(key) if site.recomputed else KeyedRandom(key)
-        pythons = python_generators_seeded(key) if site.python else nullcontext()
-        with torchs, pythons:
-            yield
+        return _with_python(torchs, key) if site.python else torchs
 
     def seed_python(self, number: int) -> bool:
         """Seed Python's and NumPy's generators for what follows the block of that number."""
         site = Site("python", number)
         seed_python_generators(draw_key(self.seed, self.step, self.microbatch, site))
         return True
+
+
+@contextmanager
+def _with_python(torchs: AbstractContextManager[Any], key: int) -> Iterator[None]:
+    with torchs, python_generators_seeded(key):
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +189,13 @@ class Stage:
         )
 
 
+def in_autocast(states: Sequence[Autocast]) -> AbstractContextManager[None]:
+    """Return the mixed-precision states that something was recorded or asked for under."""
+    return _in_autocast(states) if states else nullcontext()
+
+
 @contextmanager
-def in_autocast(states: Sequence[Autocast]) -> Iterator[None]:
-    """Put back the mixed-precision states that something was recorded or asked for under."""
+def _in_autocast(states: Sequence[Autocast]) -> Iterator[None]:
     with ExitStack() as contexts:
         for state in states:
             contexts.enter_context(torch.autocast(state.device_type, state.dtype, state.enabled))

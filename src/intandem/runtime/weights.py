@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from intandem.errors import RunError
+from intandem.recorder.modules import named_parameters
 from intandem.runtime.clones import Clone
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Weights:
             clone.follow(leaves)
 
     def _parameter_names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self._model.named_parameters())
+        return tuple(name for name, _ in named_parameters(self._model))
 
     def refuse_other_modules(self) -> None:
         """Raise if the model is made of other modules or parameters than it was.
