@@ -6,7 +6,8 @@ Python would not be set there: building puts it back, and other stages are elsew
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import operator
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class AttributesOfBlocks:
     ) -> None:
         self._blocks = blocks
         self._modules_of = modules_of
-        self._known = {module: _watched(module) for module in blocks}
+        self._known = {module: _Attributes.of(module) for module in blocks}
         self._set_tensors: list[tuple[str, str, Tensor]] = []
 
     def call_begins(self, block: nn.Module) -> None:
@@ -55,8 +56,9 @@ class AttributesOfBlocks:
     def call_ends(self, block: nn.Module) -> None:
         """Take what ``block`` has set on itself for what is there."""
         for module in self._modules_of(block):
-            if module in self._known:
-                self._known[module] = _watched(module)
+            known = self._known.get(module)
+            if known is not None and not known.still_hold(module):
+                self._known[module] = _Attributes.of(module)
 
     def run_ends(self) -> None:
         """Refuse what has been changed after the last calls; see ``call_begins``."""
@@ -79,27 +81,57 @@ class AttributesOfBlocks:
                 raise refusals.block_attribute_set(name, when)
 
     def _check(self, module: nn.Module, when: Callable[[], str]) -> None:
-        before = self._known.get(module)
-        if before is None:
+        known = self._known.get(module)
+        if known is None or known.still_hold(module):
             return
-        after = _watched(module)
-        if after == before:
-            return
+        now = _Attributes.of(module)
+        before, after = known.signs(), now.signs()
         for key in [key for key in after if after[key] != before.get(key)]:
             name, value = f"{self._blocks[module]}.{key}", vars(module)[key]
             if not isinstance(value, Tensor):
                 raise refusals.block_attribute_set(name, when())
             self._set_tensors.append((name, when(), value))
-        self._known[module] = after
+        self._known[module] = now
 
 
-def _watched(module: nn.Module) -> dict[str, Hashable]:
-    return {
-        key: sign
-        for key, value in vars(module).items()
-        if key not in OF_MODULES and _may_be_watched(type(value))
-        if (sign := _sign(value)) is not None
-    }
+class _Attributes(NamedTuple):
+    """A module's attributes at one time, with signs of the containers among them."""
+
+    keys: list[str]
+    values: list[object]
+    contents: dict[str, Hashable]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Attributes:
+        """Return those of ``module`` now."""
+        now = vars(module)
+        contents = {
+            key: _sign(value)
+            for key, value in now.items()
+            if key not in OF_MODULES and issubclass(type(value), CONTAINERS)
+        }
+        return cls(list(now), list(now.values()), contents)
+
+    def still_hold(self, module: nn.Module) -> bool:
+        """Tell, fast, whether all are the same objects, and none could have changed inside."""
+        now = vars(module)
+        return (
+            not self.contents
+            and list(now) == self.keys
+            and all(map(operator.is_, now.values(), self.values))
+        )
+
+    def _sign_of(self, key: str, value: object) -> Hashable:
+        return self.contents[key] if key in self.contents else _sign(value)
+
+    def signs(self) -> dict[str, Hashable]:
+        """Return what changes when an attribute does, by its name."""
+        return {
+            key: sign
+            for key, value in zip(self.keys, self.values, strict=True)
+            if key not in OF_MODULES and _may_be_watched(type(value))
+            if (sign := self._sign_of(key, value)) is not None
+        }
 
 
 def _may_be_watched(kind: type) -> bool:

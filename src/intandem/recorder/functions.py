@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_METADATA_GETTERS = frozenset(["shape", "ndim", "dtype"])
 _METADATA = frozenset(
     "size dim ndimension numel nelement element_size stride storage_offset is_contiguous "
     "is_floating_point is_complex is_conj is_neg is_inference is_signed is_pinned is_shared "
@@ -54,6 +55,7 @@ _MAY_DRAW = (
     | _RECURRENT
     | {"scaled_dot_product_attention", "multi_head_attention_forward", "rrelu", "rrelu_"}
 )
+_MAY_DRAW_OR_COUNT = _MAY_DRAW | _NORMALISATIONS
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -71,7 +73,8 @@ def is_getter(function: Callable[..., Any]) -> bool:
 
 def is_metadata(function: Callable[..., Any]) -> bool:
     """Tell whether ``function`` reads something the shapes and dtypes decide."""
-    return getattr(function, "__name__", "") in _METADATA
+    name = getattr(function, "__name__", "")
+    return name in _METADATA or (name == "__get__" and function_name(function) in _METADATA_GETTERS)
 
 
 def is_effect(function: Callable[..., Any]) -> bool:
@@ -91,8 +94,7 @@ def is_forbidden(function: Callable[..., Any]) -> bool:
 
 def may_draw_or_count(function: Callable[..., Any]) -> bool:
     """Tell whether a call of ``function`` may be random, or may update statistics."""
-    name = function_name(function)
-    return name in _MAY_DRAW or name in _NORMALISATIONS
+    return getattr(function, "__name__", "") in _MAY_DRAW_OR_COUNT
 
 
 def is_random(

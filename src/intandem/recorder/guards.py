@@ -56,13 +56,13 @@ def shape_guards(
     return [Guard(_count, (stand_in(m),), {}, _count(m), user_place()) for m in masks]
 
 
-def refuse_hidden_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse arguments that hold tensors where nobody can see them.
+def refuse_hidden_tensors(name: str, given: list[Any]) -> None:
+    """Refuse leaves of arguments that hold tensors where nobody can see them.
 
     Raises:
         CaptureError: naming the call, the type and the line.
     """
-    for leaf in leaves((args, kwargs)):
+    for leaf in given:
         if type(leaf) in ATOMS or isinstance(leaf, _SEEN) or callable(leaf):
             continue
         if holds_tensors(leaf, depth=3):

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from torch.nn.modules import module as of_torch
 
 from intandem.recorder import refusals
-from intandem.recorder.functions import is_gradient_hook
 from intandem.recorder.graph import refs
 from intandem.recorder.locations import user_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
 
@@ -32,23 +31,18 @@ def refuse_backward_hooks(module: nn.Module, name: str) -> None:
         raise refusals.backward_hook(name)
 
 
-def refuse_late_hook(
-    function: Callable[..., object], value: int | None, calls: Sequence[Call]
-) -> None:
+def refuse_late_hook(value: int | None, calls: Sequence[Call]) -> None:
     """Refuse ``h.register_hook`` once something has read ``h``.
 
     In one process the hook is shown the gradient of all readers together; a stage would show it
     that of the readers after the hook.
 
     Args:
-        function: about to be recorded.
-        value: its first argument, if that is a tensor of the recording.
+        value: that is to be hooked, if its tensor is one of the recording.
         calls: recorded before it.
 
     Raises:
         CaptureError: naming the line.
     """
-    if value is None or not is_gradient_hook(function):
-        return
-    if any(value in refs(call.args, call.kwargs) for call in calls):
+    if value is not None and any(value in refs(call.args, call.kwargs) for call in calls):
         raise refusals.late_hook(str(user_place()))

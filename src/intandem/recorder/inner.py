@@ -82,7 +82,8 @@ class MadeInside:
         self._block = block
         self._run += 1
         self._blocks[self._run] = block
-        self._calls = Counter()
+        if self._calls:
+            self._calls = Counter()
 
     def recorded(self, call: int) -> None:
         """What has run is call ``call`` of the recording."""
@@ -104,7 +105,7 @@ class MadeInside:
             result: of any kind.
             is_computed: whether from what was given, registered or computed itself.
         """
-        for leaf in tensors_in(result):
+        for leaf in (result,) if type(result) is Tensor else tensors_in(result):
             made = self._made.get(id(leaf))
             if made is None or made.run != self._run or made.tensor() is not leaf:
                 self._made[id(leaf)] = _Made(weakref.ref(leaf), self._run, is_computed)

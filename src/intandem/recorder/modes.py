@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def autocast_state() -> tuple[Autocast, ...]:
     """Return the mixed-precision states that are on in this thread."""
+    if not torch._C._is_any_autocast_enabled():
+        return ()
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     return tuple(
         Autocast(kind, enabled=True, dtype=torch.get_autocast_dtype(kind))

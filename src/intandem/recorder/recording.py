@@ -42,7 +42,7 @@ from intandem.recorder.skeleton import (
     Skeleton,
 )
 from intandem.recorder.target import Seen, Target
-from intandem.recorder.trees import leaves, map_tree, tensors_in
+from intandem.recorder.trees import leaves, map_tree, sorted_leaves, tensors_in
 from intandem.recorder.values import Values
 
 if TYPE_CHECKING:
@@ -140,18 +140,16 @@ class Recorder:
         """Write glue down; inside a block, only look."""
         self.own_backward |= is_gradient_hook(function)
         if self._allowed is not None:
-            with torch._C.DisableTorchFunction():
-                is_computed = self._look_inside(function, args, kwargs)
+            is_computed = self._look_inside(function, args, kwargs)
             result = function(*args, **kwargs)
-            with torch._C.DisableTorchFunction():
-                self._made_inside.note(result, is_computed=is_computed)
+            self._made_inside.note(result, is_computed=is_computed)
             return result
         if is_metadata(function):
             return function(*args, **kwargs)
         if is_forbidden(function):
             raise refusals.not_repeatable(function_name(function), user_place())
-        with torch._C.DisableTorchFunction():
-            refuse_late_hook(function, self.values.find(args[0]) if args else None, self.calls)
+        if is_gradient_hook(function):
+            refuse_late_hook(self.values.find(args[0]) if args else None, self.calls)
         name = function_name(function)
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise refusals.transformed(name, user_place())
@@ -165,17 +163,17 @@ class Recorder:
 
     def _record(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._modes.check(target.name)
-        given = tensors_in(args, kwargs)
-        refuse_hidden_tensors(target.name, args, kwargs)
+        given, others = sorted_leaves(*args, *kwargs.values())
+        refuse_hidden_tensors(target.name, others)
         template = map_tree(self.template, (args, kwargs))
         buffers = [] if target.module is None else self._registered_in.buffers(target.module)
         version_of = self._skeleton.version
         watched = {id(t): (t, version_of(t)) for t in [*given, *buffers]}
-        generator = torch.get_rng_state()
+        generator = _generator_state()
         autocast = autocast_state()
         self._noticed(target, args, kwargs)
         output = self._run(target, args, kwargs, given)
-        drew = self.noticed_random or not torch.equal(generator, torch.get_rng_state())
+        drew = self.noticed_random or not torch.equal(generator, _generator_state())
         drew_python = target.kind is CallKind.BLOCK and self.drawing.block_ends()
         written = {k: t for k, (t, before) in watched.items() if version_of(t) != before}
         if written and (names := self.parameters & {self._attr_of.get(k, "") for k in written}):
@@ -294,13 +292,8 @@ class Recorder:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
         """Note what a block does; tell whether it computes something, or makes it of nothing."""
-        given = tensors_in(args, kwargs)
-        is_computed = False
-        if may_draw_or_count(function):
-            is_computed = is_random(function, args, kwargs)
-            self.noticed_random |= is_computed
-            if updates_statistics(function, args, kwargs):
-                self._skeleton.notice_statistics(given)
+        given = tensors_in(*args, *kwargs.values())
+        is_computed = may_draw_or_count(function) and self._draws_inside(function, args, kwargs)
         if saved_tensors_are_hooked():
             self._noticed_recomputation = True
         for leaf in given:
@@ -309,11 +302,25 @@ class Recorder:
                 self._seen_inside.add(name)
             self._read_inside.add(id(real))
             is_given = name is not None or id(leaf) in (self._allowed or ())
+            if is_given:
+                is_computed = True
+                continue
             was_computed, is_anothers = self._made_inside.origin(leaf)
-            if not is_given and (is_anothers or self.values.find(leaf) is not None):
+            if is_anothers or self.values.find(leaf) is not None:
                 raise refusals.reached_through_object(function_name(function), user_place())
-            is_computed |= is_given or real is not leaf or was_computed
+            is_computed |= real is not leaf or was_computed
         return is_computed
+
+    def _draws_inside(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Note random draws and statistics of a block; tell whether the call is random."""
+        with torch._C.DisableTorchFunction():
+            is_drawn = is_random(function, args, kwargs)
+            self.noticed_random |= is_drawn
+            if updates_statistics(function, args, kwargs):
+                self._skeleton.notice_statistics(tensors_in(args, kwargs))
+        return is_drawn
 
     # Values.
 
@@ -382,6 +389,11 @@ class Recorder:
         if target.module is not None:
             return Site(target.name, call, recomputed, seen.drew_python)
         return self.drawing.next_glue(recomputed=recomputed)
+
+
+def _generator_state() -> Tensor:
+    """Return the state of torch's generator in words, which are compared faster than bytes."""
+    return torch.get_rng_state().view(torch.int64)
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:

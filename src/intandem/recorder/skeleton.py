@@ -11,6 +11,7 @@ shapes of what it returns.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -109,7 +110,6 @@ class Skeleton:
     """
 
     def __init__(self, device: torch.device, registered: Sequence[Tensor]) -> None:
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._device = device
         self._registered = {id(tensor) for tensor in registered}
         self._some_are_empty = any(tensor.is_meta for tensor in registered)
@@ -117,6 +117,11 @@ class Skeleton:
         self._real_of: dict[int, Tensor] = {}
         self._kept: list[Tensor] = []
         self._unseen_writes: Counter[int] = Counter()
+
+    @functools.cached_property
+    def _mode(self) -> FakeTensorMode:
+        """Made when something is run without data: making it takes long."""
+        return FakeTensorMode(allow_non_fake_inputs=True)
 
     def is_needed(self, module: nn.Module | None, given: Sequence[Tensor]) -> bool:
         """Tell whether a call meets a tensor without data."""
@@ -211,9 +216,12 @@ class Skeleton:
 
     def version(self, tensor: Tensor) -> int:
         """Return how often ``tensor`` has been written to, with data and without."""
+        version = version_of(tensor)
+        if not (self._twins or self._unseen_writes):
+            return version
         twin = self._twins.get(id(tensor))
         without_data = 0 if twin is None else version_of(twin.fake) - twin.fake_version
-        return version_of(tensor) + without_data + self._unseen_writes[id(tensor)]
+        return version + without_data + self._unseen_writes[id(tensor)]
 
     def written(self) -> list[Tensor]:
         """Return the parameters and buffers that were written to without data."""

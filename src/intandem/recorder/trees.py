@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,24 +80,39 @@ def leaves(tree: Any) -> list[Any]:
 
 def tensors_in(*trees: Any) -> list[Tensor]:
     """Return the leaves of ``trees`` that are tensors, in a fixed order."""
-    found: list[Tensor] = []
-    _collect_tensors(trees, found)
+    found = Sorted([], [])
+    _sort(trees, found)
+    return found.tensors
+
+
+class Sorted(NamedTuple):
+    """Leaves, in a fixed order: those that are tensors, and those of no type in ``ATOMS``."""
+
+    tensors: list[Tensor]
+    others: list[Any]
+
+
+def sorted_leaves(*trees: Any) -> Sorted:
+    """Return the leaves of ``trees`` by what they are, but for those that hold no tensors."""
+    found = Sorted([], [])
+    _sort(trees, found)
     return found
 
 
-def _collect_tensors(trees: Iterable[Any], found: list[Tensor]) -> None:
+def _sort(trees: Iterable[Any], found: Sorted) -> None:
     for tree in trees:
         kind = type(tree)
         if kind is Tensor or kind is nn.Parameter:
-            found.append(tree)
+            found[0].append(tree)
         elif kind in ATOMS:
             continue
         elif kind is tuple or kind is list:
-            _collect_tensors(tree, found)
+            _sort(tree, found)
         elif kind is dict:
-            _collect_tensors(tree.values(), found)
-        elif not issubclass(kind, Leaf):
-            found += [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor)]
+            _sort(tree.values(), found)
+        else:
+            for leaf in leaves(tree):
+                found[0 if isinstance(leaf, Tensor) else 1].append(leaf)
 
 
 def _collect(tree: Any, found: list[Any]) -> None:
