@@ -119,22 +119,20 @@ def _is_whole(module: nn.Module) -> bool:
     """Tell whether a module outside containers is kept whole."""
     if parametrize.is_parametrized(module):
         return True
-    if any(True for _ in module.children()):
+    if any(child is not None for child in module._modules.values()):
         return False
     return has_state(module)
 
 
 def has_state(module: nn.Module) -> bool:
     """Tell whether calling ``module`` can mean more than the torch functions it calls."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    persistent = set(module._buffers) - module._non_persistent_buffers_set
-    has_parameters = any(True for _ in module.parameters(recurse=False))
-    return any(map(len, hooks)) or bool(persistent) or has_parameters
+    if module._forward_hooks or module._forward_pre_hooks:
+        return True
+    if module._backward_hooks or module._backward_pre_hooks:
+        return True
+    if any(parameter is not None for parameter in module._parameters.values()):
+        return True
+    return not module._buffers.keys() <= module._non_persistent_buffers_set
 
 
 class Inside:
@@ -149,6 +147,7 @@ class Inside:
         self._buffer_names = {
             module: {names[id(b)] for b in module._buffers.values() if b is not None}
             for _, module in named_modules(model)
+            if module._buffers
         }
         self._modules: dict[nn.Module, tuple[nn.Module, ...]] = {}
         self._parameters: dict[nn.Module, tuple[nn.Parameter, ...]] = {}

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from intandem.recorder.draws import Draws
     from intandem.recorder.graph import Call, Graph
+    from intandem.recorder.python_state import Kept
 
 _log = logging.getLogger(__name__)
 _DRAW_FROM_PYTHON: WeakSet[nn.Module] = WeakSet()
@@ -130,11 +131,11 @@ def record(  # noqa: PLR0913  (used by two modules)
     began_s = time.perf_counter()
     if draws is None and model in _DRAW_FROM_PYTHON:
         draws = AnyDraws()
-    manner = _Manner(updated, blocks, meter, set(), keeps_attributes, draws)
-    with attributes_kept(model, on_success=False):
+    with attributes_kept(model, on_success=False) as kept:
+        manner = _Manner(updated, blocks, meter, set(), keeps_attributes, draws, kept)
         run, changed = _record_with_data_known(model, batch, bind, manner)
         if changed:  # [Note: set once]
-            first = run
+            first, manner = run, manner._replace(kept=None)
             run, changed_again = _record_with_data_known(model, batch, bind, manner)
             is_only_filled_in = all(change.is_filled_in for change in changed)
             if changed_again or not (is_only_filled_in or same_calls(first.graph, run.graph)):
@@ -144,7 +145,10 @@ def record(  # noqa: PLR0913  (used by two modules)
 
 
 class _Manner(NamedTuple):
-    """How to record: as for ``record``; and the calls that are to run without data."""
+    """How to record: as for ``record``; and the calls that are to run without data.
+
+    ``kept`` are the model's attributes, if it has not run since or they have been put back.
+    """
 
     updated: Collection[str]
     blocks: Sequence[str | type[nn.Module]]
@@ -152,6 +156,7 @@ class _Manner(NamedTuple):
     without_data: set[int]
     keeps_attributes: bool
     draws: Draws | None
+    kept: Kept | None
 
 
 def _record_with_data_known(
@@ -175,7 +180,7 @@ def _record_once(
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
     arguments = bind(own)
-    keeping = attributes_kept(model, on_success=manner.keeps_attributes)
+    keeping = attributes_kept(model, manner.kept, on_success=manner.keeps_attributes)
     with left_as_it_was(model) as saved, keeping as kept, _unwritten([leaf for _, leaf in named]):
         inputs = [leaf for _, leaf in named]
         recorder = Recorder(model, inputs, manner.blocks, manner.without_data, manner.draws)
@@ -183,7 +188,8 @@ def _record_once(
         attributes = AttributesWatched(model, recorder.blocks)
         shared = SharedObjects(recorder.blocks)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
-        with intercepted(recorder.blocks, recorder), without_nested_tensors(), metered:
+        listening = intercepted(recorder.blocks, recorder, recorder.modules)
+        with listening, without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
             recorder.drawing.run_ends()
             recorder.block_attributes.run_ends()

@@ -35,7 +35,8 @@ def finished(
     calls = [
         _with_updates(call, updated) for call in _without_dead_renewals(recorder.calls, output)
     ]
-    derived_calls = _derived_calls(calls, recorder, updated)
+    reads = [reads_of(call) for call in calls]
+    derived_calls = _derived_calls(calls, reads, recorder, updated)
     values = tuple(_value(draft, derived_calls) for draft in recorder.values.drafts)
     _check_guards(recorder.guards, values, updated | recorder.parameters)
     used = {name for call in calls for name in call.parameters}
@@ -45,18 +46,25 @@ def finished(
         first_name.setdefault(id(parameter), name)
     unused = tuple(name for name in first_name.values() if name not in used)
     guards, draws_python = tuple(recorder.guards), recorder.drawing.python_between_blocks
-    chances = draws_python or _by_chance(calls, values, guards)
+    chances = draws_python or _by_chance(calls, reads, values, guards)
     return Graph(
         values, inputs, tuple(calls), guards, output, unused, draws_python, chances,
         recorder.own_backward,
     )  # fmt: skip
 
 
-def _by_chance(calls: list[Call], values: tuple[Value, ...], guards: tuple[Guard, ...]) -> bool:
+def _by_chance(
+    calls: list[Call],
+    reads: list[list[int]],
+    values: tuple[Value, ...],
+    guards: tuple[Guard, ...],
+) -> bool:
     """Tell whether a guard looks at what was drawn."""
+    if not guards:
+        return False
     drawn: list[bool] = []
-    for call in calls:
-        read = [values[v].producer for v in reads_of(call)]
+    for call, values_read in zip(calls, reads, strict=True):
+        read = [values[v].producer for v in values_read]
         drawn.append(call.site is not None or any(p >= 0 and drawn[p] for p in read))
     looked_at = (values[v].producer for guard in guards for v in refs(guard.args, guard.kwargs))
     return any(producer >= 0 and drawn[producer] for producer in looked_at)
@@ -69,6 +77,8 @@ def _with_updates(call: Call, updated: set[str]) -> Call:
 
 def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
     """Drop (old, new) pairs whose new value nobody reads."""
+    if not any(call.renewed for call in calls):
+        return calls
     used = set(refs(output))
     kept: list[Call] = []
     for call in reversed(calls):
@@ -78,7 +88,9 @@ def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
     return kept[::-1]
 
 
-def _derived_calls(calls: list[Call], recorder: Recorder, updated: set[str]) -> list[bool]:
+def _derived_calls(
+    calls: list[Call], reads: list[list[int]], recorder: Recorder, updated: set[str]
+) -> list[bool]:
     """Tell which calls' results depend on the batch, constant buffers and keyed draws alone."""
     derived: list[bool] = []
     drafts = recorder.values.drafts
@@ -88,7 +100,6 @@ def _derived_calls(calls: list[Call], recorder: Recorder, updated: set[str]) -> 
         return producer < 0 or derived[producer]
 
     for index, call in enumerate(calls):
-        read = reads_of(call)
         made = [*(v for v in call.outputs if v is not None), *(new for _, new in call.renewed)]
         made += [value for _, value in call.inner]
         derived.append(
@@ -96,7 +107,7 @@ def _derived_calls(calls: list[Call], recorder: Recorder, updated: set[str]) -> 
             and (call.site is None or index in recorder.drawing.keyed)
             and not call.parameters
             and not set(call.buffers) & updated
-            and all(map(value_is_derived, read))
+            and all(map(value_is_derived, reads[index]))
             and not any(drafts[value].requires_grad for value in made)
         )
     return derived

@@ -56,6 +56,11 @@ _MAY_DRAW = (
     | {"scaled_dot_product_attention", "multi_head_attention_forward", "rrelu", "rrelu_"}
 )
 _MAY_DRAW_OR_COUNT = _MAY_DRAW | _NORMALISATIONS
+_MAY_LOOK_AT_NUMBERS = (
+    _DATA_SHAPED
+    | _SIZED_BY_NUMBERS
+    | {"where", "one_hot", "_pack_padded_sequence", "__getitem__", "masked_select"}
+)
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -127,6 +132,11 @@ def updates_statistics(
     if function_name(function) not in _NORMALISATIONS:
         return False
     return bool(_argument(args, kwargs, 5, ("training", "use_input_stats"), default=False))
+
+
+def may_look_at_numbers(function: Callable[..., Any]) -> bool:
+    """Tell whether numbers in tensors may decide the shape of what ``function`` returns."""
+    return getattr(function, "__name__", "") in _MAY_LOOK_AT_NUMBERS
 
 
 def has_data_dependent_shape(

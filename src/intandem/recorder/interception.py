@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 
 class Listener(Protocol):
@@ -54,18 +54,19 @@ class _Mode(TorchFunctionMode):
 
 
 @contextmanager
-def intercepted(modules: Iterable[nn.Module], listener: Listener) -> Iterator[None]:
+def intercepted(
+    blocks: Collection[nn.Module], listener: Listener, others: Collection[nn.Module] = ()
+) -> Iterator[None]:
     """Tell ``listener`` of every call this thread makes while the context is open.
 
     Args:
-        modules: those whose classes may have a ``__call__`` of their own.
+        blocks: modules whose classes may have a ``__call__`` of their own.
         listener: told of the calls.
+        others: modules that it is to be told of as well, even if they are compiled.
     """
-    owners: set[Any] = {nn.Module}
-    for module in modules:
-        owners |= {c for c in type(module).__mro__ if "__call__" in vars(c) and c is not object}
+    methods = _methods(blocks, others)
     thread = threading.get_ident()
-    originals: dict[Any, Any] = {owner: vars(owner)["__call__"] for owner in owners}
+    originals = [vars(owner)[name] for owner, name in methods]
     original_apply = vars(Function)["apply"]
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,14 +86,31 @@ def intercepted(modules: Iterable[nn.Module], listener: Listener) -> Iterator[No
             return proceed(*args, **kwargs)
         return listener.on_autograd_function(function, proceed, args, kwargs)
 
-    for owner in owners:
-        owner.__call__ = wrap(originals[owner])
+    for (owner, name), original in zip(methods, originals, strict=True):
+        setattr(owner, name, wrap(original))
     Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
     try:
         # compiled blocks run as they are written: a compiler would trace into the listener
         with torch.compiler.set_stance("force_eager"), _Mode(listener):
             yield
     finally:
-        for owner in owners:
-            owner.__call__ = originals[owner]
+        for (owner, name), original in zip(methods, originals, strict=True):
+            setattr(owner, name, original)
         Function.apply = original_apply  # type: ignore[method-assign]
+
+
+def _methods(blocks: Collection[nn.Module], others: Collection[nn.Module]) -> list[tuple[Any, str]]:
+    """Return the classes and the methods of theirs that calls of modules go through.
+
+    To replace ``nn.Module.__call__`` takes milliseconds, as Python tells all classes below it; what
+    it calls, unless a module is compiled, can be replaced at once.
+    """
+    owners = {
+        owner
+        for kind in set(map(type, blocks))
+        for owner in kind.__mro__
+        if "__call__" in vars(owner) and owner not in {object, nn.Module}
+    }
+    is_compiled = any("_compiled_call_impl" in vars(module) for module in (*blocks, *others))
+    of_all = "__call__" if is_compiled else "_call_impl"
+    return [(nn.Module, of_all), *((owner, "__call__") for owner in owners)]

@@ -180,11 +180,16 @@ class Kept:
 
     Args:
         model: the user's module.
+        same: taken of it before, if they are as they were then: taking them costs time.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._before = {module: _attributes(module) for _, module in named_modules(model)}
-        self._num_hooks = self._count_hooks()
+    def __init__(self, model: nn.Module, same: Kept | None = None) -> None:
+        self._before: dict[nn.Module, dict[str, tuple[Any, Any]]]
+        if same is None:
+            self._before = {module: _attributes(module) for _, module in named_modules(model)}
+        else:
+            self._before = dict(same._before)
+        self._num_hooks: int = self._count_hooks() if same is None else same._num_hooks
 
     @property
     def before(self) -> Mapping[nn.Module, Mapping[str, tuple[Any, Any]]]:
@@ -210,8 +215,9 @@ class Kept:
         """Take changed attributes as they are now for what is to be put back."""
         for change in changes:
             if change.module in self._before:
-                value = vars(change.module)[change.key]
-                self._before[change.module][change.key] = _with_content(value)
+                value = _with_content(vars(change.module)[change.key])
+                attributes = self._before[change.module]
+                self._before[change.module] = {**attributes, change.key: value}
 
     def _count_hooks(self) -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self._before)
@@ -221,14 +227,17 @@ _OPEN: ContextVar[tuple[Kept, ...]] = ContextVar("attributes to be put back", de
 
 
 @contextmanager
-def attributes_kept(model: nn.Module, *, on_success: bool = True) -> Iterator[Kept]:
+def attributes_kept(
+    model: nn.Module, same: Kept | None = None, *, on_success: bool = True
+) -> Iterator[Kept]:
     """Put attributes back afterwards; see ``Kept``.
 
     Args:
         model: the user's module.
+        same: as for ``Kept``.
         on_success: put them back even if nothing is raised.
     """
-    kept = Kept(model)
+    kept = Kept(model, same)
     token = _OPEN.set((*_OPEN.get(), kept))
     try:
         yield kept

@@ -26,6 +26,7 @@ from intandem.recorder.functions import (
     is_metadata,
     is_random,
     may_draw_or_count,
+    may_look_at_numbers,
     updates_statistics,
 )
 from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
@@ -83,6 +84,7 @@ class Recorder:
         self._read_inside: set[int] = set()
         self._inside: list[nn.Module] = []
         self._name_of = {module: name for name, module in named_modules(model)}
+        self.modules = self._name_of.keys()
         self.registered = registered_in(model)
         named = [*self.registered.parameters, *self.registered.buffers]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
@@ -200,10 +202,9 @@ class Recorder:
             for leaf in returned
         )
         renewed, storages = self.values.renew(seen.written, results, index)
-        parameters = self._parameters_of(target, seen.given)
-        anchor = target.name
-        if target.module is None:
-            anchor += f"({', '.join(parameters)})"
+        parameters, buffers = self._registered_of(target, seen.given)
+        of_what = "" if target.module is not None else f"({', '.join(parameters)})"
+        anchor = target.name + of_what
         call = self._calls_of[anchor]
         self._calls_of[anchor] += 1
         return Call(
@@ -217,7 +218,7 @@ class Recorder:
             renewed=renewed,
             written=storages,
             parameters=parameters,
-            buffers=self._buffers_of(target, seen.given),
+            buffers=buffers,
             updates=(),
             grad_enabled=torch.is_grad_enabled(),
             autocast=seen.autocast,
@@ -239,9 +240,8 @@ class Recorder:
         self._noticed_recomputation = target.name == CheckpointFunction.__name__ or is_compiled
         if target.kind is CallKind.BLOCK and saved_tensors_are_hooked():
             self.checkpointed.append(target.name)
-        self.noticed_random = target.kind is CallKind.GLUE and is_random(
-            target.proceed, args, kwargs
-        )
+        may_draw = target.kind is CallKind.GLUE and may_draw_or_count(target.proceed)
+        self.noticed_random = may_draw and is_random(target.proceed, args, kwargs)
 
     def _run(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
@@ -366,21 +366,21 @@ class Recorder:
     def _guard_shapes(
         self, target: Target, given: tuple[Any, Any], template: tuple[Any, Any], output: Any
     ) -> None:
-        if target.kind is CallKind.GLUE and target.function is not None:
-            found = shape_guards(target.function, given, template, self.template, output)
+        function = target.function
+        if function is not None and target.kind is CallKind.GLUE and may_look_at_numbers(function):
+            found = shape_guards(function, given, template, self.template, output)
             self.guards += [dataclasses.replace(guard, module=self._module()) for guard in found]
 
-    def _parameters_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
-        names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of} | self._seen_inside
-        if target.module is not None:
-            names |= {self._attr_of[id(p)] for p in self._registered_in.parameters(target.module)}
-        return tuple(sorted(names & self.parameters))
-
-    def _buffers_of(self, target: Target, given: list[Tensor]) -> tuple[str, ...]:
+    def _registered_of(
+        self, target: Target, given: list[Tensor]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names of the parameters that a call uses, and of the buffers it may read."""
         names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of}
+        used, read = names | self._seen_inside, names
         if target.module is not None:
-            names |= self._registered_in.buffer_names(target.module)
-        return tuple(sorted(names - self.parameters))
+            used |= {self._attr_of[id(p)] for p in self._registered_in.parameters(target.module)}
+            read = names | self._registered_in.buffer_names(target.module)
+        return tuple(sorted(used & self.parameters)), tuple(sorted(read - self.parameters))
 
     def _site(self, target: Target, call: int, seen: Seen) -> Site | None:
         if not (seen.drew or seen.drew_python):

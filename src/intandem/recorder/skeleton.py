@@ -232,7 +232,9 @@ class Skeleton:
         return id(tensor) in self._twins and self.version(tensor) != version_of(tensor)
 
     def _lacks_data(self, tensor: Tensor) -> bool:
-        return tensor.is_meta or isinstance(tensor, FakeTensor) or self._is_stale(tensor)
+        if tensor.is_meta or isinstance(tensor, FakeTensor):
+            return True
+        return bool(self._twins) and self._is_stale(tensor)
 
     def _proceed(self, activity: Activity, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         made_fake = self._mode if activity.is_forced else nullcontext()

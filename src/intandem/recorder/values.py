@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -29,6 +29,9 @@ class Renewal(NamedTuple):
 
     pairs: tuple[tuple[int, int], ...]
     storages: tuple[int, ...]
+
+
+_NOTHING = Renewal((), ())
 
 
 class Values:
@@ -68,7 +71,7 @@ class Values:
             known.append(tensor)
         return value
 
-    def renew(self, written: Iterable[Tensor], results: list[Tensor], producer: int) -> Renewal:
+    def renew(self, written: Sequence[Tensor], results: list[Tensor], producer: int) -> Renewal:
         """Make new values of what shares memory with ``written``; see [Note: writes in place].
 
         Args:
@@ -76,6 +79,8 @@ class Values:
             results: what the call returned, which are new values already.
             producer: index of the call.
         """
+        if not written:
+            return _NOTHING
         keys = {_storage_key(tensor) for tensor in written}
         storages = sorted(self._storages[key] for key in keys if key in self._storages)
         pairs = []
