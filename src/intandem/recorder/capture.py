@@ -188,7 +188,7 @@ def _record_once(
         attributes = AttributesWatched(model, recorder.blocks)
         shared = SharedObjects(recorder.blocks)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
-        listening = intercepted(recorder.blocks, recorder, recorder.modules)
+        listening = intercepted(recorder.blocks, recorder, recorder.name_of)
         with listening, without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
             recorder.drawing.run_ends()

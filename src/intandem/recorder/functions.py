@@ -56,6 +56,7 @@ _MAY_DRAW = (
     | {"scaled_dot_product_attention", "multi_head_attention_forward", "rrelu", "rrelu_"}
 )
 _MAY_DRAW_OR_COUNT = _MAY_DRAW | _NORMALISATIONS
+_OF_NOTE = _MAY_DRAW_OR_COUNT | _GRADIENT_HOOKS
 _MAY_LOOK_AT_NUMBERS = (
     _DATA_SHAPED
     | _SIZED_BY_NUMBERS
@@ -132,6 +133,14 @@ def updates_statistics(
     if function_name(function) not in _NORMALISATIONS:
         return False
     return bool(_argument(args, kwargs, 5, ("training", "use_input_stats"), default=False))
+
+
+def is_of_note(function: Callable[..., Any]) -> bool:
+    """Tell whether a block that calls ``function`` may draw, update statistics, or hook gradients.
+
+    This is asked of every function that blocks call.
+    """
+    return getattr(function, "__name__", "") in _OF_NOTE
 
 
 def may_look_at_numbers(function: Callable[..., Any]) -> bool:

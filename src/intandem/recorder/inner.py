@@ -114,9 +114,9 @@ class MadeInside:
         """A module inside returned ``output``."""
         if self._block is None or module not in self._modules:
             return
-        number = self._calls[module]
-        self._calls[module] += 1
-        for index, leaf in enumerate(leaves(output)):
+        number = self._calls.get(module, 0)
+        self._calls[module] = number + 1
+        for index, leaf in enumerate((output,) if type(output) is Tensor else leaves(output)):
             if not isinstance(leaf, Tensor):
                 continue
             made = self._made.get(id(leaf))

@@ -24,6 +24,7 @@ from intandem.recorder.functions import (
     is_getter,
     is_gradient_hook,
     is_metadata,
+    is_of_note,
     is_random,
     may_draw_or_count,
     may_look_at_numbers,
@@ -83,8 +84,7 @@ class Recorder:
         self._seen_inside: set[str] = set()
         self._read_inside: set[int] = set()
         self._inside: list[nn.Module] = []
-        self._name_of = {module: name for name, module in named_modules(model)}
-        self.modules = self._name_of.keys()
+        self.name_of = {module: name for name, module in named_modules(model)}
         self.registered = registered_in(model)
         named = [*self.registered.parameters, *self.registered.buffers]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
@@ -109,7 +109,7 @@ class Recorder:
             self._made_inside.note_module(module, output)
             return output
         if module not in self.blocks:
-            refuse_backward_hooks(module, self._name_of.get(module, ""))
+            refuse_backward_hooks(module, self.name_of.get(module, ""))
             self._inside.append(module)
             try:
                 return proceed(*args, **kwargs)
@@ -140,12 +140,12 @@ class Recorder:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Write glue down; inside a block, only look."""
-        self.own_backward |= is_gradient_hook(function)
         if self._allowed is not None:
             is_computed = self._look_inside(function, args, kwargs)
             result = function(*args, **kwargs)
             self._made_inside.note(result, is_computed=is_computed)
             return result
+        self.own_backward |= is_gradient_hook(function)
         if is_metadata(function):
             return function(*args, **kwargs)
         if is_forbidden(function):
@@ -292,17 +292,16 @@ class Recorder:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
         """Note what a block does; tell whether it computes something, or makes it of nothing."""
-        given = tensors_in(*args, *kwargs.values())
-        is_computed = may_draw_or_count(function) and self._draws_inside(function, args, kwargs)
+        is_computed = is_of_note(function) and self._draws_inside(function, args, kwargs)
         if saved_tensors_are_hooked():
             self._noticed_recomputation = True
-        for leaf in given:
-            real = self._skeleton.real(leaf)
+        allowed, real_of = self._allowed or (), self._skeleton.real_of
+        for leaf in tensors_in(*args, *kwargs.values()):
+            real = real_of.get(id(leaf), leaf) if real_of else leaf
             if (name := self._attr_of.get(id(real))) is not None:
                 self._seen_inside.add(name)
             self._read_inside.add(id(real))
-            is_given = name is not None or id(leaf) in (self._allowed or ())
-            if is_given:
+            if name is not None or id(leaf) in allowed:
                 is_computed = True
                 continue
             was_computed, is_anothers = self._made_inside.origin(leaf)
@@ -314,7 +313,8 @@ class Recorder:
     def _draws_inside(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
-        """Note random draws and statistics of a block; tell whether the call is random."""
+        """Note draws, statistics and hooks of a block; tell whether the call is random."""
+        self.own_backward |= is_gradient_hook(function)
         with torch._C.DisableTorchFunction():
             is_drawn = is_random(function, args, kwargs)
             self.noticed_random |= is_drawn
@@ -361,7 +361,7 @@ class Recorder:
 
     def _module(self) -> str:
         """Return the name of the innermost module that is not a block; empty for the model."""
-        return self._name_of.get(self._inside[-1], "") if self._inside else ""
+        return self.name_of.get(self._inside[-1], "") if self._inside else ""
 
     def _guard_shapes(
         self, target: Target, given: tuple[Any, Any], template: tuple[Any, Any], output: Any

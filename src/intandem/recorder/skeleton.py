@@ -107,6 +107,9 @@ class Skeleton:
     Args:
         device: that they claim to be on.
         registered: the model's parameters and buffers.
+
+    Attributes:
+        real_of: what fake tensors stand for, by their ids.
     """
 
     def __init__(self, device: torch.device, registered: Sequence[Tensor]) -> None:
@@ -114,7 +117,7 @@ class Skeleton:
         self._registered = {id(tensor) for tensor in registered}
         self._some_are_empty = any(tensor.is_meta for tensor in registered)
         self._twins: dict[int, _Twin] = {}
-        self._real_of: dict[int, Tensor] = {}
+        self.real_of: dict[int, Tensor] = {}
         self._kept: list[Tensor] = []
         self._unseen_writes: Counter[int] = Counter()
 
@@ -186,7 +189,7 @@ class Skeleton:
         try:
             for table, key, leaf in state:
                 table[key] = zeros.instead_of(leaf)
-            self._real_of.update(zeros.originals())
+            self.real_of.update(zeros.originals())
             with torch._C._EnableTorchFunction():
                 output = activity.proceed(*own_args, **own_kwargs)
         except Exception:  # it is refused for what it raised without data
@@ -197,7 +200,7 @@ class Skeleton:
             for table, key, leaf in state:
                 table[key] = leaf
             for key in zeros.originals():
-                self._real_of.pop(key, None)
+                self.real_of.pop(key, None)
         for tensor in written:
             if isinstance(tensor, FakeTensor) or id(tensor) in self._registered:
                 self._fake(tensor)
@@ -210,7 +213,7 @@ class Skeleton:
     def notice_statistics(self, given: Sequence[Any]) -> None:
         """Take the buffers that fake tensors stand for as written to, where torch does not say."""
         for leaf in given:
-            real = self._real_of.get(id(leaf))
+            real = self.real_of.get(id(leaf))
             if real is not None and not isinstance(real, nn.Parameter):
                 self._unseen_writes[id(real)] += 1
 
@@ -268,12 +271,12 @@ class Skeleton:
             twin = _Twin(leaf, fake, version_of(leaf), version_of(fake))
             self._twins[id(leaf)] = twin
             self._kept.append(fake)
-            self._real_of[id(fake)] = leaf
+            self.real_of[id(fake)] = leaf
         return twin.fake
 
     def real(self, leaf: Any) -> Any:
         """Return what a call was given, where it returns what stands for it."""
-        return self._real_of.get(id(leaf), leaf)
+        return self.real_of.get(id(leaf), leaf)
 
     def _made(self, leaf: Tensor) -> Tensor:
         is_number = leaf.dim() == 0 and not leaf.is_meta and not leaf.requires_grad
