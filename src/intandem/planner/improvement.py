@@ -40,6 +40,9 @@ _NEARLY = 1.005
 _THOROUGH = 60
 """Moves per operation from which on several starts are better than one for longer."""
 
+_MOST_RELISTED = 10
+"""Starts that are listed again, from the end and from the beginning."""
+
 _LISTING = 12
 """How much longer it takes to list an operation than to run it."""
 
@@ -140,6 +143,8 @@ class Improvement:
             if not trial.is_done:
                 trial.add_refilled(self._random, 5)
             self._effort.spent += num_rules * each
+            num_starts = min(_MOST_RELISTED, max(1, int(share / (8 * each))))
+            self._effort.spent += each * trial.add_relisted(num_starts)
             self._offer_start(trial, trial.starts[0], "listed")
             if not trial.is_whole:
                 self._begin_in_full(trial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import insort
 from dataclasses import dataclass, replace
 from operator import add
@@ -14,6 +15,7 @@ from intandem.planner.clock import fits, run_rows
 from intandem.planner.construction import list_rows, refilled_rows
 from intandem.planner.pattern import unroll
 from intandem.planner.problem import Problem
+from intandem.planner.relisting import relisted
 from intandem.planner.starting import busiest_s, rule_sets
 from intandem.simulator import Allowed, lower_bound_s
 
@@ -29,6 +31,9 @@ _LARGE = 9_000
 
 _LENGTHS = (1, 2, 3, 4, 6, 12)
 """Micro-batches per repeated window; all divide 12."""
+
+_PATIENCES = (1.0, 0.5)
+"""Shares of an operation by which it may not delay others, when starts are listed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,19 @@ class Trial:
         for start, rules in itertools.product(self.starts[:num_starts], plain):
             for eager in (True, False):
                 self.add(refilled_rows(self.small, start.rows, replace(rules, eager=eager)))
+
+    def add_relisted(self, num_starts: int) -> int:
+        """List the best so far again, from the end and from the beginning; return how often."""
+        num_passes = 0
+        for start, patience in itertools.product(self.starts[:num_starts], _PATIENCES):
+            latest, best_s = start, math.inf
+            while latest.value_s < best_s and not self.is_done:
+                best_s, rows = latest.value_s, latest.rows
+                for from_end in (True, False):
+                    rows = relisted(self.small, rows, patience, from_end=from_end)
+                    num_passes += 1
+                    latest = self.add(rows) or latest
+        return num_passes
 
     def listed_in_full(self) -> Iterator[Start]:
         """Yield rows of all micro-batches by the rules that were best for few."""
