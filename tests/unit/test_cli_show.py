@@ -254,7 +254,10 @@ def test_costs_from_a_file(capsys, tmp_path):
         ([*UNIT, "--columns", "3"], "--columns is 3, which is too few"),
         ([*UNIT, "--memory-cap", "3"], "1f1b does not keep within the cap: M001 rank 0 slot 3"),
         ([*UNIT, "--memory-cap", "0"], "--memory-cap must be 1 or more, got 0"),
-        ([*UNIT, "--stages-per-rank", "2"], "schedule '1f1b' takes no stages_per_rank"),
+        (
+            [*UNIT, "--stages-per-rank", "2"],
+            "schedule '1f1b' takes no --stages-per-rank; those that do: interleaved, ",
+        ),
         ([*UNIT, "--stages-per-rank", "0"], "--stages-per-rank must be 1 or more, got 0"),
         ([*UNIT, "--objective", "best"], "best"),
         ([*UNIT, "--svg", "/nowhere/a.svg"], "/nowhere/a.svg"),

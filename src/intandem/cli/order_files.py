@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intandem.cli.files import read_text
+from intandem.cli.schedule_help import takers
 from intandem.errors import ScheduleError, ScheduleParseError
 from intandem.ir import (
     Program,
@@ -124,12 +125,15 @@ def build_named(name: str, sizes: Sizes, costs_of: Callable[[int], CostModel]) -
 
     Raises:
         ScheduleError: if the schedule cannot be built as asked.
-        ValueError: likewise; or if a count is missing.
+        ValueError: likewise; or if a count is missing, or is one that the schedule does not take.
     """
     if sizes.num_ranks is None or sizes.num_microbatches is None:
         msg = f"schedule {name!r} needs --ranks and --microbatches"
         raise ValueError(msg)
     takes = takes_of(name)
+    if sizes.stages_per_rank is not None and "stages_per_rank" not in takes:
+        msg = f"schedule {name!r} takes no --stages-per-rank; those that do: "
+        raise ValueError(msg + takers("stages_per_rank"))
     costs = costs_of(num_stages_of(name, sizes)) if "costs" in takes else None
     return build_schedule(
         name,
