@@ -45,11 +45,28 @@ _HINT_S = 1e-3
 """Latency in drafts: it decides between what would otherwise start at the same time."""
 
 
+class _Bench:
+    """What builds work on: the setting, and drafts that several of them put on the true clock."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._drafts: dict[tuple[Manner, float, Block], Clock] = {}
+
+    def draft(self, manner: Manner, hint_s: float, block: Block) -> Clock:
+        """Return ``block`` followed as if all took as long, with a latency of ``hint_s``."""
+        key = manner, hint_s, block
+        if key not in self._drafts:
+            setting = self.setting
+            costs = CostModel.uniform(setting.placement.num_stages, transfer_s=hint_s)
+            self._drafts[key] = followed(replace(setting, costs=costs), block, manner)
+        return self._drafts[key]
+
+
 class _Trial(NamedTuple):
     length_s: tuple[float, float]
     place: int
     block: Block
-    build: Callable[[Setting, Block], Clock]
+    build: Callable[[_Bench, Block], Clock]
 
 
 def schedule_of_block(
@@ -90,8 +107,9 @@ def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
     if not blocks:
         msg = f"caps {setting.room.cap}: a rank must hold an activation of each of its two stages"
         raise ScheduleError(msg)
-    short = replace(setting, num_microbatches=min(setting.num_microbatches, 3 * num_ranks + 8))
-    num_trials = _EFFORT // (6 * num_ranks * short.num_microbatches)
+    num_microbatches = min(setting.num_microbatches, 3 * num_ranks + 8)
+    short = _Bench(replace(setting, num_microbatches=num_microbatches))
+    num_trials = _EFFORT // (6 * num_ranks * num_microbatches)
     num_trials = max(num_trials, _LEAST_TRIALS)
     stride = math.ceil(len(blocks) / max(num_trials // (2 * len(_QUICK)), 1))
     rounds = [_try(short, product(blocks[::stride], [build])) for build in _QUICK]
@@ -104,39 +122,35 @@ def best_v_clock(setting: Setting, named: tuple[Block, ...] = ()) -> Clock:
         [*chain(*rounds), *_try(short, islice(more, num_trials - sum(map(len, rounds))))],
         key=lambda trial: trial[:2],
     )
-    best = [trial.build(setting, trial.block) for trial in tried[:2]]
+    whole = _Bench(setting)
+    best = [trial.build(whole, trial.block) for trial in tried[:2]]
     return min(best, key=Clock.length_s)
 
 
 def _try(
-    setting: Setting, pairs: Iterable[tuple[Block, Callable[[Setting, Block], Clock]]]
+    bench: _Bench, pairs: Iterable[tuple[Block, Callable[[_Bench, Block], Clock]]]
 ) -> list[_Trial]:
     """Return all, best first."""
     tried = [
-        _Trial(build(setting, block).length_s(), place, block, build)
+        _Trial(build(bench, block).length_s(), place, block, build)
         for place, (block, build) in enumerate(pairs)
     ]
     return sorted(tried, key=lambda trial: trial[:2])
 
 
-def _follow(manner: Manner, setting: Setting, block: Block) -> Clock:
-    return followed(setting, block, manner)
+def _follow(manner: Manner, bench: _Bench, block: Block) -> Clock:
+    return followed(bench.setting, block, manner)
 
 
-def _replay(manner: Manner, hint_s: float, setting: Setting, block: Block) -> Clock:
-    return replayed(setting, _draft(manner, hint_s, setting, block))
+def _replay(manner: Manner, hint_s: float, bench: _Bench, block: Block) -> Clock:
+    return replayed(bench.setting, bench.draft(manner, hint_s, block))
 
 
-def _refill(manner: Manner, hint_s: float, setting: Setting, block: Block) -> Clock:
-    return refilled(setting, _draft(manner, hint_s, setting, block), _REFILL_PATIENCE)
+def _refill(manner: Manner, hint_s: float, bench: _Bench, block: Block) -> Clock:
+    return refilled(bench.setting, bench.draft(manner, hint_s, block), _REFILL_PATIENCE)
 
 
-def _draft(manner: Manner, hint_s: float, setting: Setting, block: Block) -> Clock:
-    costs = CostModel.uniform(setting.placement.num_stages, transfer_s=hint_s)
-    return followed(replace(setting, costs=costs), block, manner)
-
-
-def _builds() -> tuple[Callable[[Setting, Block], Clock], ...]:
+def _builds() -> tuple[Callable[[_Bench, Block], Clock], ...]:
     """Every manner, those that win most often first."""
     shares = ((0.0, 0.5), (0.0, 1.0), (1.0, 1.0), (0.5, 0.0), (0.5, 0.5), (0.0, 0.0), (1.0, 0.5))
     own = [

@@ -98,14 +98,17 @@ class _Follower:
     def _next_passes(self, rank: int) -> list[_Pass]:
         """Return the next F and I of both stages of ``rank``, in the order of the block."""
         clock, interval, most = self.clock, self._interval, self._num_microbatches
+        num_f, num_i = clock.num_f, clock.num_i
         found = []
         for stage in (rank, self._num_stages - 1 - rank):
-            if (num := clock.num_f[stage]) < most:
-                slot = self._f_slot[stage] + interval * num
-                found.append((slot, True, stage, clock.f_ready_s(stage)))
-            if (num := clock.num_i[stage]) < most:
-                slot = self._i_slot[stage] + interval * num
-                found.append((slot, False, stage, clock.i_ready_s(stage)))
+            num = num_f[stage]
+            if num < most:
+                ready_s = clock.f_ready_s(stage)
+                found.append((self._f_slot[stage] + interval * num, True, stage, ready_s))
+            num = num_i[stage]
+            if num < most:
+                ready_s = clock.i_ready_s(stage)
+                found.append((self._i_slot[stage] + interval * num, False, stage, ready_s))
         found.sort()
         return found
 
