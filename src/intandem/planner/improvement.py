@@ -46,6 +46,9 @@ _MOST_RELISTED = 10
 _LISTING = 12
 """How much longer it takes to list an operation than to run it."""
 
+_RELISTING = 40
+"""The same where rows are listed again."""
+
 
 @dataclass(slots=True)
 class Effort:
@@ -143,8 +146,9 @@ class Improvement:
             if not trial.is_done:
                 trial.add_refilled(self._random, 5)
             self._effort.spent += num_rules * each
-            num_starts = min(_MOST_RELISTED, max(1, int(share / (8 * each))))
-            self._effort.spent += each * trial.add_relisted(num_starts)
+            again = _RELISTING * trial.small.num_operations
+            num_starts = min(_MOST_RELISTED, max(1, int(share / (8 * again))))
+            self._effort.spent += again * trial.add_relisted(num_starts)
             self._offer_start(trial, trial.starts[0], "listed")
             if not trial.is_whole:
                 self._begin_in_full(trial)
