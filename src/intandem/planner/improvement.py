@@ -147,7 +147,7 @@ class Improvement:
                 trial.add_refilled(self._random, 5)
             self._effort.spent += num_rules * each
             again = _RELISTING * trial.small.num_operations
-            num_starts = min(_MOST_RELISTED, max(1, int(share / (8 * again))))
+            num_starts = min(_MOST_RELISTED, int(share / (8 * again)))
             self._effort.spent += again * trial.add_relisted(num_starts)
             self._offer_start(trial, trial.starts[0], "listed")
             if not trial.is_whole:
