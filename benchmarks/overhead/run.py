@@ -6,7 +6,8 @@ Each stage is one tiny linear block with a tanh, so that hardly anything is comp
 takes in processor seconds of all ranks, less what the same forwards and backwards take in plain
 PyTorch in one process, is divided by the number of actions. Pipelines and the plain loop take
 turns; medians of the rounds. `gloo` runs one process per rank; its figure contains Gloo's own
-threads. `building` is the time to build and lower a schedule.
+threads. Besides: seconds to build and lower a large schedule, what a message takes between two idle
+ranks by its size, and how long it is from nothing to the end of the first step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,12 +29,17 @@ import torch.nn.functional as F
 from torch import nn
 
 import intandem as it
+from intandem.costs import CostModel
 from intandem.lowering import lower
+from intandem.rehearsal import Part, TransportKind, rehearse
 
 WIDTH = 16
 ROWS = 2
 CASES = [(2, 8), (2, 32), (4, 16), (4, 64)]
 """Ranks and micro-batches."""
+
+HOPS = (4 << 10, 64 << 10, 1 << 20, 16 << 20)
+"""Bytes of messages."""
 
 
 def model_of(num_stages: int) -> nn.Module:
@@ -153,8 +160,36 @@ def building_s(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> f
     return time.perf_counter() - began
 
 
+def hops() -> list[dict[str, float]]:
+    """Microseconds that a message takes from one idle rank to another, by size."""
+    rows: list[dict[str, float]] = [{"bytes": size} for size in HOPS]
+    order = lower(it.build_schedule("1f1b", num_ranks=2, num_microbatches=1))
+    costs = CostModel.uniform(2, 1e-3, 1e-3, 1e-3)
+    parts = [Part(order, replace(costs, boundary_bytes=(size,))) for size in HOPS]
+    for kind in TransportKind:
+        found = {t.num_bytes: t.seconds for t in rehearse(parts, kind, num_steps=1)[0].transfers}
+        for row in rows:
+            row[kind.value] = 1e6 * found[int(row["bytes"])]
+    return rows
+
+
+def start_s(kind: str) -> float:
+    """Seconds from nothing to the end of the first step: two ranks, a fresh interpreter."""
+    began = time.perf_counter()
+    if kind == "local":
+        subprocess.run([sys.executable, __file__, "--first-step"], check=True)
+    else:
+        gloo = Gloo("1f1b", 2, 8)
+        gloo.cpu_s(1)
+        gloo.close()
+    return time.perf_counter() - began
+
+
 def main() -> None:
     """Measure and print."""
+    if sys.argv[1:2] == ["--first-step"]:
+        Local("1f1b", 2, 8, launched=False).cpu_s(1)
+        return
     if sys.argv[1:2] == ["--worker"]:
         work(*sys.argv[2:])
         return
@@ -166,7 +201,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"building and lowering P=64, M=512, V=2: {building_s(64, 512, 2):.2f} s")
+    built_s = median(building_s(64, 512, 2) for _ in range(3))
+    print(f"building and lowering P=64, M=512, V=2: {built_s:.2f} s")
+    for kind in ("local", "gloo"):
+        print(f"first step of two ranks, {kind}: {median(start_s(kind) for _ in range(3)):.1f} s")
+    print("microseconds of a message between idle ranks\n|bytes|local|gloo|\n|---|---|---|")
+    for hop in hops():
+        print(f"|{hop['bytes']}|{hop['local']:.0f}|{hop['gloo']:.0f}|")
     rows = [measure("1f1b", *case, options.steps) for case in CASES]
     rows.append(measure("zb-h1", 2, 16, options.steps))
     print("microseconds of processor time per action, above the same work in plain PyTorch")
