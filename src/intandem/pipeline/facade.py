@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import weakref
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -20,15 +19,17 @@ from intandem.pipeline.batches import Batches
 from intandem.pipeline.exchange import Exchange
 from intandem.pipeline.home import find_home
 from intandem.pipeline.materialise import give_data
+from intandem.pipeline.optimizer import PipelineOptimizer, optimizers_of
 from intandem.pipeline.passing import Passes
-from intandem.pipeline.reporting import History, build_report, gather_timeline
+from intandem.pipeline.reporting import build_report, gather_timeline
 from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
 from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
+from intandem.pipeline.training_steps import TrainingSteps
 from intandem.recorder import bind_by_signature
 from intandem.recorder.modules import named_parameters
 from intandem.recorder.stage_chain import as_module
-from intandem.runtime.loss_report import EvaluationLoss, StepLoss
+from intandem.runtime.loss_report import EvaluationLoss
 from intandem.runtime.losses import refuse_missing_loss
 from intandem.runtime.transport.process_group import launched_num_ranks
 from intandem.views.html import report_html
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
+    from torch.optim import Optimizer
 
     from intandem.ir import Program, Schedule, Timeline
     from intandem.pipeline.materialise import Weights
-    from intandem.pipeline.passing import Trained
     from intandem.recorder import Arguments
+    from intandem.runtime.loss_report import PromisedLoss, StepLoss
     from intandem.runtime.observer import Observer
     from intandem.runtime.recording_notes import RecordingNote
     from intandem.views.report import Report
@@ -142,20 +144,21 @@ class Pipeline:
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
         self._passes = Passes(request, self._batches, self._assembly, self._exchange)
         self._scaler: PipelineGradScaler | None = None
-        self._last: Trained | None = None
-        self._history = History()
+        self._steps = TrainingSteps(self._passes, self._assembly)
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
 
     # Passes.
 
-    def step(self, batch: Any) -> StepLoss:
+    def step(self, batch: Any) -> StepLoss | PromisedLoss:
         """Run forward and backward of every micro-batch, adding to ``.grad``.
 
         Args:
             batch: the same on every rank. A list of batches is taken for micro-batches.
 
         Returns:
-            The loss of the whole batch, readable on every rank.
+            The loss of the whole batch, readable on every rank. With an optimizer of the
+            pipeline's (``optimizer``), ranks that are threads may still be at it: reading the loss
+            waits, and what is raised is raised then, or by the next call.
 
         Raises:
             BatchError: if the batch cannot be split, or ranks disagree about it.
@@ -163,12 +166,9 @@ class Pipeline:
             ActionError: if an action of this process raised.
             PeerFailureError: if another rank failed.
         """
-        began_s = time.perf_counter()
-        self._last = self._passes.train(batch, list(self.parameters()), self._scale)
-        report = self._last.report
-        self._history.add(report.value, time.perf_counter() - began_s)
-        report.check_finite(stage=self._passes.last_stage, step=self._last.step)
-        return StepLoss(report)
+        if self._steps.run_ahead and self._scaler is None and self._passes.can_overlap:
+            return self._steps.begin(batch)
+        return self._steps.run(batch, list(self.parameters()), self._scale)
 
     def evaluate(self, batch: Any) -> EvaluationLoss:
         """Return the mean loss of ``batch``: forward only, in evaluation mode, no gradients.
@@ -176,6 +176,7 @@ class Pipeline:
         Raises:
             NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
         """
+        self._steps.settle()
         return EvaluationLoss(self._passes.evaluate(batch))
 
     def predict(self, batch: Any) -> Any:
@@ -184,6 +185,7 @@ class Pipeline:
         Forward only, in evaluation mode. Tensors of the micro-batches' outputs are joined on
         dim 0; other leaves are the first micro-batch's.
         """
+        self._steps.settle()
         return self._passes.predict(batch)
 
     # Parameters.
@@ -199,11 +201,36 @@ class Pipeline:
         Raises:
             RunError: if parameters were added or removed after the pipeline was built.
         """
+        self._steps.settle()
         self._assembly.weights.refuse_other_modules()
         own = set(self._assembly.home.own_ranks)
         for name, parameter in named_parameters(self._model):
             if own & set(self._assembly.holders_of.get(name, ())):
                 yield name, parameter
+
+    def optimizer(self, factory: Callable[[list[nn.Parameter]], Optimizer]) -> PipelineOptimizer:
+        """Return an optimizer that every rank steps in its own thread of work.
+
+        Ranks that are threads then go on to the next step as soon as their own parameters are
+        updated, while others are still at the last one (not with a gradient scaler, a ``LossSum``,
+        parameters that ranks share, or replicas). Whatever needs all gradients (their norm, the
+        loss, ``.grad`` itself) is waited for where it is asked for through the pipeline.
+
+        Args:
+            factory: makes the optimizer of a list of parameters, called once for each rank of this
+                process: ``lambda parameters: torch.optim.AdamW(parameters, lr=3e-4)``.
+
+        Raises:
+            RunError: if there is one already.
+            TypeError: if the factory returns no optimizer.
+        """
+        if self._steps.run_ahead:
+            msg = "this pipeline has an optimizer already; give that one all parameter groups"
+            raise RunError(msg)
+        ranks = self._assembly.ranks
+        parts = optimizers_of(factory, self.named_parameters(), self._assembly)
+        self._steps.run_ahead = True
+        return PipelineOptimizer(parts, ranks, self._steps.settle, self._passes.is_usable)
 
     def clip_grad_norm_(self, max_norm: float | Tensor) -> float:
         """Scale all gradients so that their 2-norm over all ranks is at most ``max_norm``.
@@ -254,6 +281,7 @@ class Pipeline:
         Raises:
             RunError: if there is one already, or ranks ask for different ones.
         """
+        self._steps.settle()
         if self._scaler is not None:
             msg = "this pipeline has a gradient scaler already; use that one for every optimizer"
             raise RunError(msg)
@@ -263,6 +291,7 @@ class Pipeline:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the whole model's state by the user's names, on every rank. Collective."""
+        self._steps.settle()
         return gather_state(self._model, self._assembly, self._exchange)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -272,6 +301,7 @@ class Pipeline:
             TypeError: if ``state`` is no mapping.
             ValueError: if names or shapes are not the model's.
         """
+        self._steps.settle()
         require_type("state", state, Mapping, "a dictionary of tensors, by name")
         load_state(self._model, state)
 
@@ -283,7 +313,7 @@ class Pipeline:
         Raises:
             RunError: before the first step.
         """
-        return gather_timeline(self._last_step().spans, self._exchange, self.num_ranks)
+        return gather_timeline(self._steps.last().spans, self._exchange, self.num_ranks)
 
     def program(self) -> Program:
         """Return the program that the last step executed.
@@ -291,12 +321,12 @@ class Pipeline:
         Raises:
             RunError: before the first step.
         """
-        return self._last_step().program
+        return self._steps.last().program
 
     def report_value(self, title: str = "intandem run") -> Report:
         """Return what ``report`` writes, as a value. Collective."""
         return build_report(
-            self._model, self._assembly, self.program(), self.timeline(), self._history, title
+            self._model, self._assembly, self.program(), self.timeline(), self._steps.history, title
         )
 
     def report(self, path: str | Path, title: str = "intandem run") -> Path:
@@ -321,6 +351,7 @@ class Pipeline:
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:
         """Show ``observer`` what every call on this process's ranks returns, while open."""
+        self._steps.settle()
         before, self._passes.observer = self._passes.observer, observer
         try:
             yield
@@ -329,19 +360,16 @@ class Pipeline:
 
     def close(self) -> None:
         """End this pipeline's threads and connections. The model stays as it is."""
-        self._finalizer()
+        try:
+            self._steps.complete()
+        finally:
+            self._finalizer()
 
     def __enter__(self) -> Pipeline:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close() if kind is None else self._finalizer()
 
     def _scale(self) -> float:
         return 1.0 if self._scaler is None else self._scaler.get_scale()
-
-    def _last_step(self) -> Trained:
-        if self._last is None:
-            msg = "no step has run yet, so there is nothing to show"
-            raise RunError(msg)
-        return self._last

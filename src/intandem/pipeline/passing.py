@@ -22,6 +22,7 @@ from intandem.runtime.work import MicrobatchWork, Mode, StepWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from intandem.pipeline.request import Request
     from intandem.runtime.loss_report import LossReport
     from intandem.runtime.observer import Observer
+    from intandem.runtime.ranks import Underway
     from intandem.runtime.work import RankResult
 
 
@@ -43,6 +45,14 @@ class Trained:
     report: LossReport
     program: Program
     spans: tuple[Span, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Begun:
+    """A training step that ranks have been asked for."""
+
+    work: StepWork
+    underway: Underway
 
 
 class Passes:
@@ -66,6 +76,7 @@ class Passes:
         self.observer: Observer | None = None
         self._num_passes = 0
         self._num_steps = 0
+        self._last_begun: StepWork | None = None
 
     def train(
         self, batch: Any, parameters: Sequence[nn.Parameter], scale: Callable[[], float]
@@ -80,9 +91,8 @@ class Passes:
         Returns:
             What happened; the loss may be NaN or infinite.
         """
-        with torch.enable_grad():
-            work = dataclasses.replace(self._work(batch, Mode.TRAIN), scale=scale())
-        self._num_steps += 1
+        self._last_begun = None
+        work = self._training_work(batch, scale)
         earlier = self._set_gradients_aside(parameters) if work.is_linear else None
         results = self._execute(work)
         report = self._report_of(work)
@@ -90,8 +100,50 @@ class Passes:
             refuse_correction(report.correction)
         if earlier is not None:
             add_scaled_(parameters, earlier, report.correction)
-        spans = tuple(span for result in results for span in result.spans)
-        return Trained(work.step, report, work.program, spans)
+        return _trained(work, report, results)
+
+    @property
+    def can_overlap(self) -> bool:
+        """Whether a step may begin while ranks of this process are still at the one before.
+
+        Not where something is done with gradients of several ranks when a step is over: parameters
+        that they share, counts of a ``LossSum``. Nor while an observer looks on.
+        """
+        assembly = self._assembly
+        if self.observer is not None:
+            return False
+        is_shared = any(len(holders) > 1 for holders in assembly.holders_of.values())
+        return not (is_shared or assembly.loss_is_sum or assembly.placement.replicas)
+
+    def begin(self, batch: Any) -> Begun:
+        """Have the ranks train on ``batch``, once they have done what was asked of them before.
+
+        Only where steps can overlap.
+        """
+        work = self._training_work(batch, lambda: 1.0)
+        self._last_begun = work
+        with self._in_recorded_precision(work):
+            return Begun(work, self._assembly.ranks.begin(work))
+
+    def is_usable(self) -> Callable[[], bool]:
+        """Return what tells, once a rank has its gradients of the last step, if they are usable.
+
+        All losses are known then, as backwards begin with them. Those of a step that was waited for
+        have been looked at.
+        """
+        work = self._last_begun
+        return lambda: work is None or work.tally.report().is_finite
+
+    def complete(self, begun: Begun) -> Trained:
+        """Wait for a step; see ``train``."""
+        results = begun.underway.wait()
+        return _trained(begun.work, self._report_of(begun.work), results)
+
+    def _training_work(self, batch: Any, scale: Callable[[], float]) -> StepWork:
+        with torch.enable_grad():
+            work = dataclasses.replace(self._work(batch, Mode.TRAIN), scale=scale())
+        self._num_steps += 1
+        return work
 
     def evaluate(self, batch: Any) -> LossReport:
         """Run forwards in evaluation mode for their loss.
@@ -121,10 +173,12 @@ class Passes:
         return None if outputs is None else join_outputs([outputs[i] for i in sorted(outputs)])
 
     def _execute(self, work: StepWork) -> list[RankResult]:
-        """Run a pass; calls enter the mixed precision they were recorded under, and no other."""
-        off = [dataclasses.replace(state, enabled=False) for state in work.autocast]
-        with in_autocast(off):
+        with self._in_recorded_precision(work):
             return self._assembly.ranks.execute(work)
+
+    def _in_recorded_precision(self, work: StepWork) -> AbstractContextManager[None]:
+        """Calls enter the mixed precision they were recorded under, and no other."""
+        return in_autocast([dataclasses.replace(state, enabled=False) for state in work.autocast])
 
     def _work(self, batch: Any, mode: Mode) -> StepWork:
         """Make a pass ready. Where that fails on one process, no other is left waiting."""
@@ -203,3 +257,8 @@ class Passes:
             for replica, rank in enumerate(placement.holders_of(placement.num_stages - 1))
             if rank not in ranks.own
         ]
+
+
+def _trained(work: StepWork, report: LossReport, results: Sequence[RankResult]) -> Trained:
+    spans = tuple(span for result in results for span in result.spans)
+    return Trained(work.step, report, work.program, spans)

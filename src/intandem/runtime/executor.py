@@ -35,7 +35,7 @@ class Executor:
         weights: Weights,
         tied: TiedGradients,
     ) -> None:
-        self._rank = rank
+        self.rank = rank
         self._transport = transport
         self._weights = weights
         self._tied = tied
@@ -49,10 +49,10 @@ class Executor:
             PeerFailureError: if another rank failed.
         """
         if work.mode is Mode.TRAIN:
-            self._tied.begin(self._rank)
-        run = Pass(self._rank, self._transport, self._weights, work)
+            self._tied.begin(self.rank)
+        run = Pass(self.rank, self._transport, self._weights, work)
         self._rows.execute(run, work.program, work.step, lambda: self._reduce(work))
         return run.result
 
     def _reduce(self, work: StepWork) -> None:
-        self._tied.reduce(self._rank, self._transport, work.sequence)
+        self._tied.reduce(self.rank, self._transport, work.sequence)

@@ -14,16 +14,33 @@ from intandem.errors import PeerFailureError, RunError
 from intandem.runtime.executor import Executor
 from intandem.runtime.local_watch import local_watches
 from intandem.runtime.transport.local import local_transports
+from intandem.runtime.work import RankResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from intandem.runtime.tied import TiedGradients
     from intandem.runtime.transport.protocol import Transport
     from intandem.runtime.watch import Watch
     from intandem.runtime.weights import Weights
-    from intandem.runtime.work import RankResult, StepWork
+    from intandem.runtime.work import StepWork
 
-    _Job = tuple[contextvars.Context, StepWork]
-    """What to do, and the caller's context variables."""
+    _Answers = queue.SimpleQueue[RankResult | BaseException | None]
+    _Job = tuple[contextvars.Context, Callable[[Executor], RankResult | None], _Answers]
+    """The caller's context variables, what to do, and where to put what came of it."""
+
+
+class Underway(Protocol):
+    """A pass that own ranks have been asked for."""
+
+    def wait(self) -> list[RankResult]:
+        """Return what every own rank brings back, in rank order.
+
+        Raises:
+            ActionError: if an instruction of an own rank raised.
+            PeerFailureError: if another rank failed.
+        """
+        ...
 
 
 class Ranks(Protocol):
@@ -39,13 +56,23 @@ class Ranks(Protocol):
         """An end of the transport that the caller's thread may use between passes."""
         ...
 
-    def execute(self, work: StepWork) -> list[RankResult]:
-        """Run one pass and return what every own rank brings back.
+    def begin(self, work: StepWork) -> Underway:
+        """Have every own rank run a pass, once it has done what was asked before."""
+        ...
 
-        Raises:
-            ActionError: if an instruction of an own rank raised.
-            PeerFailureError: if another rank failed.
+    def execute(self, work: StepWork) -> list[RankResult]:
+        """Run one pass; see ``Underway.wait``."""
+        ...
+
+    def ask(self, do: Callable[[int], None]) -> None:
+        """Have every own rank call ``do(rank)``, once it has done what was asked before.
+
+        What that raises ends the run: it is raised by ``join``, or when a later pass is waited for.
         """
+        ...
+
+    def join(self) -> None:
+        """Wait until every own rank has done what was asked before."""
         ...
 
     def close(self) -> None:
@@ -72,7 +99,6 @@ class LocalRanks:
     ) -> None:
         self._watches = local_watches(num_ranks)
         self._transports = local_transports(self._watches)
-        self._results: queue.SimpleQueue[RankResult | BaseException] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._closed = False
         self._jobs: list[queue.SimpleQueue[_Job | None]] = []
@@ -84,7 +110,7 @@ class LocalRanks:
             executor = Executor(rank, transport, watch, weights, tied)
             thread = threading.Thread(
                 target=_work,
-                args=(executor, jobs, self._results, threads_per_rank),
+                args=(executor, jobs, threads_per_rank),
                 name=f"intandem rank {rank}",
                 daemon=True,
             )
@@ -102,31 +128,41 @@ class LocalRanks:
         """Rank 0's end."""
         return self._transports[0]
 
+    def begin(self, work: StepWork) -> Underway:
+        """Have the threads run a pass; see ``Ranks.begin``."""
+        answers = self._put(lambda executor: executor.execute(work))
+        return _Threads(answers, len(self._jobs), self._fail)
+
     def execute(self, work: StepWork) -> list[RankResult]:
-        """Run one pass; see ``Ranks.execute``."""
+        """Run one pass; see ``Underway.wait``."""
+        return self.begin(work).wait()
+
+    def ask(self, do: Callable[[int], None]) -> None:
+        """Have the threads call a function; see ``Ranks.ask``."""
+        self._put(lambda executor: do(executor.rank))
+
+    def join(self) -> None:
+        """Wait for the threads; see ``Ranks.join``."""
+        _Threads(self._put(lambda _: None), len(self._jobs), self._fail).wait()
+
+    def _put(self, do: Callable[[Executor], RankResult | None]) -> _Answers:
         if self._closed:
             msg = "this pipeline is closed; build a new one"
             raise RunError(msg)
         if self._failure is not None:
             msg = f"this pipeline ended with a failure: {self._failure}; build a new one"
             raise RunError(msg) from self._failure
+        answers: _Answers = queue.SimpleQueue()
         context = contextvars.copy_context()
         for jobs in self._jobs:
-            jobs.put((context.copy(), work))
-        try:
-            found = [self._results.get() for _ in self._jobs]
-        except BaseException as error:  # KeyboardInterrupt: let the ranks stop at their next wait
-            self._failure = error
-            for watch in self._watches:
-                watch.fail(error)
-            raise
-        results = [item for item in found if not isinstance(item, BaseException)]
-        errors = [item for item in found if isinstance(item, BaseException)]
-        if errors:
-            own = [e for e in errors if not isinstance(e, PeerFailureError)]
-            self._failure = (own or errors)[0]
-            raise self._failure
-        return sorted(results, key=lambda result: result.rank)
+            jobs.put((context.copy(), do, answers))
+        return answers
+
+    def _fail(self, error: BaseException, *, is_from_outside: bool) -> None:
+        """End the run; where the caller was interrupted, let the ranks stop at their next wait."""
+        self._failure = error
+        for watch in self._watches if is_from_outside else ():
+            watch.fail(error)
 
     def close(self) -> None:
         """End the threads."""
@@ -168,12 +204,23 @@ class ProcessRank:
         """This rank's end."""
         return self._transport
 
+    def begin(self, work: StepWork) -> Underway:
+        """Run one pass on the caller's thread; see ``Ranks.begin``."""
+        return _Done(self.execute(work))
+
     def execute(self, work: StepWork) -> list[RankResult]:
-        """Run one pass on the caller's thread; see ``Ranks.execute``."""
+        """Run one pass on the caller's thread; see ``Underway.wait``."""
         if self._closed:
             msg = "this pipeline is closed; build a new one"
             raise RunError(msg)
         return [self._executor.execute(work)]
+
+    def ask(self, do: Callable[[int], None]) -> None:
+        """Call a function; see ``Ranks.ask``."""
+        do(self._transport.rank)
+
+    def join(self) -> None:
+        """Return: what is asked is done at once."""
 
     def close(self) -> None:
         """Leave the run in good order."""
@@ -187,16 +234,50 @@ def default_threads_per_rank(num_ranks: int) -> int:
     return max(1, (os.cpu_count() or 1) // num_ranks)
 
 
-def _work(
-    executor: Executor,
-    jobs: queue.SimpleQueue[_Job | None],
-    results: queue.SimpleQueue[RankResult | BaseException],
-    num_threads: int,
-) -> None:
-    torch.set_num_threads(num_threads)
-    while (job := jobs.get()) is not None:
-        context, work = job
+class _Done:
+    """A pass that is over."""
+
+    def __init__(self, results: list[RankResult]) -> None:
+        self._results = results
+
+    def wait(self) -> list[RankResult]:
+        return self._results
+
+
+class _Threads:
+    """A pass that threads are at."""
+
+    def __init__(self, answers: _Answers, num_ranks: int, fail: Callable[..., None]) -> None:
+        self._answers = answers
+        self._num_ranks = num_ranks
+        self._fail = fail
+
+    def wait(self) -> list[RankResult]:
         try:
-            results.put(context.run(executor.execute, work))
-        except BaseException as error:  # handed to the thread that asked
-            results.put(error)
+            found = [self._answers.get() for _ in range(self._num_ranks)]
+        except BaseException as error:  # KeyboardInterrupt
+            self._fail(error, is_from_outside=True)
+            raise
+        errors = [item for item in found if isinstance(item, BaseException)]
+        if errors:
+            own = [e for e in errors if not isinstance(e, PeerFailureError)]
+            first = (own or errors)[0]
+            self._fail(first, is_from_outside=False)
+            raise first
+        results = [item for item in found if isinstance(item, RankResult)]
+        return sorted(results, key=lambda result: result.rank)
+
+
+def _work(executor: Executor, jobs: queue.SimpleQueue[_Job | None], num_threads: int) -> None:
+    """Do one thing after another; after a failure, answer everything with it."""
+    torch.set_num_threads(num_threads)
+    failure: BaseException | None = None
+    while (job := jobs.get()) is not None:
+        context, do, answers = job
+        if failure is None:
+            try:
+                answers.put(context.run(do, executor))
+                continue
+            except BaseException as error:  # handed to the thread that waits
+                failure = error
+        answers.put(failure)

@@ -123,6 +123,8 @@ class Recordings:
         self._notes = RecordingNotes()
         self._updated: dict[tuple[bool, ...], set[str]] = {}
         self.num_recordings = 0
+        self.before_recording: Callable[[], None] = lambda: None
+        """Called before the model is run to be recorded."""
 
     def find(self, batch: Any, draw: Draw, made: Run | None = None) -> Recorded:
         """Return a recording that holds for ``batch``, made now if there is none.
@@ -181,6 +183,7 @@ class Recordings:
         updated = self._updated.setdefault(training, set())
         if made is None:
             blocks = self._named_blocks
+            self.before_recording()
             made = record(self._model, batch, self._bind, updated, blocks, draws=draw)
         recorded = self.add(made.graph)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
