@@ -175,6 +175,16 @@ pipe.step((x, y)){tail}"""
     assert found["optimizer"] == "AdamW(lr=0.01)"
 
 
+def test_a_script_whose_ranks_step_their_own_parameters(check):
+    """Its optimizer is made by the pipeline; the pipeline is left by the exception that ends it."""
+    head, tail = SCRIPT.split("pipe.step((x, y))")
+    head = head.replace("torch.optim.AdamW(groups,", "pipe.optimizer(lambda p: torch.optim.SGD(p,")
+    text = head.replace("lr=0.01)", "lr=0.01))") + "with pipe:\n    pipe.step((x, y))" + tail
+    status, _, found = check(text, target="script.py")
+    assert status == 0
+    assert found["optimizer"] == "SGD(lr=0.01)"
+
+
 @pytest.mark.parametrize("optimizer", ["", ", optimizer=lambda p: torch.optim.SparseAdam(list(p))"])
 def test_sparse_gradients(check, optimizer):
     """Are compared, and the optimizer takes them."""

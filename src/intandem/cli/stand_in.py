@@ -17,6 +17,7 @@ from intandem.errors import PipelineError
 from intandem.pipeline import Pipeline, facade
 from intandem.pipeline.assembly import evaluating
 from intandem.pipeline.batches import join_outputs
+from intandem.pipeline.training_steps import refuse_none_yet
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import left_as_it_was
 from intandem.recorder.recording import autocast_state
@@ -99,9 +100,20 @@ def _step_that_takes(optimizers: list[Optimizer]) -> Any:
 def _init(self: Any, model: Any, *, example: Any, loss: Any = None, **arguments: Any) -> None:
     del example
     self._model = as_module(model)
-    self._last = None
+    self._steps = _NoSteps
     self.asked_loss, self.asked = loss, arguments
     self.num_ranks = arguments.get("ranks") or 1
+
+
+class _NoSteps:
+    """Steps before the first one."""
+
+    run_ahead = False
+    last = staticmethod(refuse_none_yet)
+
+    @staticmethod
+    def settle() -> None:
+        """Nothing is under way."""
 
 
 def _getattr(self: Any, name: str) -> NoReturn:
@@ -159,6 +171,11 @@ def _clip_grad_norm_(self: Any, max_norm: float) -> float:
     return float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm))
 
 
+def _optimizer(self: Any, factory: Any) -> Optimizer:
+    made: Optimizer = factory(list(self._model.parameters()))
+    return made
+
+
 def _grad_scaler(self: Any, **scaling: Any) -> GradScaler:
     """Return a scaler of scale 1: what the step is taken for has no scale."""
     del self, scaling
@@ -174,8 +191,8 @@ def _state_dict(self: Any) -> dict[str, Any]:
     return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
 
 
-def _close(self: Any) -> None:
-    del self
+def _close(self: Any, *exception: object) -> None:
+    del self, exception
 
 
 _METHODS: dict[str, Any] = {
@@ -186,8 +203,10 @@ _METHODS: dict[str, Any] = {
     "named_parameters": _named_parameters,
     "clip_grad_norm_": _clip_grad_norm_,
     "grad_scaler": _grad_scaler,
+    "optimizer": _optimizer,
     "recordings": _recordings,
     "state_dict": _state_dict,
     "num_recordings": property(lambda self: 1),
     "close": _close,
+    "__exit__": _close,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from intandem.errors import RunError
 from intandem.pipeline.reporting import History
@@ -102,10 +102,7 @@ class TrainingSteps:
             RunError: before the first one.
         """
         self.settle()
-        if self._last is None:
-            msg = "no step has run yet, so there is nothing to show"
-            raise RunError(msg)
-        return self._last
+        return self._last or refuse_none_yet()
 
     def _report_of(self, step: _Underway) -> LossReport:
         while step in self._underway:
@@ -130,3 +127,9 @@ class TrainingSteps:
         self._last = trained
         self.history.add(trained.report.value, seconds)
         trained.report.check_finite(stage=self._passes.last_stage, step=trained.step)
+
+
+def refuse_none_yet() -> NoReturn:
+    """Raise, where no step has run."""
+    msg = "no step has run yet, so there is nothing to show"
+    raise RunError(msg)
