@@ -454,6 +454,32 @@ def test_pipeline_with_hooks_of_the_loss(schedule):
         assert same(found.grad, expected.grad)
 
 
+def test_pipeline_with_hooks_on_graphs_of_earlier_microbatches():
+    """Registered by the loss of the last one, between the forwards and the backwards of others."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    cut, batch = copy.deepcopy(whole), torch.randn(4, 4)
+    outputs = []
+
+    def loss(output, batch):
+        outputs.append(output)
+        for earlier in outputs[:3] if len(outputs) == 4 else ():
+            if earlier.grad_fn is not None:
+                earlier.register_hook(lambda gradient: 2 * gradient)
+        return F.mse_loss(output, batch)
+
+    with it.Pipeline(
+        cut, example=batch, loss=loss, ranks=2, microbatches=4, schedule="gpipe"
+    ) as pipe:
+        outputs.clear()
+        pipe.step(batch)
+    whole_output = whole(batch)
+    weights = torch.tensor([2.0, 2.0, 2.0, 1.0])
+    ((whole_output - batch).square().mean(1) * weights).mean().backward()
+    for found, expected in zip(cut.parameters(), whole.parameters(), strict=True):
+        assert same(found.grad, expected.grad)
+
+
 class Scribbling(torch.autograd.Function):
     """Its backward writes to the gradient that it is given, which others may be given as well."""
 

@@ -27,7 +27,6 @@ from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
 from intandem.pipeline.training_steps import TrainingSteps
 from intandem.recorder import bind_by_signature
-from intandem.recorder.modules import named_parameters
 from intandem.recorder.stage_chain import as_module
 from intandem.runtime.loss_report import EvaluationLoss
 from intandem.runtime.losses import refuse_missing_loss
@@ -168,7 +167,7 @@ class Pipeline:
         """
         if self._steps.run_ahead and self._scaler is None and self._passes.can_overlap:
             return self._steps.begin(batch)
-        return self._steps.run(batch, list(self.parameters()), self._scale)
+        return self._steps.run(batch, lambda: list(self.parameters()), self._scale)
 
     def evaluate(self, batch: Any) -> EvaluationLoss:
         """Return the mean loss of ``batch``: forward only, in evaluation mode, no gradients.
@@ -204,7 +203,7 @@ class Pipeline:
         self._steps.settle()
         self._assembly.weights.refuse_other_modules()
         own = set(self._assembly.home.own_ranks)
-        for name, parameter in named_parameters(self._model):
+        for name, parameter in self._model.named_parameters():
             if own & set(self._assembly.holders_of.get(name, ())):
                 yield name, parameter
 

@@ -15,7 +15,6 @@ from intandem.pipeline.batches import join_outputs
 from intandem.pipeline.programs import union_of
 from intandem.recorder.recording import autocast_state
 from intandem.runtime.foretold import backward_is_linear, foretold_count, refuse_correction
-from intandem.runtime.passes import end_of_forwards
 from intandem.runtime.stage import in_autocast
 from intandem.runtime.tally import LossTally
 from intandem.runtime.work import MicrobatchWork, Mode, StepWork
@@ -79,13 +78,13 @@ class Passes:
         self._last_begun: StepWork | None = None
 
     def train(
-        self, batch: Any, parameters: Sequence[nn.Parameter], scale: Callable[[], float]
+        self, batch: Any, parameters: Callable[[], list[nn.Parameter]], scale: Callable[[], float]
     ) -> Trained:
         """Run forward and backward of every micro-batch, adding to ``.grad``.
 
         Args:
             batch: whole.
-            parameters: of this process.
+            parameters: returns those of this process.
             scale: returns what the loss is multiplied by before it is differentiated.
 
         Returns:
@@ -93,13 +92,14 @@ class Passes:
         """
         self._last_begun = None
         work = self._training_work(batch, scale)
-        earlier = self._set_gradients_aside(parameters) if work.is_linear else None
+        held = parameters() if self._assembly.loss_is_sum and work.is_linear else None
+        earlier = None if held is None else _set_gradients_aside(held)
         results = self._execute(work)
         report = self._report_of(work)
         if not work.is_linear:
             refuse_correction(report.correction)
-        if earlier is not None:
-            add_scaled_(parameters, earlier, report.correction)
+        if held is not None and earlier is not None:
+            add_scaled_(held, earlier, report.correction)
         return _trained(work, report, results)
 
     @property
@@ -227,18 +227,8 @@ class Passes:
             is_linear=is_linear,
             observer=self.observer,
             joining=joining,
+            is_told=self._assembly.home.membership is not None,
         )
-
-    def _set_gradients_aside(
-        self, parameters: Sequence[nn.Parameter]
-    ) -> list[Tensor | None] | None:
-        """Keep this step's gradients apart if they are still to be scaled by a LossSum's count."""
-        if not self._assembly.loss_is_sum:
-            return None
-        earlier = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        return earlier
 
     def _report_of(self, work: StepWork) -> LossReport:
         for told in self._ends_of(work):
@@ -246,15 +236,15 @@ class Passes:
         return work.tally.report()
 
     def _ends_of(self, work: StepWork) -> list[bytes]:
-        """Return what last stages of other processes say once their forwards are over.
+        """Return what last stages of other processes say once their forwards are over, if any.
 
         Waiting for them keeps a process from running ahead without limit. It is no barrier: they
         say it before their backwards, which this process's own gradients have waited for.
         """
-        ranks, placement = self._assembly.ranks, work.program.placement
+        ranks = self._assembly.ranks
         return [
-            ranks.transport.read(end_of_forwards(work.sequence, replica))
-            for replica, rank in enumerate(placement.holders_of(placement.num_stages - 1))
+            ranks.transport.read(work.end_of_forwards(replica))
+            for replica, rank in work.last_ranks().items()
             if rank not in ranks.own
         ]
 
@@ -262,3 +252,11 @@ class Passes:
 def _trained(work: StepWork, report: LossReport, results: Sequence[RankResult]) -> Trained:
     spans = tuple(span for result in results for span in result.spans)
     return Trained(work.step, report, work.program, spans)
+
+
+def _set_gradients_aside(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    """Keep a step's gradients apart that are still to be scaled by a ``LossSum``'s count."""
+    earlier = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return earlier

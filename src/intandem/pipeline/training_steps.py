@@ -11,7 +11,7 @@ from intandem.pipeline.reporting import History
 from intandem.runtime.loss_report import PromisedLoss, StepLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any
 
     from torch import nn
@@ -56,7 +56,7 @@ class TrainingSteps:
         assembly.recordings.before_recording = self.settle
 
     def run(
-        self, batch: Any, parameters: Sequence[nn.Parameter], scale: Callable[[], float]
+        self, batch: Any, parameters: Callable[[], list[nn.Parameter]], scale: Callable[[], float]
     ) -> StepLoss:
         """Run a step; see ``Passes.train``.
 

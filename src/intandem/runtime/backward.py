@@ -34,7 +34,6 @@ class Kept:
             output; on the last stage.
         draws: whether the backward draws random numbers again.
         num_hooks_before: hooks registered in this process when the forward began.
-        hooked: whether hooks may have been registered on the graph.
     """
 
     entries: dict[int, Tensor] = field(default_factory=dict)
@@ -43,11 +42,11 @@ class Kept:
     ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     draws: bool = False
     num_hooks_before: int = field(default_factory=num_hooks_made)
-    hooked: bool = False
 
-    def look_for_hooks(self) -> None:
-        """Note whether hooks have been registered since the forward began."""
-        self.hooked = self.hooked or num_hooks_made() != self.num_hooks_before
+    @property
+    def hooked(self) -> bool:
+        """Whether hooks may have been registered on the graph: any have been since it was begun."""
+        return num_hooks_made() != self.num_hooks_before
 
 
 def enter(
@@ -72,8 +71,7 @@ def enter(
 
 
 def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
-    """Note the values that gradients will arrive for; hooks on the graph are registered by now."""
-    kept.look_for_hooks()
+    """Note the values that gradients will arrive for."""
     for values in stage.cut.sent.values():
         kept.exits.update((value, environment[value]) for value in values)
 

@@ -204,9 +204,9 @@ class Pass:
         """
         replica = self._replica_of[microbatch]
         self._num_untold[replica] -= 1
-        if not self._num_untold[replica]:
+        if self._work.is_told and not self._num_untold[replica]:
             told = b"" if self._work.mode is Mode.PREDICT else self._work.tally.told()
-            self._transport.publish(end_of_forwards(self._work.sequence, replica), told)
+            self._transport.publish(self._work.end_of_forwards(replica), told)
 
     def _find_ends_again(self, output: Any, microbatch: int, kept: Kept) -> None:
         if self._whole is not None:
@@ -216,7 +216,6 @@ class Pass:
         self._keep_loss(kept, term, self._work.tally.weight(microbatch))
 
     def _keep_loss(self, kept: Kept, term: LossTerm, weight: float) -> None:
-        kept.look_for_hooks()
         if weight != 0 or term.count is not None:
             kept.ends.append((term.root, gradient_seed(term, weight * self._work.scale)))
 
@@ -300,11 +299,6 @@ class Pass:
 
     def _draw(self, microbatch: int) -> Draw:
         return Draw(self._work.seed, self._work.step, microbatch)
-
-
-def end_of_forwards(sequence: int, replica: int) -> str:
-    """Return the name of the fact that says a replica's forwards are over, and their losses."""
-    return f"pass/{sequence}/{replica}"
 
 
 def _slot_of(message: Message) -> tuple[int, int, int]:

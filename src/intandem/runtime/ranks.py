@@ -6,6 +6,7 @@ import contextvars
 import os
 import queue
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -193,6 +194,7 @@ class ProcessRank:
         self._watch = watch
         self._closed = False
         self._executor = Executor(transport.rank, transport, watch, weights, tied)
+        self._last: StepWork | None = None
 
     @property
     def own(self) -> tuple[int, ...]:
@@ -213,7 +215,10 @@ class ProcessRank:
         if self._closed:
             msg = "this pipeline is closed; build a new one"
             raise RunError(msg)
-        return [self._executor.execute(work)]
+        self._last = None
+        result = self._executor.execute(work)
+        self._last = work
+        return [result]
 
     def ask(self, do: Callable[[int], None]) -> None:
         """Call a function; see ``Ranks.ask``."""
@@ -223,8 +228,16 @@ class ProcessRank:
         """Return: what is asked is done at once."""
 
     def close(self) -> None:
-        """Leave the run in good order."""
+        """Leave the run in good order.
+
+        Others may still be at the last step, and this process may host the store that they need
+        for it: the ends of the last stages are waited for.
+        """
         self._closed = True
+        with suppress(RunError):
+            for fact in () if self._last is None else self._last.ends():
+                self._transport.read(fact)
+        self._last = None
         self._transport.close()
         self._watch.close()
 

@@ -149,8 +149,8 @@ def differentiate(
 def num_hooks_made() -> int:
     """Return how many hooks Python has registered so far, in this process.
 
-    Where the number stays the same while a graph is made, the graph has none. Threads of ranks
-    count together: one may be told of hooks of another's.
+    Where the number stays the same from before a graph is made to its backward, the graph has none.
+    Threads of ranks count together: one may be told of hooks of another's, or of ``_Gradients``.
     """
     return RemovableHandle.next_id
 

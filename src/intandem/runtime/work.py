@@ -59,6 +59,7 @@ class StepWork:
         observer: shown what is computed.
         joining: how outputs are joined where the loss is the whole batch's; else None.
         scale: what the loss is multiplied by before it is differentiated.
+        is_told: whether other processes wait to be told the losses.
         is_linear: whether gradients may be multiplied by a factor once backward is over.
     """
 
@@ -75,6 +76,25 @@ class StepWork:
     joining: Joining | None = None
     scale: float = 1.0
     is_linear: bool = True
+    is_told: bool = False
+
+    def end_of_forwards(self, replica: int) -> str:
+        """Return the name of the fact that says a replica's forwards are over, and their losses."""
+        return f"pass/{self.sequence}/{replica}"
+
+    def end(self, rank: int) -> str:
+        """Return the name of the fact that says the pass is over on a rank with a last stage."""
+        return f"end/{self.sequence}/{rank}"
+
+    def last_ranks(self) -> dict[int, int]:
+        """Return the rank of the last stage of each replica that has micro-batches."""
+        placement, count = self.program.placement, len(self.microbatches)
+        last = placement.holders_of(placement.num_stages - 1)
+        return {r: last[r] for r in sorted({placement.replica_of(m, count) for m in range(count)})}
+
+    def ends(self) -> list[str]:
+        """Return the names of all that say the pass is over."""
+        return [self.end(rank) for rank in sorted(set(self.last_ranks().values()))]
 
 
 @dataclass(slots=True)
