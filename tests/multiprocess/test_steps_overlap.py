@@ -59,3 +59,39 @@ def test_a_rank_leaves_a_step_before_others_end_it(tmp_path):
     found = run_ranks(step_while_the_other_is_held, 2, tmp_path, "zb-h1", str(tmp_path))
     assert [outcome.code for outcome in found] == [0, 0], found
     assert found[1].value is True
+
+
+def leave_while_the_other_is_held(folder):
+    """Tell whether rank 1 had ended the last step when rank 0 had left the run."""
+    left, ended = Path(folder) / "left", Path(folder) / "ended"
+    torch.manual_seed(0)
+    batch = torch.randn(8, 4)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    pipe = it.Pipeline(model, example=batch, loss=F.mse_loss, microbatches=4, schedule="zb-h1")
+    rank, number, add_up = torch.distributed.get_rank(), 0, backward.backward_weights
+
+    def held(pending):
+        nonlocal number
+        number += 1
+        if number == 4:
+            wait_for(left)
+            time.sleep(1)
+        add_up(pending)
+        if number == 4:
+            ended.touch()
+
+    if rank == 1:
+        backward.backward_weights = held
+    float(pipe.step(batch))
+    if rank == 0:
+        left.touch()
+    pipe.close()
+    return ended.exists()
+
+
+@pytest.mark.timeout(120)
+def test_a_rank_stays_until_the_last_step_is_over(tmp_path):
+    """Its process may host what the others need for it."""
+    found = run_ranks(leave_while_the_other_is_held, 2, tmp_path, str(tmp_path))
+    assert [outcome.code for outcome in found] == [0, 0], found
+    assert [outcome.value for outcome in found] == [True, True]
