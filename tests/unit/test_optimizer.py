@@ -189,6 +189,22 @@ def test_a_loss_that_is_no_number_changes_nothing():
         assert float(pipe.step(good)) > 0
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_loss_that_is_no_number_spoils_what_it_is_added_to(order):
+    """Two steps are added up; nothing is changed by their sum."""
+    ours, every = model_of(), batches(2)
+    every[1][5] = torch.nan
+    with pipeline(ours) as pipe:
+        optimizer = pipe.optimizer(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+        before = copy.deepcopy(ours.state_dict())
+        for index in order:
+            pipe.step(every[index])
+        optimizer.step()
+        with pytest.raises(NonFiniteLossError):
+            pipe.state_dict()
+        assert all(torch.equal(pipe.state_dict()[name], value) for name, value in before.items())
+
+
 class Failing(nn.Linear):
     fails = False
 

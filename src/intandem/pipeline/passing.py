@@ -75,7 +75,7 @@ class Passes:
         self.observer: Observer | None = None
         self._num_passes = 0
         self._num_steps = 0
-        self._last_begun: StepWork | None = None
+        self._unused: list[StepWork] = []
 
     def train(
         self, batch: Any, parameters: Callable[[], list[nn.Parameter]], scale: Callable[[], float]
@@ -90,7 +90,6 @@ class Passes:
         Returns:
             What happened; the loss may be NaN or infinite.
         """
-        self._last_begun = None
         work = self._training_work(batch, scale)
         held = parameters() if self._assembly.loss_is_sum and work.is_linear else None
         earlier = None if held is None else _set_gradients_aside(held)
@@ -121,23 +120,26 @@ class Passes:
         Only where steps can overlap.
         """
         work = self._training_work(batch, lambda: 1.0)
-        self._last_begun = work
+        self._unused.append(work)
         with self._in_recorded_precision(work):
             return Begun(work, self._assembly.ranks.begin(work))
 
     def is_usable(self) -> Callable[[], bool]:
         """Return what tells, once a rank has its gradients of the last step, if they are usable.
 
-        All losses are known then, as backwards begin with them. Those of a step that was waited for
-        have been looked at.
+        All losses are known then, as backwards begin with them. What has been added up since this
+        was last asked counts; steps that were waited for have been looked at.
         """
-        work = self._last_begun
-        return lambda: work is None or work.tally.report().is_finite
+        works, self._unused = self._unused, []
+        return lambda: all(work.tally.report().is_finite for work in works)
 
     def complete(self, begun: Begun) -> Trained:
         """Wait for a step; see ``train``."""
         results = begun.underway.wait()
-        return _trained(begun.work, self._report_of(begun.work), results)
+        report = self._report_of(begun.work)
+        if report.is_finite:
+            self._unused = [work for work in self._unused if work is not begun.work]
+        return _trained(begun.work, report, results)
 
     def _training_work(self, batch: Any, scale: Callable[[], float]) -> StepWork:
         with torch.enable_grad():

@@ -58,11 +58,12 @@ class TrainingSteps:
     def run(
         self, batch: Any, parameters: Callable[[], list[nn.Parameter]], scale: Callable[[], float]
     ) -> StepLoss:
-        """Run a step; see ``Passes.train``.
+        """Run a step, once those under way are over; see ``Passes.train``.
 
         Raises:
             NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
         """
+        self.complete()
         began_s = time.perf_counter()
         trained = self._passes.train(batch, parameters, scale)
         self._note(trained, time.perf_counter() - began_s)
