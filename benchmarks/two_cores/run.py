@@ -31,6 +31,7 @@ SIZES = {"vocab": 4096, "seq": 128, "width": 256, "num_blocks": 8, "num_heads": 
 SIDES = [
     "one", "threads", "ceiling",
     *(f"local:{name}" for name in ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-2p", "zb-v")),
+    *(f"ahead:{name}" for name in ("1f1b", "zb-h1", "zb-2p")),
     *(f"gloo:{name}" for name in ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-2p", "zb-v")),
     "torch:ScheduleGPipe:4", "torch:Schedule1F1B:4", "torch:Schedule1F1B:5",
     "torch:ScheduleInterleaved1F1B:2,4,6", "torch:ScheduleInterleavedZeroBubble:2,4,6",

@@ -44,6 +44,8 @@ class Task:
         rows = self.microbatches * options["rows"]
         self.ids = torch.randint(options["vocab"], (rows, options["seq"]))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
+        self.finish: Step = lambda: None
+        """Waits for the steps that are under way."""
 
     def update(self) -> None:
         """What every side does between steps."""
@@ -65,26 +67,30 @@ def one(task: Task) -> tuple[Step, Step]:
     return gradients, step
 
 
-def intandem(task: Task, schedule: str, *, local: bool) -> tuple[Step, Step]:
-    """Our pipeline on two ranks."""
+def intandem(task: Task, schedule: str, kind: str) -> tuple[Step, Step]:
+    """Our pipeline on two ranks: threads, threads whose steps overlap, or processes."""
     import intandem as it
 
     pipe = it.Pipeline(
         task.model,
         example=task.ids,
         loss=language_loss,
-        ranks=2 if local else None,
+        ranks=None if kind == "gloo" else 2,
         microbatches=task.microbatches,
         schedule=schedule,
         options=it.Options(threads_per_rank=1),
     )
-    optimizer = torch.optim.SGD(pipe.parameters(), lr=1e-3)
+    if kind == "ahead":
+        optimizer: torch.optim.Optimizer = pipe.optimizer(lambda p: torch.optim.SGD(p, lr=1e-3))
+    else:
+        optimizer = torch.optim.SGD(pipe.parameters(), lr=1e-3)
+    task.finish = lambda: list(pipe.parameters())
 
     def gradients() -> None:
         float(pipe.step(task.ids))
 
     def step() -> None:
-        gradients()
+        pipe.step(task.ids)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -164,12 +170,14 @@ def build(side: str, task: Task, rank: int) -> tuple[Step, Step]:
     match kind:
         case "one" | "ceiling" | "threads":
             return one(task)
-        case "local" | "gloo":
-            return intandem(task, schedule, local=kind == "local")
+        case "local" | "ahead" | "gloo":
+            return intandem(task, schedule, kind)
         case "torch":
             return peer(task, schedule, [int(cut) for cut in cuts.split(",")], rank)
         case _:
-            msg = f"{side!r} is no side; expected one, ceiling, threads, local, gloo or torch"
+            msg = (
+                f"{side!r} is no side; expected one, ceiling, threads, local, ahead, gloo or torch"
+            )
             raise ValueError(msg)
 
 
@@ -197,6 +205,7 @@ def main() -> None:
         elif order == "steps":
             for _ in range(int(argument)):
                 step()
+            task.finish()
         elif order == "peak":
             answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(answer), file=answers, flush=True)
