@@ -247,6 +247,7 @@ def test_an_optimizer_that_raises_ends_the_run():
 
 
 def test_state_comes_back():
+    """Where the same stages are on the same ranks."""
     first, second = model_of(), model_of()
     before, after = batches(2), batches(4)[2:]
 
@@ -256,12 +257,12 @@ def test_state_comes_back():
             pipe.step(batch)
             optimizer.step()
 
-    with pipeline(first) as pipe:
+    with pipeline(first, split_points=["2"]) as pipe:
         optimizer = pipe.optimizer(adam)
         train(pipe, optimizer, before)
         weights, state = copy.deepcopy((pipe.state_dict(), optimizer.state_dict()))
         train(pipe, optimizer, after)
-    with pipeline(second) as pipe:
+    with pipeline(second, split_points=["2"]) as pipe:
         optimizer = pipe.optimizer(adam)
         pipe.load_state_dict(weights)
         with pytest.raises(ValueError, match="of ranks 0; this process has ranks 0, 1"):
