@@ -88,16 +88,15 @@ def expected_peak(row):
     return peak
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("schedule", IN_ORDER)
-def test_graphs_live_from_forward_to_the_backward_for_inputs(schedule, ranks):
+def order_of(schedule, ranks):
     try:
-        order = it.build_schedule(schedule, num_ranks=ranks, num_microbatches=8)
+        return it.build_schedule(schedule, num_ranks=ranks, num_microbatches=8)
     except ScheduleError as error:
-        pytest.skip(str(error))
-    held = Held()
-    model = nn.Sequential(*(Block(held) for _ in range(order.num_stages)))
-    batch = torch.randn(8, 4)
+        return pytest.skip(str(error))
+
+
+def train_twice(model, batch, schedule, ranks, held):
+    """Leave the peaks of the second step."""
     with it.Pipeline(
         model,
         loss=F.mse_loss,
@@ -107,10 +106,19 @@ def test_graphs_live_from_forward_to_the_backward_for_inputs(schedule, ranks):
         schedule=schedule,
         options=it.Options(threads_per_rank=1),
     ) as pipe:
-        pipe.step(batch)
-        held.peak.clear()
-        pipe.step(batch)
+        for _ in range(2):
+            held.peak.clear()
+            pipe.step(batch)
         assert set(held.live.values()) == {0}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("schedule", IN_ORDER)
+def test_graphs_live_from_forward_to_the_backward_for_inputs(schedule, ranks):
+    order = order_of(schedule, ranks)
+    held = Held()
+    model = nn.Sequential(*(Block(held) for _ in range(order.num_stages)))
+    train_twice(model, torch.randn(8, 4), schedule, ranks, held)
     assert sorted(held.peak.values()) == sorted(map(expected_peak, order.actions))
 
 
@@ -133,27 +141,11 @@ class Wide(nn.Module):
 @pytest.mark.parametrize("schedule", IN_ORDER)
 def test_peak_bytes_are_the_simulators(schedule, ranks):
     """Stages of unequal size: kept from F to the end of B, or of W."""
-    try:
-        order = it.build_schedule(schedule, num_ranks=ranks, num_microbatches=8)
-    except ScheduleError as error:
-        pytest.skip(str(error))
+    order = order_of(schedule, ranks)
     held = Held()
     widths = [1000 + 100 * (stage * 7 % 5) for stage in range(order.num_stages)]
     model = nn.Sequential(*(Wide(held, width) for width in widths))
-    batch = torch.randn(16, 4)
-    with it.Pipeline(
-        model,
-        loss=F.mse_loss,
-        example=batch,
-        ranks=ranks,
-        microbatches=8,
-        schedule=schedule,
-        options=it.Options(threads_per_rank=1),
-    ) as pipe:
-        for _ in range(2):
-            held.peak.clear()
-            pipe.step(batch)
-        assert set(held.live.values()) == {0}
+    train_twice(model, torch.randn(16, 4), schedule, ranks, held)
     kept = tuple(2 * width * 4 for width in widths)
     costs = replace(CostModel.uniform(order.num_stages), activation_bytes=kept, pending_bytes=kept)
     assert sorted(held.peak.values()) == sorted(peak_bytes(order, costs))
