@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from intandem.collection import uncollected
 from intandem.errors import ScheduleVerifyError
 from intandem.ir import StageLinks
 from intandem.lowering.recomputation import add_recomputation
@@ -14,7 +13,6 @@ from intandem.lowering.transfers import add_transfers
 from intandem.rules import check_links, check_program, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
     from intandem.ir import Program, Schedule
@@ -45,29 +43,13 @@ def lower(
         links = StageLinks(links.activations, ())
     if found := check_links(schedule.placement, links):
         raise ScheduleVerifyError(found)
-    with _uncollected():
+    with uncollected():  # a program is many small values
         program = _verified(add_transfers(schedule, links), schedule)
         if recompute:
             program = _verified(add_recomputation(program, recompute), schedule)
         if reduce:
             program = _verified(add_reduction(program), schedule)
     return program
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector out: a program is many small values, none of them in a cycle.
-
-    It would look at all of them again and again while they are made, which takes as long as making
-    them does.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _verified(program: Program, schedule: Schedule) -> Program:

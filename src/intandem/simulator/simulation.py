@@ -6,6 +6,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from intandem.argument_types import require_type
+from intandem.collection import uncollected
 from intandem.costs import CostModel
 from intandem.ir import Program, Schedule, Span, Timeline
 from intandem.simulator.preparing import compile_order, machine_for, start_times
@@ -55,12 +56,13 @@ def spans_of(
     """Return the spans of one step, in rank order."""
     spans: list[Span] = []
     count, hold_s = compiled.operations.count, compiled.operations.hold_s
-    for rank, (row, began) in enumerate(zip(compiled.rows, starts, strict=True)):
-        ends = [start + hold_s[op // count] for op, start in zip(row, began, strict=True)]
-        shown = compiled.shown[rank]
-        if shown is not None:
-            first, last = [began[i] for i in shown.first], [ends[i] for i in shown.last]
-            spans += map(Span._make, zip(repeat(rank), shown.actions, first, last))
-        elif isinstance(order, Schedule):
-            spans += map(Span._make, zip(repeat(rank), order.actions[rank], began, ends))
+    with uncollected():
+        for rank, (row, began) in enumerate(zip(compiled.rows, starts, strict=True)):
+            ends = [start + hold_s[op // count] for op, start in zip(row, began, strict=True)]
+            shown = compiled.shown[rank]
+            if shown is not None:
+                first, last = [began[i] for i in shown.first], [ends[i] for i in shown.last]
+                spans += map(Span._make, zip(repeat(rank), shown.actions, first, last))
+            elif isinstance(order, Schedule):
+                spans += map(Span._make, zip(repeat(rank), order.actions[rank], began, ends))
     return spans
