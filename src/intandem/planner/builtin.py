@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from intandem.planner.problem import Memory, Problem, Rows
 
 
+_SAME_IN_A_CAP = {"zb-2p"}
+"""Families that are others (zb-1p) with a larger cap of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What built-in schedules are asked for.
@@ -38,10 +42,14 @@ class Wanted:
 def builtin_schedules(wanted: Wanted) -> Iterator[Schedule]:
     """Yield every built-in schedule of that many stages; families that refuse are left out.
 
+    Of families that are the same under the cap that is wanted, one is built.
+
     A family refuses counts with a ``ScheduleError``. Anything else that it raises is its fault.
     """
     stages_per_rank, rest = divmod(wanted.costs.num_stages, wanted.num_ranks)
     for family in FAMILIES:
+        if wanted.max_activations is not None and family.name in _SAME_IN_A_CAP:
+            continue
         if not _takes_costs(family, wanted):
             continue
         options: list[dict[str, Any]] = [{}]

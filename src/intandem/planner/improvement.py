@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from intandem.ir import Schedule
     from intandem.planner.request import Request
 
-_WORK = 48_000_000
-"""Operations run in a search of effort 1; 5 to 10 seconds."""
+_WORK = 40_000_000
+"""Operations run in a search of effort 1; some 5 seconds."""
 
 _MOST_MOVES = 100_000
 """Of one annealing at effort 1: small problems need no more."""
@@ -33,6 +33,15 @@ _SOLVING = 5.0
 
 _SOLVABLE = 900
 """Operations up to which CP-SAT is used without being asked for."""
+
+_CLOSE = 1.005
+"""How much longer than the bound the best may be for the rest to be looked for with less work."""
+
+_CLOSE_SHARE = 0.4
+"""Share of the work that is then done."""
+
+_FEWEST = 0.1
+"""Moves per operation below which annealing finds nothing."""
 
 _NEARLY = 1.005
 """How much longer than the best layout the second best may be to be worth as much work."""
@@ -166,6 +175,8 @@ class Improvement:
         left = max(0.0, self._effort.total - self._effort.spent)
         if not all(trial.is_whole for trial in self.trials):
             left *= 0.3  # most of what is gained is lost again when it is unrolled
+        if self.best is not None and self.best.value_s <= _CLOSE * self.bound_s:
+            left *= _CLOSE_SHARE
         if len(self.trials) > 1:
             for trial in self.trials:
                 self._anneal(trial, 0, 0.3 * left / len(self.trials))
@@ -220,7 +231,7 @@ class Improvement:
             return
         start = trial.starts[index]
         num_moves = int(min(work / trial.small.num_operations, _MOST_MOVES * self._effort.factor))
-        if num_moves == 0:
+        if num_moves <= _FEWEST * trial.small.num_operations:
             return
         warm = min(0.5, num_moves / (1000 * trial.small.num_operations))
         warmth = Warmth(num_moves, warm * trial.step_s, 0.06 * warm * trial.step_s)
