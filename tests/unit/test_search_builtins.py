@@ -25,6 +25,19 @@ def test_families_of_that_many_stages():
     assert names(3, 2, 4) == []
 
 
+@pytest.mark.parametrize("cap", [3, 4, 6.5])
+def test_what_is_the_same_in_a_cap_is_built_once(cap):
+    """ZB-1p and ZB-2p differ in the room they have of their own, and in nothing else."""
+    assert "zb-1p" in names(4, 4, 8, cap)
+    assert "zb-2p" not in names(4, 4, 8, cap)
+    costs = CostModel((1.0, 2.0, 1.5, 1.0), (1.0, 2.0, 1.0, 3.0), (1.0, 1.0, 2.0, 1.0))
+    one, two = (
+        it.build_schedule(name, num_ranks=4, num_microbatches=8, costs=costs, max_activations=cap)
+        for name in ("zb-1p", "zb-2p")
+    )
+    assert one.actions == two.actions
+
+
 @pytest.mark.parametrize("cap", [None, 1, 2, 5])
 @pytest.mark.parametrize("num_microbatches", [1, 3])
 @pytest.mark.parametrize("num_stages", [3, 6, 9])
