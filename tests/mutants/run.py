@@ -62,7 +62,10 @@ def judge(patch):
         applied = run(["git", "apply", "--whitespace=nowarn", str(patch)], folder)
         if applied.returncode:
             return Verdict(patch.stem, "broken", f"does not apply: {applied.stderr.strip()}")
-        return verdict_of(patch.stem, test[1], run_test(test[1], folder))
+        try:
+            return verdict_of(patch.stem, test[1], run_test(test[1], folder))
+        except subprocess.TimeoutExpired:
+            return Verdict(patch.stem, "broken", f"{test[1]} took more than {LIMIT_S} s")
 
 
 def copy_tree(folder):
