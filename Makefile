@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+PEERS := .venv-peers
+BENCHMARKS := two_cores emulated overhead split gpu
 
-.PHONY: demo test test-all check lint types mutants setup clean
+.PHONY: demo test test-all check lint types mutants setup peers bench clean
 
 setup: $(STAMP)
 
@@ -38,5 +40,20 @@ check: lint types test
 mutants: $(STAMP)
 	$(RUN)/python tests/mutants/run.py
 
+peers: $(PEERS)/.ready
+
+$(PEERS)/.ready: constraints.txt  # DeepSpeed, in an environment of its own; its operators are for GPUs
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt torch numpy setuptools wheel
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PEERS)/bin/pip install --quiet --constraint constraints.txt \
+		--no-build-isolation deepspeed==0.19.8
+	touch $@
+
+bench: $(STAMP) $(PEERS)/.ready  # all that is measured against others, on an otherwise idle machine: 40 minutes
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	for name in $(BENCHMARKS); do \
+		$(RUN)/python benchmarks/$$name/run.py --json benchmarks/$$name/results.json \
+			--plot benchmarks/$$name > benchmarks/$$name/results.md || exit 1; done
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis

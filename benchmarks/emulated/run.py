@@ -1,125 +1,119 @@
 """Run schedules on emulated ranks and compare each step with what the simulator says.
 
-    PYTHONPATH=src python benchmarks/emulated/run.py             # all; half an hour
-    PYTHONPATH=src python benchmarks/emulated/run.py --small     # a look: P = 4, two steps
-    PYTHONPATH=src python benchmarks/emulated/run.py --ranks 4 --ms 2 --transport local
+    python benchmarks/emulated/run.py --json found.json --plot benchmarks/emulated  # under 10 min
+    python benchmarks/emulated/run.py --quick                                       # a look
+    python benchmarks/emulated/run.py --full --steps 5                              # half an hour
+    python benchmarks/emulated/run.py --ranks 4 --ms 2 --sides local torch
 
-Ranks run the same executor, interpreter and transports that train models; only computing is
-replaced by waits.
+Ranks of ``local`` and ``gloo`` run the same executor, interpreter and transports that train models;
+only computing is replaced by waits. ``torch`` is `torch.distributed.pipelining` with modules that
+wait, against the makespan of its own order.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-from itertools import product
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from intandem.costs import CostModel
-from intandem.lowering import lower
-from intandem.rehearsal import Part, TransportKind, rehearse
-from intandem.schedules import build_schedule
-from intandem.schedules.registry import FAMILIES
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.results import Results, finish, parser_of
+from common.rounds import Progress
+from emulated.plan import (
+    SCHEDULES,
+    SHARES,
+    SIDES,
+    Setting,
+    default_plan,
+    full_plan,
+    parts_of,
+    quick_plan,
+)
+from emulated.report import figures, table
+from emulated.theirs import Theirs
+
+from intandem.rehearsal import TransportKind, rehearse
+from intandem.simulator import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import argparse
+    from collections.abc import Iterator
 
-    from intandem.rehearsal import Rehearsal
-
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v")
-BOUNDARY_BYTES = 65536
-UNEQUAL = (1.0, 1.3, 0.8, 1.1)
-"""How long stages of a P-th of the model take, relative to the first, over and over."""
-
-MOST_RANKS = {TransportKind.LOCAL: 16, TransportKind.GLOO: 8}
+NUM_WARMUP = 2
 
 
-def costs_of(
-    num_stages: int, num_ranks: int, action_s: float, shares: Sequence[float]
-) -> CostModel:
-    """F, I and W of a P-th of the model take ``action_s`` each, times the share of that part."""
-    per_rank = num_stages // num_ranks
-    stage_s = tuple(
-        action_s * shares[stage // per_rank % len(shares)] / per_rank for stage in range(num_stages)
-    )
-    return CostModel(stage_s, stage_s, stage_s, boundary_bytes=(BOUNDARY_BYTES,) * (num_stages - 1))
+def ours(setting: Setting, steps: int) -> Iterator[dict[str, Any]]:
+    """Rehearse a setting; yield what was found of each schedule."""
+    parts = tuple(parts_of(setting))
+    found = rehearse(parts, TransportKind(setting.side), num_steps=steps)
+    for name, rehearsal in zip(setting.schedules, found, strict=True):
+        yield {
+            "schedule": name,
+            "makespan_s": rehearsal.planned.makespan_s,
+            "steps_s": [step.makespan_s for step in rehearsal.steps],
+            "overslept": rehearsal.overslept,
+            "transfer_s": max(transfer.seconds for transfer in rehearsal.transfers),
+        }
 
 
-def part_of(name: str, num_ranks: int, action_s: float, shares: Sequence[float]) -> Part:
-    """A schedule of M = 4P micro-batches; one that is made for its costs gets them."""
-    count = 4 * num_ranks
-    takes = next(family.takes for family in FAMILIES if family.name == name)
-    sketch = build_schedule(name, num_ranks=num_ranks, num_microbatches=count)
-    costs = costs_of(sketch.num_stages, num_ranks, action_s, shares)
-    schedule = sketch
-    if "costs" in takes:
-        schedule = build_schedule(name, num_ranks=num_ranks, num_microbatches=count, costs=costs)
-    return Part(lower(schedule), costs)
+def seconds_of(setting: Setting, steps: int) -> float:
+    """Return what a setting takes if every step takes what the simulator says without links."""
+    planned = (simulate(part.program, part.costs).makespan_s for part in parts_of(setting))
+    return (steps + NUM_WARMUP) * sum(planned)
 
 
-def settings(asked: argparse.Namespace) -> Iterator[tuple[TransportKind, int, int, str]]:
-    """Transport, ranks, milliseconds and stages of every run."""
-    kinds = [TransportKind(kind) for kind in asked.transport]
-    for kind, ranks, ms, stages in product(kinds, asked.ranks, asked.ms, asked.stages):
-        if ranks <= MOST_RANKS[kind]:
-            yield kind, ranks, ms, stages
+def plan_of(options: argparse.Namespace) -> list[Setting]:
+    """Return what the options ask for."""
+    if options.quick:
+        return quick_plan()
+    asked = (options.sides, options.ranks, options.ms, options.stages, options.schedules)
+    if not options.full and not any(asked):
+        return default_plan()
+    return full_plan(
+        options.sides or SIDES, options.ranks or (4, 8, 16), options.ms or (2, 10, 20),
+        options.stages or tuple(SHARES), options.schedules or SCHEDULES,
+    )  # fmt: skip
 
 
-def row_of(rehearsal: Rehearsal, ms: int, stages: str) -> dict[str, object]:
-    """The figures of one rehearsal."""
-    program = rehearsal.part.program
-    return {
-        "schedule": program.name,
-        "transport": rehearsal.kind.value,
-        "num_ranks": program.num_ranks,
-        "num_microbatches": program.num_microbatches,
-        "action_ms": ms,
-        "stages": stages,
-        "makespan_s": rehearsal.planned.makespan_s,
-        "measured_s": rehearsal.measured_s,
-        "ratio": rehearsal.ratio,
-        "overslept": rehearsal.overslept,
-        "transfer_s": max(transfer.seconds for transfer in rehearsal.transfers),
-        "load": os.getloadavg()[0],
-    }
+def measure(options: argparse.Namespace) -> Results:
+    """Run all settings; settings of torch with as many ranks share their processes."""
+    plan = plan_of(options)
+    cost_s = {setting: seconds_of(setting, options.steps) for setting in plan}
+    progress = Progress(round(sum(cost_s.values())), "planned seconds")
+    print(f"about {sum(cost_s.values()) / 60:.1f} min and start-up", file=sys.stderr, flush=True)
+    theirs: dict[int, Theirs] = {}
+    rows = []
+    try:
+        for setting in plan:
+            if setting.side == "torch":
+                if setting.num_ranks not in theirs:
+                    theirs[setting.num_ranks] = Theirs(setting.num_ranks)
+                found = theirs[setting.num_ranks].rows(setting, options.steps)
+            else:
+                found = ours(setting, options.steps)
+            rows += [setting._asdict() | row | {"load": os.getloadavg()[0]} for row in found]
+            progress.advance(round(cost_s[setting]))
+    finally:
+        for side in theirs.values():
+            side.close()
+    return {"rows": rows}
 
 
 def main() -> None:
-    """Run what was asked for and print a line for each."""
-    asked = _parser().parse_args()
-    if asked.small:
-        asked.ranks, asked.ms, asked.steps = [4], [10], 2
-    shares = {"equal": (1.0,), "unequal": UNEQUAL}
-    print("transport ranks  ms stages   schedule     simulated  measured  ratio  overslept  load")
-    rows = []
-    for kind, ranks, ms, stages in settings(asked):
-        parts = [part_of(name, ranks, ms / 1e3, shares[stages]) for name in asked.schedules]
-        for rehearsal in rehearse(parts, kind, num_steps=asked.steps):
-            row = row_of(rehearsal, ms, stages)
-            rows.append(row)
-            print(
-                f"{kind.value:9} {ranks:5} {ms:3} {stages:8} {row['schedule']:12}"
-                f"{row['makespan_s']:9.4f} s {row['measured_s']:7.4f} s {row['ratio']:6.3f}"
-                f"{row['overslept']:10.2%} {row['load']:6.1f}",
-                flush=True,
-            )
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(rows, indent=1), "utf-8")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--ms", type=int, nargs="+", default=[2, 10, 20])
-    parser.add_argument("--stages", nargs="+", default=["equal", "unequal"])
-    parser.add_argument("--transport", nargs="+", default=["local", "gloo"])
-    parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES))
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="P = 4, 10 ms, two steps")
-    parser.add_argument("--out", type=Path, help="write a JSON file as well")
-    return parser
+    """Run what was asked for and print it."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--quick", action="store_true", help="P = 4, 10 ms; half a minute")
+    parser.add_argument("--full", action="store_true", help="everything, about half an hour")
+    parser.add_argument("--sides", nargs="+", choices=SIDES)
+    parser.add_argument("--ranks", type=int, nargs="+")
+    parser.add_argument("--ms", type=int, nargs="+")
+    parser.add_argument("--stages", nargs="+", choices=list(SHARES))
+    parser.add_argument("--schedules", nargs="+")
+    parser.add_argument("--steps", type=int, default=3, help="that count; two more come before")
+    options = parser.parse_args()
+    finish(options, lambda: measure(options), table, figures)
 
 
 if __name__ == "__main__":

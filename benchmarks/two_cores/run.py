@@ -1,210 +1,225 @@
-"""A GPT on two cores: every schedule here, one process, two independent ones, and torch's pipeline.
+"""A GPT on two cores: intandem, one process, two independent ones, and other people's pipelines.
 
-    python benchmarks/two_cores/run.py [--microbatches 16] [--rounds 15] [--sides NAME ...]
-    python benchmarks/two_cores/run.py --plot benchmarks/two_cores --json result.json
+    make peers                                                 # once, for DeepSpeed; optional
+    python benchmarks/two_cores/run.py --json found.json --plot benchmarks/two_cores
+    python benchmarks/two_cores/run.py --parts quick           # under two minutes
+    python benchmarks/two_cores/run.py --parts every           # every schedule; hours
+    python benchmarks/two_cores/run.py --microbatches 8 16 --sides one gloo:1f1b gloo:zb-h1
 
-Sides take turns in every round, each for the same number of steps; all others sleep meanwhile. What
-is compared is the ratio within a round. Model, initial weights, batch and optimizer are the same,
-one thread per rank, and gradients are compared with those of one process before anything is timed.
-`ceiling` is two independent processes, each doing all of the step's work at once: what two cores
-could do if nothing had to wait.
+Sides take turns in every round, each for some steps; all others sleep meanwhile. What is compared
+are tokens per second within a round.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safetensors.torch import load_file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from common.results import Results, finish, parser_of
+from common.rounds import take_turns
+from common.workers import WorkerError, Workers, rank_environments
+from two_cores.report import figures, table
+from two_cores.sides import KINDS, PARTS, SIZES, Comparison, Side, parse_side
+
+if TYPE_CHECKING:
+    import argparse
 
 HERE = Path(__file__).resolve().parent
-SIZES = {"vocab": 4096, "seq": 128, "width": 256, "num_blocks": 8, "num_heads": 8, "rows": 2}
-SIDES = [
-    "one", "threads", "ceiling",
-    *(f"local:{name}" for name in ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-2p", "zb-v")),
-    *(f"ahead:{name}" for name in ("1f1b", "zb-h1", "zb-2p")),
-    *(f"gloo:{name}" for name in ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-2p", "zb-v")),
-    "torch:ScheduleGPipe:4", "torch:Schedule1F1B:4", "torch:Schedule1F1B:5",
-    "torch:ScheduleInterleaved1F1B:2,4,6", "torch:ScheduleInterleavedZeroBubble:2,4,6",
-    "torch:ScheduleZBVZeroBubble:2,4,6",
-]  # fmt: skip
-"""torch's stages begin at the blocks named: even in number, or 5 | 3, about even in time."""
-
 TOLERANCE = 1e-4
 """Of gradients in float32, relative to their norm."""
 
 
-class Side:
-    """The processes of one side."""
+class Setting(NamedTuple):
+    """What all comparisons of a run have in common.
 
-    def __init__(self, name: str, options: dict[str, int]) -> None:
-        self.name = name
-        self.world = 2 if name == "ceiling" or name.startswith(("gloo", "torch")) else 1
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, str(HERE / "worker.py"), name, str(rank), str(self.world), port,
-                 json.dumps(options)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            )
-            for rank in range(self.world)
-        ]  # fmt: skip
-        self.answers()
+    Attributes:
+        sizes: of the GPT, and ``rows`` of a micro-batch.
+        peers_python: the interpreter that has DeepSpeed.
+    """
 
-    def tell(self, line: str) -> list[Any]:
-        """Tell all processes the same, and return what they answer."""
-        for process in self.processes:
-            assert process.stdin is not None  # noqa: S101
-            print(line, file=process.stdin, flush=True)
-        return self.answers()
+    sizes: dict[str, int]
+    peers_python: Path
 
-    def answers(self) -> list[Any]:
-        """Wait for one line of each."""
-        lines = [process.stdout.readline() for process in self.processes if process.stdout]
-        if not all(lines):
-            msg = f"side {self.name!r} ended; run its worker.py by hand to see why"
-            raise RuntimeError(msg)
-        return [json.loads(line) for line in lines]
 
-    def check(self, folder: Path, expected: dict[str, Any] | None) -> dict[str, Any]:
-        """Compare a step's gradients with one process's; return them."""
-        found: dict[str, Any] = {}
-        for rank, process in enumerate(self.processes):
-            assert process.stdin is not None  # noqa: S101
-            print(f"gradients {folder}/{rank}", file=process.stdin, flush=True)
-        self.answers()
-        for rank in range(self.world):
-            found |= load_file(folder / str(rank))
-        if expected is None:
-            return found
-        assert found.keys() == expected.keys(), self.name  # noqa: S101
-        for name, gradient in found.items():
-            error = float((gradient - expected[name]).norm() / expected[name].norm())
-            assert error < TOLERANCE, (self.name, name, error)  # noqa: S101
+class Running:
+    """A side that runs.
+
+    Args:
+        name: of the side.
+        comparison: that it is part of.
+        setting: of the run.
+
+    Raises:
+        WorkerError: if it does not start.
+    """
+
+    def __init__(self, name: str, comparison: Comparison, setting: Setting) -> None:
+        self.side: Side = parse_side(name)
+        self.comparison, self.sizes = comparison, setting.sizes
+        python = Path(sys.executable)
+        if self.side.kind == "deepspeed":
+            python = setting.peers_python
+            if not python.exists():
+                msg = f"there is no {python}; run `make peers` first"
+                raise WorkerError(msg)
+        count = self.side.num_processes
+        environments = rank_environments(count) if self.side.is_launched else [{}] * count
+        arguments = [name, str(comparison.microbatches), json.dumps(self.sizes)]
+        self.workers = Workers([str(python), str(HERE / "worker.py"), *arguments], environments)
+
+    def gradients(self, folder: Path) -> dict[str, torch.Tensor]:
+        """Run a step without its update; return the gradients of all processes."""
+        files = [folder / str(number) for number in range(self.side.num_processes)]
+        self.workers.tell_each([f"gradients {file}" for file in files])
+        found: dict[str, torch.Tensor] = {}
+        for file in files:
+            found |= torch.load(file)
         return found
 
-    def rate(self, steps: int) -> float:
-        """Steps per second; of independent processes, of all together."""
-        began = time.perf_counter()
-        self.tell(f"steps {steps}")
-        return steps * (2 if self.name == "ceiling" else 1) / (time.perf_counter() - began)
-
-    def close(self) -> None:
-        """End all processes."""
-        for process in self.processes:
-            process.kill()
-            process.wait()
+    def tokens_per_s(self) -> float:
+        """Have a turn."""
+        comparison = self.comparison
+        began_s = time.perf_counter()
+        self.workers.tell(f"steps {self.side.steps_in_turn(comparison.num_steps)}")
+        passed_s = time.perf_counter() - began_s
+        tokens = comparison.microbatches * self.sizes["rows"] * self.sizes["seq"]
+        return self.side.steps_done(comparison.num_steps) * tokens / passed_s
 
 
-def interval(ratios: list[float]) -> tuple[float, float]:
-    """Bootstrap 95% interval of the median."""
-    draw = random.Random(0)
-    medians = sorted(median(draw.choices(ratios, k=len(ratios))) for _ in range(1000))
-    return medians[25], medians[974]
+def largest_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Return the largest error of a parameter's gradient, relative to its norm.
+
+    Raises:
+        WorkerError: if not every parameter has one, or one is too far off.
+    """
+    if found.keys() != expected.keys():
+        msg = f"gradients of {len(found)} parameters; expected {len(expected)}"
+        raise WorkerError(msg)
+    errors = {n: float((found[n] - expected[n]).norm() / expected[n].norm()) for n in expected}
+    worst = max(errors, key=errors.__getitem__)
+    if not errors[worst] < TOLERANCE:
+        msg = f"the gradient of {worst} is off by {errors[worst]:.1e} of its norm"
+        raise WorkerError(msg)
+    return errors[worst]
 
 
-def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run all rounds and return one row per side."""
-    sides: list[Side] = []
-    settings = {**SIZES, "microbatches": options.microbatches}
+def start_all(
+    comparison: Comparison, setting: Setting
+) -> tuple[dict[str, Running], dict[str, dict[str, Any]]]:
+    """Start every side and compare its gradients with the first one's, before anything is timed.
+
+    Returns:
+        The sides that run, and what is known of each, by name. A side that does not start, or has
+        other gradients, is left out of the first, and why is in the second.
+    """
+    running: dict[str, Running] = {}
+    known: dict[str, dict[str, Any]] = {}
+    expected: dict[str, torch.Tensor] | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for name in comparison.sides:
+            side = None
+            try:
+                side = Running(name, comparison, setting)
+                found = side.gradients(Path(folder))
+                expected = found if expected is None else expected
+                known[name] = {"gradient_error": largest_error(found, expected)}
+                known[name]["threads"] = side.workers.tell("threads")
+                running[name] = side
+            except WorkerError as error:
+                known[name] = {"failed": str(error)}
+                if side is not None:
+                    side.workers.close()
+            print(f"{name}: {known[name]}", file=sys.stderr, flush=True)
+    return running, known
+
+
+def compare(comparison: Comparison, setting: Setting) -> Results:
+    """Run all rounds; return what was measured, raw."""
+    running, known = start_all(comparison, setting)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            expected = None
-            for name in options.sides:
-                sides.append(Side(name, settings))
-                expected = sides[-1].check(Path(folder), expected)
-                print(f"{name}: gradients compared", file=sys.stderr, flush=True)
-        rates: dict[str, list[float]] = {side.name: [] for side in sides}
-        for side in sides:
-            side.rate(1)
-        for number in range(options.rounds):
-            for side in sides if number % 2 == 0 else sides[::-1]:
-                rates[side.name].append(side.rate(options.steps))
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-        peaks = {side.name: max(side.tell("peak")) for side in sides}
+        for side in running.values():
+            side.tokens_per_s()  # not counted: the first steps make buffers
+            side.workers.tell("forget")
+        rates = take_turns(
+            list(running),
+            comparison.num_rounds,
+            lambda name: running[name].tokens_per_s(),
+            f"M = {comparison.microbatches}",
+        )
+        for name, side in running.items():
+            known[name] |= {
+                "tokens_per_s": rates[name],
+                "peak_bytes": side.workers.tell("peak"),
+                "steps_in_turn": side.side.steps_in_turn(comparison.num_steps),
+            }
     finally:
-        for side in sides:
-            side.close()
-    rows = []
-    for name, found in rates.items():
-        row: dict[str, Any] = {
-            "side": name,
-            "steps_per_s": median(found),
-            "peak_bytes": peaks[name],
-        }
-        for other in ("one", "ceiling", "local:1f1b", "gloo:1f1b"):
-            if other in rates and other != name:
-                ratios = [a / b for a, b in zip(found, rates[other], strict=True)]
-                row[f"over {other}"] = (median(ratios), *interval(ratios))
-        rows.append(row)
-    return rows
+        for side in running.values():
+            side.workers.close()
+    return {
+        "microbatches": comparison.microbatches,
+        "num_rounds": comparison.num_rounds,
+        "sides": known,
+    }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: medians of ratios, with their intervals."""
-    others = ("one", "ceiling", "local:1f1b", "gloo:1f1b")
-    lines = ["|side|steps/s|peak MB|" + "".join(f"over {other}|" for other in others)]
-    lines.append("|---|---|---|" + "---|" * len(others))
-    for row in rows:
-        cells = [row["side"], f"{row['steps_per_s']:.3f}", f"{row['peak_bytes'] / 1e6:.0f}"]
-        for other in others:
-            found = row.get(f"over {other}")
-            cells.append("" if found is None else "{:.3f} ({:.3f} to {:.3f})".format(*found))
-        lines.append("|" + "|".join(cells) + "|")
-    return "\n".join(lines)
+def asked_for(options: argparse.Namespace) -> list[Comparison]:
+    """Return what the options ask for."""
+    if options.sides or options.microbatches:
+        sides = tuple(options.sides or PARTS["headline"][0].sides)
+        chosen = [Comparison(m, sides, 15, 3) for m in options.microbatches or [16]]
+    else:
+        chosen = [comparison for part in options.parts for comparison in PARTS[part]]
+    return [
+        c._replace(
+            num_rounds=options.rounds or c.num_rounds, num_steps=options.steps or c.num_steps
+        )
+        for c in chosen
+    ]
 
 
-def plot(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Draw steps per second over those of one process, as PNG and SVG."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    shown = [row for row in rows if "over one" in row]
-    colors = {"local": "tab:blue", "gloo": "tab:cyan", "torch": "tab:orange"}
-    figure, axes = pyplot.subplots(figsize=(7, 0.32 * len(shown) + 1.2), layout="constrained")
-    bars = axes.barh(
-        [row["side"] for row in shown],
-        [row["over one"][0] for row in shown],
-        color=[colors.get(row["side"].partition(":")[0], "gray") for row in shown],
-    )
-    axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("speed over one process on one core (higher is better)")
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"two_cores.{suffix}", dpi=150)
+def measure(options: argparse.Namespace) -> Results:
+    """Run one comparison after the other."""
+    chosen = asked_for(options)
+    setting = Setting({name: getattr(options, name) for name in SIZES}, options.peers_python)
+    for name in {name for comparison in chosen for name in comparison.sides}:
+        parse_side(name)  # a wrong name is told before anything runs
+    found = []
+    for number, comparison in enumerate(chosen):
+        print(f"comparison {number + 1} of {len(chosen)}", file=sys.stderr, flush=True)
+        found.append(compare(comparison, setting))
+    return {"sizes": setting.sizes, "comparisons": found}
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = parser_of(
+        f"{__doc__}\nKinds of sides:\n"
+        + "\n".join(f"  {kind:14} {meaning}" for kind, meaning in KINDS.items())
     )
-    parser.add_argument("--microbatches", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=1, help="of each side in each round")
-    parser.add_argument("--sides", nargs="*", default=SIDES, help="the first is compared with")
-    parser.add_argument("--plot", type=Path, help="folder to draw into")
-    parser.add_argument("--json", type=Path, help="file to write all figures to")
+    parser.add_argument(
+        "--parts", nargs="+", choices=list(PARTS), default=["headline", "sizes"],
+        help="what to run; by default headline and sizes, about 18 minutes",
+    )  # fmt: skip
+    parser.add_argument("--microbatches", type=int, nargs="+", help="M; instead of parts")
+    parser.add_argument("--sides", nargs="+", help="names of sides; instead of parts")
+    parser.add_argument("--rounds", type=int, help="turns of each side; by default 15, or less")
+    parser.add_argument("--steps", type=int, help="of a turn of sides whose steps overlap")
+    parser.add_argument(
+        "--peers-python", type=Path, default=HERE.parents[1] / ".venv-peers/bin/python",
+        help="the interpreter that has DeepSpeed (`make peers`)",
+    )  # fmt: skip
+    for name, size in SIZES.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=size, help=f"of the GPT; by default {size}")
     options = parser.parse_args()
-    rows = compare(options)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    if options.plot:
-        plot(rows, options.plot)
+    finish(options, lambda: measure(options), table, figures)
 
 
 if __name__ == "__main__":

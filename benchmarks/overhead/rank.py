@@ -1,0 +1,89 @@
+"""One process of what is measured: a plain loop, all ranks as threads, or one rank of several.
+
+    python rank.py plain|local|gloo SCHEDULE NUM_RANKS NUM_MICROBATCHES
+
+Order: ``steps N`` runs N steps and answers with the processor seconds that this process took.
+Stages are one tiny linear block with a tanh, so that hardly anything is computed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+from common.workers import obey
+from torch import nn
+
+import intandem as it
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WIDTH = 16
+ROWS = 2
+
+
+def model_of(num_stages: int) -> nn.Module:
+    """One small block for every stage."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(num_stages))
+    )
+
+
+def plain(order: it.Schedule) -> Callable[[], object]:
+    """Return a step of the same forwards and backwards, one after the other, no pipeline."""
+    model, x = model_of(order.placement.num_stages), torch.randn(ROWS, WIDTH)
+
+    def step() -> None:
+        for _ in range(order.num_microbatches):
+            F.mse_loss(model(x), x).backward()
+
+    return step
+
+
+def pipeline(order: it.Schedule, num_ranks: int | None) -> Callable[[], object]:
+    """Return a step of a pipeline; ``num_ranks`` is None for one rank of several processes."""
+    batch = torch.randn(order.num_microbatches * ROWS, WIDTH)
+    pipe = it.Pipeline(
+        model_of(order.placement.num_stages),
+        example=batch,
+        loss=F.mse_loss,
+        ranks=num_ranks,
+        microbatches=order.num_microbatches,
+        schedule=order,
+        options=it.Options(threads_per_rank=1),
+    )
+    return lambda: float(pipe.step(batch))
+
+
+def prepare() -> dict[str, Callable[[str], object]]:
+    """Build; return what can be ordered."""
+    kind, schedule, num_ranks, num_microbatches = sys.argv[1:]
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    order = it.build_schedule(
+        schedule, num_ranks=int(num_ranks), num_microbatches=int(num_microbatches)
+    )
+    if kind == "plain":
+        step = plain(order)
+    else:
+        step = pipeline(order, int(num_ranks) if kind == "local" else None)
+
+    def steps(count: str) -> float:
+        began_s = time.process_time()
+        for _ in range(int(count)):
+            step()
+        return time.process_time() - began_s
+
+    return {"steps": steps}
+
+
+if __name__ == "__main__":
+    obey(prepare)

@@ -1,0 +1,138 @@
+"""Tables and a plot of what was measured. Only raw results in, so that they can be made later."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from common.plots import COLORS, panels
+from common.ratios import Ratio, paired_ratio
+from common.tables import markdown
+
+if TYPE_CHECKING:
+    from common.results import Results
+
+Sides = dict[str, dict[str, Any]]
+"""What was measured of each side of a comparison, by name."""
+
+ZERO_BUBBLE = ("zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "interleaved-zb")
+
+
+def ratio(sides: Sides, name: str, other: str) -> Ratio | None:
+    """Return tokens per second of one side over another's, if both ran."""
+    found, base = (sides.get(one, {}).get("tokens_per_s") for one in (name, other))
+    return None if found is None or base is None or name == other else paired_ratio(found, base)
+
+
+def speed(sides: Sides, name: str) -> float:
+    """Return the median of tokens per second."""
+    return median(sides[name]["tokens_per_s"])
+
+
+def table(results: Results) -> str:
+    """Return Markdown: every comparison, then the questions that it answers."""
+    return "\n\n".join(_comparison(found) for found in results["comparisons"])
+
+
+def _comparison(found: dict[str, Any]) -> str:
+    sides: Sides = found["sides"]
+    rows = []
+    for name, side in sides.items():
+        if "failed" in side:
+            rows.append([name, "did not run", *[None] * 5])
+            continue
+        peers = "/".join(f"{size / 1e6:.0f}" for size in side["peak_bytes"])
+        rows.append(
+            [
+                name, f"{speed(sides, name):.0f}", ratio(sides, name, "one"),
+                ratio(sides, name, "ceiling"), side["steps_in_turn"], peers,
+                f"{side['gradient_error']:.0e}",
+            ]
+        )  # fmt: skip
+    header = ["side", "tokens/s", "over one", "over ceiling", "steps in a turn",
+              "peak MB per process", "largest gradient error"]  # fmt: skip
+    failed = [f"{name} did not run: {s['failed']}" for name, s in sides.items() if "failed" in s]
+    heading = f"### M = {found['microbatches']}, {found['num_rounds']} rounds"
+    parts = [heading, markdown(header, rows), _answers(sides), "\n".join(failed)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _answers(sides: Sides) -> str:
+    """Ratios of pairs that belong together; tokens per second, higher is better."""
+    pairs = [*_zero_bubble_pairs(sides), *_barrier_pairs(sides), *_peer_pairs(sides)]
+    rows = []
+    for name, other in pairs:
+        found = ratio(sides, name, other)
+        if found is not None:
+            more = max(sides[name]["peak_bytes"]) / max(sides[other]["peak_bytes"])
+            rows.append([f"{name} / {other}", found, found.num_pairs, f"{more:.2f}"])
+    header = ["pair", "tokens/s, median (95 %)", "pairs", "largest peak memory"]
+    return markdown(header, rows) if rows else ""
+
+
+def _zero_bubble_pairs(sides: Sides) -> list[tuple[str, str]]:
+    """Zero-bubble over 1f1b of the same kind: with a barrier both, or without both."""
+    split = [name.partition(":") for name in sides]
+    return [(f"{k}:{s}", f"{k}:1f1b") for k, _, s in split if s in ZERO_BUBBLE]
+
+
+def _barrier_pairs(sides: Sides) -> list[tuple[str, str]]:
+    """Without a barrier over with one, of the same schedule."""
+    split = [name.partition(":") for name in sides if "-barrier:" not in name]
+    return [(f"{k}:{s}", f"{k}-barrier:{s}") for k, _, s in split]
+
+
+def _peer_pairs(sides: Sides) -> list[tuple[str, str]]:
+    """Our fastest side over every peer, and our 1f1b over every peer's."""
+    ran = [name for name in sides if "tokens_per_s" in sides[name]]
+    ours = [name for name in ran if name.startswith(("local", "gloo"))]
+    peers = [name for name in ran if name.startswith(("torch", "deepspeed"))]
+    if not ours:
+        return []
+    best = max(ours, key=lambda name: speed(sides, name))
+    alike = [p for p in peers if ":1F1B" in p or p.startswith("deepspeed")]
+    return [(best, peer) for peer in peers] + [
+        ("gloo:1f1b", p) for p in alike if best != "gloo:1f1b"
+    ]
+
+
+def figures(results: Results) -> dict[str, Any]:
+    """Draw tokens per second over those of one process, a panel for each M."""
+    found = _by_microbatches(results)
+    longest = max(len(sides) for sides in found.values())
+    figure, axes = panels(1, len(found), width=1.2 + 4.6 * len(found), height=1.3 + 0.24 * longest)
+    for place, (microbatches, sides) in zip(axes[0], sorted(found.items()), strict=True):
+        _panel(place, microbatches, sides)
+    figure.suptitle("A GPT on two cores (higher is better)", fontsize=10)
+    return {"two_cores": figure}
+
+
+def _by_microbatches(results: Results) -> dict[int, dict[str, Ratio]]:
+    """Each side's speed over one process, of the first comparison that has it."""
+    found: dict[int, dict[str, Ratio]] = {}
+    for comparison in results["comparisons"]:
+        sides = found.setdefault(comparison["microbatches"], {})
+        for name in comparison["sides"]:
+            over_one = ratio(comparison["sides"], name, "one")
+            if over_one is not None:
+                sides.setdefault(name, over_one)
+    return found
+
+
+def _panel(axes: Any, microbatches: int, sides: dict[str, Ratio]) -> None:
+    names = sorted(sides, key=lambda name: -sides[name].median)
+    values = [sides[name].median for name in names]
+    around = [
+        [sides[name].median - sides[name].low for name in names],
+        [sides[name].high - sides[name].median for name in names],
+    ]
+    colors = [COLORS.get(name.partition(":")[0], "gray") for name in names]
+    bars = axes.barh(names, values, xerr=around, color=colors, error_kw={"elinewidth": 0.8})
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=7)
+    if "ceiling" in sides:
+        axes.axvline(sides["ceiling"].median, color="black", linewidth=0.8, linestyle="--")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens/s over those of one process on one core")
+    axes.set_title(f"M = {microbatches}; dashed: two independent processes", fontsize=9)

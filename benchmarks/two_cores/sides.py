@@ -1,0 +1,141 @@
+"""What is compared: sides by name, and which of them a run compares when none are asked for.
+
+A side's name is ``kind[:schedule[:cuts]]``; ``cuts`` are the blocks that torch's and DeepSpeed's
+stages after the first begin with.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from intandem.schedules import schedule_names
+
+SIZES = {"vocab": 4096, "seq": 128, "width": 256, "num_blocks": 8, "num_heads": 8, "rows": 2}
+"""Of the GPT; ``rows`` are those of a micro-batch. What a run uses unless told otherwise."""
+
+TRAINING = tuple(name for name in schedule_names() if name != "forward-only")
+
+KINDS = {
+    "one": "one process on one core, one micro-batch after the other",
+    "threads": "the same with two intra-op threads",
+    "ceiling": "two such processes on one core each, each with whole steps of its own",
+    "local": "intandem, ranks as threads with an optimizer each: steps overlap",
+    "local-barrier": "intandem, ranks as threads, one optimizer for all: a barrier after each step",
+    "gloo": "intandem, ranks as processes: steps overlap",
+    "gloo-barrier": "the same with torch.distributed.barrier() after each step",
+    "torch": "torch.distributed.pipelining, no barrier of ours between steps",
+    "torch-barrier": "the same with torch.distributed.barrier() after each step",
+    "deepspeed": "DeepSpeed's pipeline engine (1F1B; it shares the loss after each step)",
+}
+ALONE = ("one", "threads", "ceiling")
+"""Kinds without a pipeline: a step of theirs is like the next."""
+
+
+class Side(NamedTuple):
+    """A side's name in its parts."""
+
+    kind: str
+    schedule: str = ""
+    cuts: tuple[int, ...] = ()
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes it is."""
+        return 1 if self.kind in {"one", "threads", "local", "local-barrier"} else 2
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether its processes are ranks of one group."""
+        return self.num_processes == 2 and self.kind != "ceiling"
+
+    @property
+    def has_barrier(self) -> bool:
+        """Whether all wait for each other after each step."""
+        return self.kind.endswith("-barrier") or self.kind == "deepspeed"
+
+    def steps_in_turn(self, num_steps: int) -> int:
+        """Steps of one process in a turn, where sides whose steps overlap have ``num_steps``.
+
+        Steps that do not overlap are alike, so that fewer say as much in less time.
+        """
+        fewer = self.kind in ALONE or self.has_barrier
+        return max(1, num_steps // 2) if fewer else num_steps
+
+    def steps_done(self, num_steps: int) -> int:
+        """Steps that all its processes have done together after such a turn."""
+        return self.steps_in_turn(num_steps) * (2 if self.kind == "ceiling" else 1)
+
+
+def parse_side(name: str) -> Side:
+    """Return what a name stands for.
+
+    Raises:
+        ValueError: if it is no side, and says what is.
+    """
+    kind, _, rest = name.partition(":")
+    schedule, _, cuts = rest.partition(":")
+    if kind not in KINDS:
+        msg = f"{name!r} is no side; expected one of {', '.join(KINDS)}"
+        raise ValueError(msg)
+    if kind == "deepspeed":  # its only schedule is 1F1B
+        schedule, cuts = "1F1B", schedule
+    return Side(kind, schedule, tuple(int(cut) for cut in cuts.split(",") if cut))
+
+
+TORCH = (
+    "torch:GPipe:4", "torch:GPipe:5", "torch:1F1B:4", "torch:1F1B:5",
+    "torch:Interleaved1F1B:2,4,6", "torch:Interleaved1F1B:3,5,7",
+    "torch:LoopedBFS:2,4,6", "torch:LoopedBFS:3,5,7",
+    "torch:InterleavedZeroBubble:2,4,6", "torch:InterleavedZeroBubble:3,5,7",
+    "torch:ZBVZeroBubble:2,4,6", "torch:ZBVZeroBubble:2,5,7",
+    "torch:DualPipeV:2,4,6", "torch:DualPipeV:2,5,7",
+)  # fmt: skip
+"""Even in number, or balanced by hand: the head costs as much as 1.3 blocks, so that 5 | 3 blocks,
+3 2 | 2 1 in a loop and 2 1 | 3 2 in a V are the least uneven there are."""
+
+
+class Comparison(NamedTuple):
+    """Sides that take turns.
+
+    Attributes:
+        microbatches: M.
+        sides: the first is what gradients are compared with.
+        num_rounds: how often each has a turn.
+        num_steps: of a turn, where steps overlap.
+    """
+
+    microbatches: int
+    sides: tuple[str, ...]
+    num_rounds: int
+    num_steps: int
+
+
+_PEERS = ("torch:1F1B:5", "torch:Interleaved1F1B:2,4,6", "torch:Interleaved1F1B:3,5,7")
+HEADLINE = (
+    "one", "ceiling", "gloo:1f1b", "gloo:zb-h1", "gloo:zb-2p", "local:1f1b", "local:zb-h1",
+    "gloo-barrier:1f1b", "gloo-barrier:zb-h1", *_PEERS[::2], "deepspeed:5",
+)  # fmt: skip
+_FEW = ("one", "ceiling", "gloo:1f1b", "gloo:zb-h1", _PEERS[-1], "deepspeed:5")
+_EVERY = tuple(f"{kind}:{name}" for name in TRAINING for kind in ("gloo", "gloo-barrier", "local"))
+_BATCH = 8
+"""Sides of one comparison: all are alive at once, and each takes memory."""
+
+
+def _every(microbatches: int) -> list[Comparison]:
+    """All schedules and all peers, a few at a time, each time with the same references."""
+    both = ("one", "ceiling", "gloo:1f1b", "gloo-barrier:1f1b", "local:1f1b")
+    rest = [name for name in (*_EVERY, *TORCH) if name not in both]
+    rest += ["threads", "local-barrier:1f1b", "local-barrier:zb-h1", "deepspeed:4", "deepspeed:5"]
+    return [
+        Comparison(microbatches, (*both, *rest[begin : begin + _BATCH]), 5, 2)
+        for begin in range(0, len(rest), _BATCH)
+    ]
+
+
+PARTS = {
+    "quick": [Comparison(8, (*_FEW, "local:zb-h1"), 3, 2)],
+    "headline": [Comparison(16, HEADLINE, 15, 3)],
+    "sizes": [Comparison(8, _FEW, 3, 3), Comparison(32, _FEW, 3, 2)],
+    "every": [comparison for m in (8, 16, 32) for comparison in _every(m)],
+}
+"""What a run compares, by what it is called."""
