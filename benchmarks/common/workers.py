@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 _LOOK_S = 1.0
 """How often it is looked whether a process has ended while another is waited for."""
 
+_LIMIT_S = 900.0
+"""Nothing that is asked for takes as long; what does hangs."""
+
 
 class WorkerError(RuntimeError):
-    """A process ended; says what it wrote last."""
+    """A process ended, and says what it wrote last; or it does not answer."""
 
 
 def rank_environments(num_ranks: int) -> list[dict[str, str]]:
@@ -82,7 +86,9 @@ class Workers:
         for process in self._processes:
             process.kill()
             process.wait()
-            _pipe(process.stdout).close()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):  # what it was not told is lost
+                    _pipe(pipe).close()
         for errors in self._errors:
             errors.close()
 
@@ -90,8 +96,11 @@ class Workers:
         return [json.loads(self._line_of(number)) for number in range(len(self._processes))]
 
     def _line_of(self, number: int) -> str:
-        stdout = _pipe(self._processes[number].stdout)
+        stdout, limit_s = _pipe(self._processes[number].stdout), time.monotonic() + _LIMIT_S
         while not select.select([stdout], [], [], _LOOK_S)[0]:
+            if time.monotonic() > limit_s:
+                msg = f"process {number} has not answered for {_LIMIT_S:.0f} s"
+                raise WorkerError(msg)
             for other, process in enumerate(self._processes):
                 if process.poll() is not None:
                     raise self._ended(other)

@@ -13,6 +13,7 @@ are tokens per second within a round.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -140,19 +141,34 @@ def start_all(
     return running, known
 
 
+class Turns:
+    """Gives sides their turns; one that fails has no more, and the others go on."""
+
+    def __init__(self, running: dict[str, Running], known: dict[str, dict[str, Any]]) -> None:
+        self.running, self.known = running, known
+
+    def tokens_per_s(self, name: str) -> float:
+        """Have a turn; not a number once the side has failed."""
+        if name in self.running:
+            try:
+                return self.running[name].tokens_per_s()
+            except WorkerError as error:
+                self.known[name] = {"failed": str(error)}
+                self.running.pop(name).workers.close()
+        return math.nan
+
+
 def compare(comparison: Comparison, setting: Setting) -> Results:
     """Run all rounds; return what was measured, raw."""
     running, known = start_all(comparison, setting)
+    turns = Turns(running, known)
     try:
+        for name in list(running):
+            turns.tokens_per_s(name)  # not counted: the first steps make buffers
         for side in running.values():
-            side.tokens_per_s()  # not counted: the first steps make buffers
             side.workers.tell("forget")
-        rates = take_turns(
-            list(running),
-            comparison.num_rounds,
-            lambda name: running[name].tokens_per_s(),
-            f"M = {comparison.microbatches}",
-        )
+        what = f"M = {comparison.microbatches}"
+        rates = take_turns(list(running), comparison.num_rounds, turns.tokens_per_s, what)
         for name, side in running.items():
             known[name] |= {
                 "tokens_per_s": rates[name],
@@ -193,7 +209,11 @@ def measure(options: argparse.Namespace) -> Results:
     found = []
     for number, comparison in enumerate(chosen):
         print(f"comparison {number + 1} of {len(chosen)}", file=sys.stderr, flush=True)
-        found.append(compare(comparison, setting))
+        try:
+            found.append(compare(comparison, setting))
+        except KeyboardInterrupt:
+            print("stopped; what is complete is kept", file=sys.stderr, flush=True)
+            break
     return {"sizes": setting.sizes, "comparisons": found}
 
 

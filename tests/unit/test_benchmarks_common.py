@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from common.ratios import interval_of_median, paired_ratio
 from common.rounds import Progress, take_turns, time_left_s, turns
 from common.tables import markdown
+from common.workers import WorkerError, Workers, rank_environments
 from two_cores.report import table
 from two_cores.sides import PARTS, Side, parse_side
 
@@ -130,3 +131,24 @@ def test_zero_bubble_is_over_1f1b_of_the_same_kind():
     assert "|gloo-barrier:zb-h1 / gloo-barrier:1f1b|1.200 (1.200 to 1.200)|2|1.00|" in found
     assert "|gloo:zb-h1 / gloo-barrier:zb-h1|2.500 (2.500 to 2.500)|2|1.00|" in found
     assert found.endswith("deepspeed:5 did not run: no such thing")
+
+
+def test_a_process_that_ends_is_quoted():
+    program = "import sys; print('some line', file=sys.stderr); sys.exit('there is no such thing')"
+
+    with pytest.raises(WorkerError, match="process 0 ended: there is no such thing"):
+        Workers([sys.executable, "-c", program], [{}])
+
+
+def test_every_process_is_told_and_answers():
+    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
+    program = (
+        f"import os, sys; sys.path.insert(0, {folder!r}); from common.workers import obey; "
+        "obey(lambda: {'rank': lambda rest: [os.environ['RANK'], rest]})"
+    )
+    workers = Workers([sys.executable, "-c", program], rank_environments(2))
+    try:
+        assert workers.tell("rank of two") == [["0", "of two"], ["1", "of two"]]
+        assert workers.tell_each(["rank a", "rank b"]) == [["0", "a"], ["1", "b"]]
+    finally:
+        workers.close()
