@@ -72,7 +72,10 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--width", type=int, nargs="*", default=list(WIDTHS), choices=list(WIDTHS))
     parser.add_argument("--rounds", type=int, default=60, help="at most; a width takes 20 s")
+    parser.add_argument("--quick", action="store_true", help="two widths, five rounds")
     options = parser.parse_args()
+    if options.quick:
+        options.width, options.rounds = [32, 256], 5
     finish(options, lambda: measure(options), table, figures)
 
 
