@@ -159,21 +159,19 @@ def stage_bytes(task: Task, num_stages: int) -> list[int]:
     """
     memory, part = Allocated(task.device), task.ids[: task.size.rows]
     model: Any = task.model
+    each = 8 // num_stages
     found = []
-    x, each = part, 8 // num_stages
+    x = part
     for stage in range(num_stages):
         before = memory.now()
-        entry = x if stage == 0 else x.detach().requires_grad_()
-        x = entry
         if stage == 0:
             x = model.tokens(x) + model.positions(torch.arange(x.shape[1], device=x.device))
         for block in model.blocks[stage * each : (stage + 1) * each]:
             x = block(x)
-        kept: Any = x
         if stage == num_stages - 1:
-            kept = task.loss(model.head(model.norm(x)), part)
+            x = task.loss(model.head(model.norm(x)), part)
         found.append(memory.now() - before)
-        del kept
+        x = x.detach().requires_grad_()  # lets go of what was kept
     return found
 
 
