@@ -16,6 +16,7 @@ from common.rounds import take_turns
 from gpt import GPT
 
 import intandem as it
+from intandem.equality.comparison import tolerance_of
 from intandem.simulator import peak_activations
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def gradients(size: Size, device: str, dtype: str, ranks: int, schedule: str) ->
     task = Task(size, device, DTYPES[dtype])
     found = it.check(
         task.model, task.ids, Task.loss, ranks=ranks, schedule=schedule,
-        microbatches=size.microbatches,
+        microbatches=size.microbatches, tolerance=tolerance_of([DTYPES[dtype]]),
     )  # fmt: skip
     return {
         "dtype": dtype,

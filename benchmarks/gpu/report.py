@@ -80,11 +80,17 @@ def _memory(rows: list[dict[str, Any]]) -> str:
                     f"{row[key] / 1e6:.1f}"
                     for key in ("predicted_bytes", "transient_bytes", "measured_bytes")
                 ),
-                f"{row['measured_bytes'] / max(row['predicted_bytes'], 1):.3f}",
+                f"{found:.3f}" if (found := _memory_ratio(row)) else "too little to say",
             ]
             for row in rows
         ],
     )  # fmt: skip
+
+
+def _memory_ratio(row: dict[str, Any]) -> float | None:
+    """Return measured over predicted bytes; None where there are too few to be told apart."""
+    predicted = row["predicted_bytes"]
+    return row["measured_bytes"] / predicted if predicted > 1e6 else None
 
 
 def _gradients(rows: list[dict[str, Any]]) -> str:
@@ -120,7 +126,7 @@ def figures(results: Results) -> dict[str, Any]:
     axes[0][1].legend(fontsize=7)
     memory = results["memory"]
     names = [f"{row['schedule']}\n{row['ranks']} rank{'s'[: row['ranks'] > 1]}" for row in memory]
-    heights = [row["measured_bytes"] / max(row["predicted_bytes"], 1) for row in memory]
+    heights = [_memory_ratio(row) or 0.0 for row in memory]
     _bars(axes[0][2], names, heights)
     axes[0][2].set(title="activation memory", ylabel="measured / predicted bytes")
     figure.suptitle(f"On one device: {results['device']} (1 is best)", fontsize=10)

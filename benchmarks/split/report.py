@@ -57,7 +57,7 @@ def figures(results: Results) -> dict[str, Any]:
     _bars(axes[0][0], rows, lambda row, way: over_plain(row, way).median)
     axes[0][0].set(ylabel="(I + W) / plain backward", title="time")
     _bars(axes[0][1], rows, lambda row, way: float(_bytes_over_plain(row, way)))
-    axes[0][1].set(ylabel="peak bytes / those of the plain backward", title="memory")
+    axes[0][1].set(ylabel="peak bytes / plain backward", title="memory")
     figure.suptitle("What splitting a backward costs (lower is better)", fontsize=10)
     return {"split": figure}
 
@@ -74,5 +74,5 @@ def _bars(axes: Any, rows: list[dict[str, Any]], value: Any) -> None:
     axes.axhline(1, color="gray", linewidth=0.8)
     axes.set_xticks(list(places), [str(row["width"]) for row in rows])
     axes.set_xlabel("width of the blocks")
-    axes.margins(y=0.15)
+    axes.margins(y=0.35)  # room for the legend
     axes.legend(fontsize=8)
