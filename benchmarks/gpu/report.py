@@ -114,14 +114,15 @@ def figures(results: Results) -> dict[str, Any]:
     names = [f"width {row['width']}\n{row['dtype']}" for row in stage]
     _bars(axes[0][0], names, [_stage_ratio(row).median for row in stage])
     axes[0][0].set(title="one stage", ylabel="pipeline / plain loop, seconds")
+    widths = sorted({row["width"] for row in results["split"]})
     for dtype, mark in (("float32", "o-"), ("bfloat16", "s--")):
         rows = [row for row in results["split"] if row["dtype"] == dtype]
         for way, color in (("intandem", COLORS["local"]), ("torch", COLORS["torch"])):
             heights = [over_plain(row, way).median for row in rows]
-            widths = [row["width"] for row in rows]
             axes[0][1].plot(widths, heights, mark, color=color, label=f"{way}, {dtype}")
     axes[0][1].axhline(1, color="gray", linewidth=0.8)
     axes[0][1].set_xscale("log", base=2)
+    axes[0][1].set_xticks(widths, [str(width) for width in widths])
     axes[0][1].set(title="split backward", xlabel="width", ylabel="(I + W) / B, seconds")
     axes[0][1].legend(fontsize=7)
     memory = results["memory"]
