@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, _engine_run_backward, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from intandem.runtime.weight_uses import (
@@ -35,11 +35,11 @@ from intandem.runtime.weight_uses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch.autograd.graph import Node
 
-    from intandem.runtime.weight_uses import Add
+    from intandem.runtime.weight_uses import Add, Use
 
 _OWN_BACKWARD = "Checkpoint"
 """In names of what runs autograd itself, and refuses where only some gradients are asked for."""
@@ -73,25 +73,13 @@ class Pending:
         Raises:
             RuntimeError: if what a term needs has been written to since I.
         """
+        terms = self.terms
+        terms.reverse()
         with torch.no_grad():
-            while self.terms:
-                term = self.terms.pop(0)
-                check_version(term.gradient, term.version)
-                term.add(term.gradient)
-
-
-class _Waiting(NamedTuple):
-    """One use of one parameter whose gradient can wait.
-
-    Attributes:
-        node: the operation's.
-        leaf: the parameter.
-        add: adds to the parameter's gradient, given the gradient of what the operation returned.
-    """
-
-    node: Node
-    leaf: Tensor
-    add: Add
+            while terms:
+                _, add, gradient, version = terms.pop()
+                check_version(gradient, version)
+                add(gradient)
 
 
 class _Parts(NamedTuple):
@@ -104,7 +92,7 @@ class _Parts(NamedTuple):
             which may write to the gradients that it is given.
     """
 
-    waiting: list[_Waiting]
+    waiting: list[Use]
     leaves: list[Tensor]
     has_own_code: bool
 
@@ -126,22 +114,31 @@ def differentiate(
     parts = _parts(tensors, entries)
     if parts is None:
         return _whole(tensors, seeds, entries), Pending()
-    nodes = list(dict.fromkeys(use.node for use in parts.waiting))
-    wanted: list[Any] = [*entries, *parts.leaves, *(GradientEdge(node, 0) for node in nodes)]
+    waiting, leaves, has_own_code = parts
+    nodes = list(dict.fromkeys([use.node for use in waiting]))
+    wanted: list[Any] = [*entries, *leaves, *[GradientEdge(node, 0) for node in nodes]]
     if not wanted:
         return (), Pending()
-    returned = _Gradients(nodes if hooked or parts.has_own_code else ())
-    found = torch.autograd.grad(tensors, wanted, seeds, allow_unused=True)
-    first_leaf, first_node = len(entries), len(entries) + len(parts.leaves)
-    with torch.no_grad():
-        for leaf, gradient in zip(parts.leaves, found[first_leaf:first_node], strict=True):
-            if gradient is not None:
-                add_gradient(leaf, gradient)
-    known = dict(zip(nodes, returned.of_nodes(found[first_node:]), strict=True))
+    seen = _shown_to(nodes) if hooked or has_own_code else {}
+    found = _engine_run_backward(
+        tensors, seeds, False, False, tuple(wanted), allow_unreachable=True, accumulate_grad=False
+    )
+    first_leaf, first_node = len(entries), len(entries) + len(leaves)
+    if leaves:
+        with torch.no_grad():
+            for leaf, gradient in zip(leaves, found[first_leaf:first_node], strict=True):
+                if gradient is not None:
+                    add_gradient(leaf, gradient)
+    known = {
+        node: seen.get(index) or (gradient, 0 if gradient is None else gradient._version)
+        for index, (node, gradient) in enumerate(zip(nodes, found[first_node:], strict=True))
+    }
+    seen.clear()
     terms = [
-        Term(use.leaf, use.add, *found_there)
-        for use in parts.waiting
-        if (found_there := known[use.node]) is not None
+        Term(use.leaf, use.add, gradient, version)
+        for use in waiting
+        for gradient, version in (known[use.node],)
+        if gradient is not None
     ]
     return found[:first_leaf], Pending(terms)
 
@@ -150,40 +147,31 @@ def num_hooks_made() -> int:
     """Return how many hooks Python has registered so far, in this process.
 
     Where the number stays the same from before a graph is made to its backward, the graph has none.
-    Threads of ranks count together: one may be told of hooks of another's, or of ``_Gradients``.
+    Threads of ranks count together: one may be told of hooks of another's, or of ``_shown_to``.
     """
     return RemovableHandle.next_id
 
 
-class _Gradients:
-    """Gradients of what operations returned: of ``watched`` nodes, as the nodes are given them.
+def _shown_to(nodes: Sequence[Any]) -> dict[int, tuple[Tensor, int]]:
+    """Return what the gradients that nodes are given will be put into, with their versions.
 
     Where a node runs, autograd reads the gradient that is asked for before the hooks on the tensor
     have changed it; so the node itself is asked. Where it does not run, the reverse holds. Hooks
     hold no node: it would hold itself, and the graph would never be given back. Asking takes a
     call of Python in the middle of the backward, so it is done only where there may be hooks.
     """
+    seen: dict[int, tuple[Tensor, int]] = {}
 
-    def __init__(self, watched: Sequence[Any]) -> None:
-        self._seen: dict[int, tuple[Tensor, int]] = {}
-        for index, node in enumerate(watched):
-            node.register_prehook(self._take(index))
-
-    def _take(self, index: int) -> Callable[[tuple[Tensor | None, ...]], None]:
-        seen = self._seen
-
+    def taken_to(index: int) -> Callable[[tuple[Tensor | None, ...]], None]:
         def take(gradients: tuple[Tensor | None, ...]) -> None:
             if gradients[0] is not None:
                 seen[index] = gradients[0], gradients[0]._version
 
         return take
 
-    def of_nodes(self, asked: Sequence[Tensor | None]) -> Iterator[tuple[Tensor, int] | None]:
-        """Yield each node's gradient and its version: as seen, or else as autograd returned it."""
-        for index, gradient in enumerate(asked):
-            unseen = None if gradient is None else (gradient, gradient._version)
-            yield self._seen.get(index, unseen)
-        self._seen.clear()
+    for index, node in enumerate(nodes):
+        node.register_prehook(taken_to(index))
+    return seen
 
 
 def _whole(
@@ -212,7 +200,7 @@ def _whole(
 
 def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
     """Say which gradients can wait; None where the graph has to be run as a whole."""
-    waiting: list[_Waiting] = []
+    waiting: list[Use] = []
     leaves: dict[int, Tensor] = {}
     has_own_code = False
     seen: set[Node] = set()
@@ -226,10 +214,9 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
         if name == LEAF:
             leaf = leaf_of(node)
             leaves[id(leaf)] = leaf
-        elif name in RULES:
-            uses = RULES[name](node)
-            waiting += [_Waiting(node, use.leaf, use.add) for use in uses]
-            apart = {use.position for use in uses}
+        elif (rule := RULES.get(name)) is not None and (uses := rule(node)):
+            waiting += uses
+            apart = [use.position for use in uses]
             edges = enumerate(node.next_functions)
             ahead += [edge[0] for position, edge in edges if position not in apart]
         elif _OWN_BACKWARD in name:
@@ -241,11 +228,12 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
                 or isinstance(node, BackwardCFunction)
             )
             ahead += [edge[0] for edge in node.next_functions]
-    if any(map(has_rules_of_its_own, leaves.values())):
-        return None
+    for leaf in leaves.values():
+        if has_rules_of_its_own(leaf):
+            return None
     waiting = [use for use in waiting if id(use.leaf) not in leaves]
-    waiting.sort(key=lambda use: -use.node._sequence_nr())
+    if len(waiting) > 1:
+        waiting.sort(key=lambda use: -use.node._sequence_nr())
     for entry in entries:
         leaves.pop(id(entry), None)
-    added = [leaf for leaf in leaves.values() if leaf.requires_grad]
-    return _Parts(waiting, added, has_own_code)
+    return _Parts(waiting, [leaf for leaf in leaves.values() if leaf.requires_grad], has_own_code)

@@ -5,7 +5,7 @@ See [Note: reading the graph] in ``weight_gradients``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ aten = torch.ops.aten
 LEAF = "torch::autograd::AccumulateGrad"
 _CAST = "ToCopyBackward0"
 _MATRIX = 2
+_TRANSPOSED = ("TBackward0",)
 _PASSED_ON = frozenset(
     f"{name}Backward{version}"
     for name in (
@@ -37,8 +38,16 @@ _PASSED_ON = frozenset(
 
 
 class Use(NamedTuple):
-    """What a rule finds: the parameter at one position among a node's inputs."""
+    """What a rule finds: the parameter at one position among a node's inputs.
 
+    Attributes:
+        node: the operation's.
+        position: among its inputs.
+        leaf: the parameter.
+        add: adds to the parameter's gradient, given the gradient of what the operation returned.
+    """
+
+    node: Any
     position: int
     leaf: Tensor
     add: Add
@@ -53,7 +62,7 @@ class _Operand(NamedTuple):
         passed: names of what lies between the two.
     """
 
-    edge: GradientEdge
+    edge: _Edge
     leaf: nn.Parameter
     passed: tuple[str, ...]
 
@@ -62,35 +71,42 @@ class _Operand(NamedTuple):
         if not self.passed:
             add_gradient(self.leaf, gradient)
         else:
-            torch.autograd.backward(self.edge, gradient, retain_graph=True)
+            node, number = self.edge
+            edge = GradientEdge(cast("Node", node), number)
+            torch.autograd.backward(edge, gradient, retain_graph=True)
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
         """Add ``left @ right``; to a whole matrix without a tensor for the product."""
-        if self.passed == ("TBackward0",):
+        passed, leaf = self.passed, self.leaf
+        if passed == _TRANSPOSED:
             left, right = right.mT, left.mT
-        if self.passed not in {(), ("TBackward0",)} or self.leaf.dim() > _MATRIX:
+        elif passed:
             self.add(left.matmul(right))
-        elif self.leaf.grad is None or self.leaf.grad.layout is not torch.strided:
-            add_gradient(self.leaf, left.matmul(right))
+            return
+        grad = leaf.grad
+        if leaf.dim() > _MATRIX:
+            self.add(left.matmul(right))
+        elif grad is None or grad.layout is not torch.strided:
+            add_gradient(leaf, left.matmul(right))
         else:
-            self.leaf.grad.addmm_(left, right)
+            grad.addmm_(left, right)
 
 
 def _operand(edge: _Edge) -> _Operand | None:
     """Return the parameter that an edge leads to and to nothing else, if its gradient can wait."""
-    first, passed = edge, list[str]()
-    node = first[0]
+    passed: tuple[str, ...] = ()
+    node = edge[0]
     while node is not None and (name := node.name()) != LEAF:
         if name not in _PASSED_ON:
             return None
-        passed.append(name)
+        passed = (*passed, name)
         node = node.next_functions[0][0]
-    if node is None or first[0] is None:
+    if node is None:
         return None
     leaf = leaf_of(node)
     if not isinstance(leaf, nn.Parameter) or has_rules_of_its_own(leaf) or not leaf.requires_grad:
         return None
-    return _Operand(GradientEdge(first[0], first[1]), leaf, tuple(passed))
+    return _Operand(edge, leaf, passed)
 
 
 def leaf_of(node: Node) -> Tensor:
@@ -143,11 +159,12 @@ def _factor(node: Any, first: int, left_name: str, right_name: str) -> Use | Non
         return (
             None
             if x is None
-            else Use(first + 1, right.leaf, lambda g: right.add_product(x().mH, g))
+            else Use(node, first + 1, right.leaf, lambda g: right.add_product(x().mH, g))
         )
     if (left := _operand(edges[first])) is not None:
         y = _saved(node, right_name)
-        return None if y is None else Use(first, left.leaf, lambda g: left.add_product(g, y().mH))
+        if y is not None:
+            return Use(node, first, left.leaf, lambda g: left.add_product(g, y().mH))
     return None
 
 
@@ -165,7 +182,8 @@ def _addmm(node: Any) -> list[Use]:
     offset = _operand(node.next_functions[0])
     if offset is None or offset.leaf.dim() != 1 or {*offset.passed} - {_CAST}:
         return [use]
-    return [use, Use(0, offset.leaf, lambda g: offset.add(g.sum_to_size(offset.leaf.shape)))]
+    leaf, shape = offset.leaf, offset.leaf.shape
+    return [use, Use(node, 0, leaf, lambda g: offset.add(g.sum_to_size(shape)))]
 
 
 def _convolution(node: Any) -> list[Use]:
@@ -184,7 +202,7 @@ def _convolution(node: Any) -> list[Use]:
         )
         weight.add(found)
 
-    return [Use(1, weight.leaf, add)]
+    return [Use(node, 1, weight.leaf, add)]
 
 
 def _embedding(node: Any) -> list[Use]:
@@ -210,7 +228,7 @@ def _embedding(node: Any) -> list[Use]:
         else:
             leaf.grad.index_add_(0, flat, terms)
 
-    return [Use(0, leaf, add)]
+    return [Use(node, 0, leaf, add)]
 
 
 RULES: dict[str, Callable[[Any], list[Use]]] = {
