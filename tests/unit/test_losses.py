@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import intandem as it
 from intandem.errors import LossError, NonFiniteLossError
 from intandem.runtime.loss_report import LossReport, StepLoss
-from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
+from intandem.runtime.losses import LossTerm, draws_nothing, gradient_seed, loss_term
 from intandem.runtime.tally import LossTally
 
 
@@ -48,6 +50,45 @@ def test_loss_function_comes_first():
     """A loss function is used even if the output carries a loss, and is given the micro-batch."""
     term = loss_term({"loss": scalar(1.0)}, scalar(5.0), lambda _, batch: batch * 2)
     assert float(term.root) == 10
+
+
+def drawing_loss(output, batch):
+    return F.mse_loss(F.dropout(output, 0.5), batch)
+
+
+def plain_loss(output, batch):
+    return F.mse_loss(output, batch)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_draws_of_a_loss_are_keyed(schedule):
+    """A loss draws by micro-batch and step, whatever the generators' states are when it runs."""
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)), torch.randn(4, 6)
+    options = it.Options(threads_per_rank=1)
+    found = []
+    for seed in (1, 2):
+        with it.Pipeline(
+            model,
+            example=batch,
+            loss=drawing_loss,
+            ranks=2,
+            microbatches=2,
+            schedule=schedule,
+            options=options,
+        ) as pipe:
+            torch.manual_seed(seed)
+            found.append(pipe.step(batch).microbatches)
+    assert found[0] == found[1] != (float(F.mse_loss(model(batch), batch)),) * 2
+
+
+def test_losses_known_not_to_draw():
+    """Only torch's own functions are: what else is called may draw some time."""
+    assert draws_nothing(F.mse_loss)
+    assert draws_nothing(it.WholeBatchLoss(F.cross_entropy))
+    assert not draws_nothing(plain_loss)
+    assert not draws_nothing(F.gumbel_softmax)
+    assert not draws_nothing(nn.MSELoss())
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(-5, 5)), min_size=1, max_size=9))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from intandem.costs import CostModel
     from intandem.ir import Action, Message
     from intandem.rehearsal.waits import Waiter
+    from intandem.runtime.interpreter import Transit
     from intandem.runtime.transport.protocol import Contract, Transport
 
 
@@ -79,20 +80,20 @@ class EmulatedPass:
         self._first: Action | None = None
         self._recomputing_since_s: float | None = None
 
-    def post(self, message: Message, peer: int) -> None:
+    def post(self, transit: Transit) -> None:
         """Make ready to receive."""
-        self._transport.post(peer, self._label(message), self._contract(message))
+        self._transport.post(transit.peer, self._label(transit), self._contract(transit.message))
 
-    def transmit(self, message: Message, peer: int) -> None:
+    def transmit(self, transit: Transit) -> None:
         """Send a message of the right size."""
-        contract = self._contract(message)
+        contract = self._contract(transit.message)
         payload = tuple(torch.empty(spec.shape, dtype=spec.dtype) for spec in contract)
-        self._transport.send(peer, self._label(message), payload, contract)
+        self._transport.send(transit.peer, self._label(transit), payload, contract)
         self.result.sent.add(sum(tensor.nbytes for tensor in payload))
 
-    def receive(self, message: Message, peer: int) -> None:
+    def receive(self, transit: Transit) -> None:
         """Wait for a message, count it and let it go."""
-        arrived = self._transport.wait(peer, self._label(message))
+        arrived = self._transport.wait(transit.peer, self._label(transit))
         self.result.received.add(sum(t.nbytes for t in arrived if t is not None))
         self._recomputing_since_s = None
 
@@ -119,8 +120,8 @@ class EmulatedPass:
         began_s = start_s if since_s is None else since_s
         self.result.spans.append(Span(rank, action, began_s, end_s))
 
-    def _label(self, message: Message) -> Label:
-        return Label(self._sequence, str(message))
+    def _label(self, transit: Transit) -> Label:
+        return Label(self._sequence, transit.tag)
 
     def _contract(self, message: Message) -> Contract:
         return contract_of(self._costs.message_bytes(message.source.stage, message.target_stage))

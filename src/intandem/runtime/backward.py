@@ -61,19 +61,20 @@ def enter(
     """
     kept = Kept(draws=stage.draws_in_backward)
     environment: Environment = {}
+    leaves, copied = stage.leaves if with_gradients else (), stage.cut.copied
     for value, tensor in given.items():
-        facts = stage.graph.values[value]
         entry = tensor
-        if with_gradients and facts.producer >= 0 and facts.requires_grad:
+        if value in leaves:
             entry = kept.entries[value] = tensor.detach().requires_grad_()
-        environment[value] = entry.clone() if value in stage.cut.copied else entry
+        environment[value] = entry.clone() if value in copied else entry
     return environment, kept
 
 
 def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
     """Note the values that gradients will arrive for."""
     for values in stage.cut.sent.values():
-        kept.exits.update((value, environment[value]) for value in values)
+        for value in values:
+            kept.exits[value] = environment[value]
 
 
 def backward(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
@@ -90,11 +91,10 @@ def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> Pendi
     roots = _roots(kept, gradients)
     if not roots:
         return Pending()
+    entries = list(kept.entries.values())
     with default_generators_held() if kept.draws else nullcontext():
-        gradients_found, pending = differentiate(
-            roots, list(kept.entries.values()), hooked=kept.hooked
-        )
-    for value, gradient in zip(kept.entries, gradients_found, strict=True):
+        found, pending = differentiate(roots, entries, hooked=kept.hooked)
+    for value, gradient in zip(kept.entries, found, strict=True):
         if gradient is not None:
             kept.entry_gradients[value] = gradient
     return pending
@@ -139,4 +139,4 @@ def _roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> list[tuple[Ten
         for value, gradient in gradients.items()
         if gradient is not None
     ]
-    return [(root, seed) for root, seed in (*arrived, *kept.ends) if root.requires_grad]
+    return [pair for pair in (*arrived, *kept.ends) if pair[0].requires_grad]

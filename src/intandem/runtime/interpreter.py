@@ -19,8 +19,8 @@ the interpreter is made; an event then costs one comparison, whatever the size o
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Self, assert_never
 
 from intandem.errors import RunError
 from intandem.ir import Action, Compute, Message, Recompute, Recv, ReduceGrads, Send
@@ -34,11 +34,35 @@ MAX_POSTED = 2
 """Receives outstanding per directed pair of ranks: one being waited for, one on its way."""
 
 
+class Transit(NamedTuple):
+    """A message between this rank and another: what every pass asks of it, worked out once.
+
+    Attributes:
+        message: which.
+        peer: the other rank.
+        tag: the message's text.
+        key: source stage, target stage and micro-batch; a pass has no other message with these.
+    """
+
+    message: Message
+    peer: int
+    tag: str
+    key: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, instruction: Send | Recv) -> Self:
+        """Return what an instruction is about."""
+        message = instruction.message
+        key = (message.source.stage, message.target_stage, message.source.microbatch)
+        return cls(message, instruction.peer, str(message), key)
+
+
 @dataclass(frozen=True, slots=True)
 class Post:
     """Make ready to receive. Does not wait."""
 
     recv: Recv
+    transit: Transit = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +70,24 @@ class Transmit:
     """Hand a message over. Does not wait."""
 
     send: Send
+    transit: Transit = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Await:
-    """Wait for the message of a receive posted before. Ends with ``Received``."""
+    """Wait for the message of a receive posted before. Ends with ``end``, a ``Received``."""
 
     recv: Recv
+    transit: Transit = field(compare=False)
+    end: Received = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Compute. Ends with ``Ran``."""
+    """Compute. Ends with ``end``, a ``Ran``."""
 
     instruction: Compute | Recompute
+    end: Ran = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +172,8 @@ class Interpreter:
             RunError: if ``event`` is not that end.
         """
         at = self._at
-        if at is None or event != self._turns[at].end:
+        end = None if at is None else self._turns[at].end
+        if at is None or (event is not end and event != end):
             msg = f"slot {self.slot}: expected {self._awaited()}, got {event}"
             raise RunError(msg)
         self._at = at + 1
@@ -173,11 +202,13 @@ def _carry_out(instruction: Instruction) -> tuple[Command, Event | None]:
     """The command for an instruction and the event that ends it; None if it does not wait."""
     match instruction:
         case Send():
-            return Transmit(instruction), None
+            return Transmit(instruction, Transit.of(instruction)), None
         case Recv(message=message):
-            return Await(instruction), Received(message)
+            received = Received(message)
+            return Await(instruction, Transit.of(instruction), received), received
         case Compute(action=action) | Recompute(action=action):
-            return Run(instruction), Ran(action)
+            ran = Ran(action)
+            return Run(instruction, ran), ran
         case ReduceGrads():
             return Reduce(), Reduced()
         case _:
@@ -196,9 +227,13 @@ class _Posts:
         """The receives to post before anything else."""
         for left in self._left.values():
             for _ in range(min(MAX_POSTED, len(left))):
-                yield Post(left.popleft())
+                yield _post(left.popleft())
 
     def after(self, done: Instruction) -> Iterator[Post]:
         """The receive to post now that ``done`` is: the next of the same peer, if it was one."""
         if isinstance(done, Recv) and (left := self._left[done.peer]):
-            yield Post(left.popleft())
+            yield _post(left.popleft())
+
+
+def _post(recv: Recv) -> Post:
+    return Post(recv, Transit.of(recv))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intandem.errors import LossError, PipelineError
@@ -19,6 +22,18 @@ from intandem.recorder.stage_chain import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+_UNKEYED: AbstractContextManager[Any] = nullcontext()
+
+_OF_TORCH = frozenset(
+    getattr(F, name)
+    for name in (
+        "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss",
+        "kl_div", "l1_loss", "mse_loss", "nll_loss", "smooth_l1_loss",
+    )
+)  # fmt: skip
+"""Losses that draw no random numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +92,27 @@ class LossTerm:
     metrics: Mapping[str, LossTerm] = field(default_factory=dict)
 
 
-def loss_term(output: Any, microbatch: Any, loss: Callable[[Any, Any], Any] | None) -> LossTerm:
+def loss_term(
+    output: Any,
+    microbatch: Any,
+    loss: Callable[[Any, Any], Any] | None,
+    random: AbstractContextManager[Any] = _UNKEYED,
+) -> LossTerm:
     """Return the loss of one micro-batch.
 
     Args:
         output: what the model returned.
         microbatch: what it was given.
         loss: the user's function, or None when the output carries the loss.
+        random: what the function draws under.
 
     Raises:
         LossError: if there is none, it is not a scalar, or the user's function raises.
     """
     if loss is None:
         return _term(carried_loss(output), "the loss")
-    found = _called(loss, output, microbatch)
+    with random:
+        found = _called(loss, output, microbatch)
     if not isinstance(found, Mapping):
         return _term(found, "the loss")
     if "loss" not in found:
@@ -213,6 +235,12 @@ def refuse_trained_loss(loss: object) -> None:
 def function_of(loss: object) -> object:
     """Return what is called for a loss: of the whole batch, the function inside."""
     return loss.function if isinstance(loss, WholeBatchLoss) else loss
+
+
+def draws_nothing(loss: object) -> bool:
+    """Tell whether a loss is known not to draw random numbers, before it is called."""
+    function = function_of(loss)
+    return isinstance(function, FunctionType) and function in _OF_TORCH
 
 
 def carried_loss(output: Any) -> Any:

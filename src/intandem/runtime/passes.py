@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from intandem.ir import Action, ActionKind, Compute, Message, Recompute, Span
+from intandem.ir import Action, ActionKind, Compute, Recompute, Span
 from intandem.recorder.graph import Site
 from intandem.runtime import backward
 from intandem.runtime.loss_guard import Origin
-from intandem.runtime.losses import LossTerm, gradient_seed, loss_term
+from intandem.runtime.losses import LossTerm, draws_nothing, gradient_seed, loss_term
 from intandem.runtime.observer import Where
 from intandem.runtime.stage import Draw, in_autocast
 from intandem.runtime.transport.protocol import Label
@@ -23,14 +24,19 @@ from intandem.runtime.work import Mode, RankResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from intandem.recorder import Call
     from intandem.runtime.backward import Kept
+    from intandem.runtime.interpreter import Transit
     from intandem.runtime.stage import Environment, Stage
     from intandem.runtime.transport.protocol import Contract, Payload, Transport
     from intandem.runtime.weight_gradients import Pending
     from intandem.runtime.weights import Weights
     from intandem.runtime.work import StepWork
+
+
+_LOSS = Site("loss", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class Pass:
         self._last_stage = work.program.placement.num_stages - 1
         self._training = work.mode is Mode.TRAIN
         self._at_hand: dict[tuple[int, int, int], Payload] = {}
-        self._to_send: dict[Message, Payload] = {}
+        self._to_send: dict[tuple[int, int, int], Payload] = {}
         self._kept: dict[tuple[int, int], Kept] = {}
         self._pending: dict[tuple[int, int], Pending] = {}
         self._deferred: dict[tuple[int, int], _Deferred] = {}
@@ -84,35 +90,33 @@ class Pass:
 
     # Messages.
 
-    def post(self, message: Message, peer: int) -> None:
+    def post(self, transit: Transit) -> None:
         """Make ready to receive."""
-        self._transport.post(peer, self._label(message), self._contract(message))
+        label = Label(self._work.sequence, transit.tag)
+        self._transport.post(transit.peer, label, self._contract(transit))
 
-    def transmit(self, message: Message, peer: int) -> None:
+    def transmit(self, transit: Transit) -> None:
         """Send what an action left."""
-        payload = self._to_send.pop(message, ())  # what another micro-batch sends
-        self._transport.send(peer, self._label(message), payload, self._contract(message))
+        payload = self._to_send.pop(transit.key, ())  # what another micro-batch sends
+        label = Label(self._work.sequence, transit.tag)
+        self._transport.send(transit.peer, label, payload, self._contract(transit))
 
-    def receive(self, message: Message, peer: int) -> None:
+    def receive(self, transit: Transit) -> None:
         """Wait for a message and put it at hand."""
-        self._at_hand[_slot_of(message)] = self._transport.wait(peer, self._label(message))
+        label = Label(self._work.sequence, transit.tag)
+        self._at_hand[transit.key] = self._transport.wait(transit.peer, label)
 
-    def _hand_over(self, message: Message, payload: Payload) -> None:
-        replica = self._replica_of[message.source.microbatch]
-        if self._rank_of[replica][message.target_stage] == self._rank:
-            self._at_hand[_slot_of(message)] = payload
+    def _hand_over(self, action: Action, target: int, payload: Payload) -> None:
+        key = (action.stage, target, action.microbatch)
+        replica = self._replica_of[action.microbatch]
+        if self._rank_of[replica][target] == self._rank:
+            self._at_hand[key] = payload
         else:
-            self._to_send[message] = payload
+            self._to_send[key] = payload
 
-    def _label(self, message: Message) -> Label:
-        return Label(self._work.sequence, str(message))
-
-    def _contract(self, message: Message) -> Contract:
-        source = message.source
-        recorded = self._work.microbatches[source.microbatch].recorded
-        return recorded.contract(
-            source.stage, message.target_stage, is_forward=source.kind is ActionKind.F
-        )
+    def _contract(self, transit: Transit) -> Contract:
+        source, target, microbatch = transit.key
+        return self._work.microbatches[microbatch].recorded.contracts.get((source, target), ())
 
     # Computing.
 
@@ -144,8 +148,8 @@ class Pass:
         if action.stage == self._last_stage:
             self._finish_microbatch(stage, environment, action.microbatch, kept)
         for target, values in stage.cut.sent.items():
-            payload = tuple(environment[value].detach() for value in values)
-            self._hand_over(Message(action, target), payload)
+            payload = tuple([environment[value].detach() for value in values])
+            self._hand_over(action, target, payload)
 
     def _recompute(self, action: Action) -> None:
         """Run a forward again, with buffers as they were, and leave them as they are."""
@@ -161,13 +165,12 @@ class Pass:
         self, stage: Stage, given: dict[int, Tensor], action: Action, *, with_gradients: bool
     ) -> tuple[Environment, Kept]:
         recomputed = with_gradients and action.stage in self._recomputed
-        where = Where(action.stage, action.microbatch, recomputed)
         environment, kept = backward.enter(stage, given, with_gradients=with_gradients)
         stage.run(
             environment,
             self._draw(action.microbatch),
             with_gradients=with_gradients,
-            observe=self._observe(stage, where),
+            observe=self._observe(stage, action, recomputed=recomputed),
         )
         if with_gradients:
             backward.leave(stage, environment, kept)
@@ -225,12 +228,16 @@ class Pass:
 
     def _term(self, output: Any, batch: Any, microbatch: int, *, keep: bool) -> LossTerm:
         origin = Origin(output) if keep and microbatch == 0 and self._work.loss else None
-        random = self._draw(microbatch).random(Site("loss", 0))
-        with torch.set_grad_enabled(keep), random, in_autocast(self._work.autocast):
-            term = loss_term(output, batch, self._work.loss)
+        with torch.set_grad_enabled(keep), in_autocast(self._work.autocast):
+            term = loss_term(output, batch, self._work.loss, self._random_of_loss(microbatch))
         if origin is not None:
             origin.check(term.root, self._weights.name_of)
         return term
+
+    def _random_of_loss(self, microbatch: int) -> AbstractContextManager[Any]:
+        if self._work.loss is None or draws_nothing(self._work.loss):
+            return nullcontext()
+        return self._draw(microbatch).random(_LOSS)
 
     # A loss of the whole batch.
 
@@ -273,14 +280,17 @@ class Pass:
         else:
             self._pending[key] = pending
         for target, values in stage.cut.gradients_sent.items():
-            payload = tuple(backward.gradient_to_send(kept, value) for value in values)
-            self._hand_over(Message(action, target), payload)
+            payload = tuple([backward.gradient_to_send(kept, value) for value in values])
+            self._hand_over(action, target, payload)
 
     # Facts.
 
-    def _observe(self, stage: Stage, where: Where) -> Callable[[Call, Any], None] | None:
+    def _observe(
+        self, stage: Stage, action: Action, *, recomputed: bool
+    ) -> Callable[[Call, Any], None] | None:
         if (observer := self._work.observer) is None:
             return None
+        where = Where(action.stage, action.microbatch, recomputed)
         return lambda call, result: observer.on_call(stage, call, result, where)
 
     def _given(self, stage: Stage, action: Action) -> dict[int, Tensor]:
@@ -299,8 +309,3 @@ class Pass:
 
     def _draw(self, microbatch: int) -> Draw:
         return Draw(self._work.seed, self._work.step, microbatch)
-
-
-def _slot_of(message: Message) -> tuple[int, int, int]:
-    """What a message is looked for by: source stage, target stage, micro-batch."""
-    return message.source.stage, message.target_stage, message.source.microbatch

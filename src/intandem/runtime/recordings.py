@@ -54,7 +54,7 @@ class Recorded:
         stages: the stages that this process runs, by number and replica.
         links: which stages hand values to which.
         guard_stage: computes what guards look at; None when there are no guards.
-        contracts: what messages look like, by source stage, target stage and whether forward.
+        contracts: what messages look like, by source and target stage.
     """
 
     graph: Graph
@@ -62,11 +62,7 @@ class Recorded:
     stages: dict[tuple[int, int], Stage]
     links: StageLinks
     guard_stage: Stage | None
-    contracts: dict[tuple[int, int, bool], Contract]
-
-    def contract(self, source: int, target: int, *, is_forward: bool) -> Contract:
-        """Return what a message from stage ``source`` to ``target`` looks like."""
-        return self.contracts.get((source, target, is_forward), ())
+    contracts: dict[tuple[int, int], Contract]
 
     def tensors_of(self, batch: Any) -> dict[int, Tensor]:
         """Return the batch values of the recording, by number; ``forward`` reads no others."""
@@ -245,13 +241,13 @@ def _in_words(given: BatchKey) -> dict[str, str]:
     }
 
 
-def _contracts(graph: Graph, cuts: Sequence[StageGraph]) -> dict[tuple[int, int, bool], Contract]:
+def _contracts(graph: Graph, cuts: Sequence[StageGraph]) -> dict[tuple[int, int], Contract]:
     def contract(values: Sequence[int]) -> Contract:
         facts = (graph.values[value] for value in values)
         return tuple(TensorSpec(value.shape, value.dtype) for value in facts)
 
-    forward = {(c.stage, t, True): contract(v) for c in cuts for t, v in c.sent.items()}
-    backward = {(c.stage, t, False): contract(v) for c in cuts for t, v in c.gradients_sent.items()}
+    forward = {(c.stage, t): contract(v) for c in cuts for t, v in c.sent.items()}
+    backward = {(c.stage, t): contract(v) for c in cuts for t, v in c.gradients_sent.items()}
     return forward | backward
 
 

@@ -17,8 +17,6 @@ from intandem.runtime.interpreter import (
     Finish,
     Interpreter,
     Post,
-    Ran,
-    Received,
     Reduce,
     Reduced,
     Run,
@@ -29,22 +27,23 @@ from intandem.runtime.watch import Position
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from intandem.ir import Instruction, Message, Program
+    from intandem.ir import Instruction, Program
+    from intandem.runtime.interpreter import Transit
     from intandem.runtime.watch import Watch
 
 
 class Acts(Protocol):
     """Does, for one rank and one pass, what the instructions of its row say."""
 
-    def post(self, message: Message, peer: int) -> None:
+    def post(self, transit: Transit) -> None:
         """Make ready to receive."""
         ...
 
-    def transmit(self, message: Message, peer: int) -> None:
+    def transmit(self, transit: Transit) -> None:
         """Send what an action left."""
         ...
 
-    def receive(self, message: Message, peer: int) -> None:
+    def receive(self, transit: Transit) -> None:
         """Wait for a message."""
         ...
 
@@ -80,16 +79,16 @@ class RowExecutor:
             PeerFailureError: if another rank failed.
         """
         row = self._row(program)
-        interpreter, places = row.interpreter, row.places
+        interpreter, places, at = row.interpreter, row.places, self._watch.at
         try:
             commands = interpreter.start()
             while not interpreter.finished:
-                self._watch.at(places[interpreter.slot].at(step))
+                at(places[interpreter.slot].at(step))
                 event = _perform(commands, acts, reduce)
                 if event is not None:
                     commands = interpreter.handle(event)
             _perform(commands, acts, reduce)
-            self._watch.at(places[-1].at(step))
+            at(places[-1].at(step))
         except PeerFailureError:
             raise
         except Exception as error:
@@ -108,16 +107,16 @@ def _perform(commands: Sequence[Command], acts: Acts, reduce: Callable[[], None]
     event: Event | None = None
     for command in commands:
         match command:
-            case Post(recv=recv):
-                acts.post(recv.message, recv.peer)
-            case Transmit(send=send):
-                acts.transmit(send.message, send.peer)
-            case Await(recv=recv):
-                acts.receive(recv.message, recv.peer)
-                event = Received(recv.message)
-            case Run(instruction=instruction):
-                acts.compute(instruction)
-                event = Ran(instruction.action)
+            case Post():
+                acts.post(command.transit)
+            case Transmit():
+                acts.transmit(command.transit)
+            case Await():
+                acts.receive(command.transit)
+                event = command.end
+            case Run():
+                acts.compute(command.instruction)
+                event = command.end
             case Reduce():
                 reduce()
                 event = Reduced()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
 from intandem.errors import CaptureError
 from intandem.recorder.cut import reads
-from intandem.recorder.graph import Site, refs
+from intandem.recorder.graph import Ref, Site, refs
 from intandem.recorder.python_state import seed_python_generators
 from intandem.recorder.templates import compile_template
 from intandem.recorder.trees import leaves
@@ -39,8 +39,7 @@ Environment = dict[int, Tensor]
 """Tensors of one micro-batch by value of the recording."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """What keys the random draws of one micro-batch: seed of the run, step, micro-batch."""
 
     seed: int
@@ -68,17 +67,27 @@ def _with_python(torchs: AbstractContextManager[Any], key: int) -> Iterator[None
 
 @dataclass(frozen=True, slots=True)
 class _Replay:
-    """One call, prepared: how to find its function and arguments, and where results go."""
+    """One call, prepared.
+
+    Attributes:
+        call: which.
+        function: finds what is called.
+        args: makes its positional arguments.
+        kwargs: makes the others.
+        done_with: values that nothing reads after it.
+        is_plain: whether it needs no context besides the stage's own.
+        needs_gradients: whether it is left out where there are none.
+        result: the value that it makes, where it makes one and does nothing else.
+    """
 
     call: Call
     function: Callable[[], Callable[..., Any]]
-    arguments: Callable[[Environment], tuple[tuple[Any, ...], dict[str, Any]]]
+    args: Callable[[Environment], Sequence[Any]]
+    kwargs: Callable[[Environment], dict[str, Any]]
     done_with: tuple[int, ...]
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it needs no context besides the stage's own."""
-        return self.call.grad_enabled and self.call.site is None and not self.call.autocast
+    is_plain: bool
+    needs_gradients: bool
+    result: int | None
 
 
 class Stage:
@@ -89,6 +98,11 @@ class Stage:
         cut: this stage's part of it.
         weights: finds the modules and parameters that calls use.
         replica: which one of the pipeline's this is a stage of.
+
+    Attributes:
+        leaves: received values that gradients flow back through.
+        draws_in_backward: whether its backward draws random numbers again.
+        updates: names of the buffers that it writes to.
     """
 
     def __init__(self, graph: Graph, cut: StageGraph, weights: Weights, replica: int = 0) -> None:
@@ -103,6 +117,9 @@ class Stage:
         )
         sites = (graph.calls[index].site for index in cut.calls)
         self.draws_in_backward = any(site is not None and site.recomputed for site in sites)
+        self._output = self._load(graph.output, None)
+        received = {value for values in cut.received.values() for value in values}
+        self.leaves = frozenset(v for v in received if graph.values[v].requires_grad)
         self.updates = tuple(sorted({n for i in cut.calls for n in graph.calls[i].updates}))
 
     def run(
@@ -123,16 +140,17 @@ class Stage:
         """
         with torch.set_grad_enabled(with_gradients):
             for replay in self._replays:
-                if replay.call.name in _NEED_GRADIENTS and not with_gradients:
+                if replay.needs_gradients and not with_gradients:
                     continue
-                args, kwargs = replay.arguments(environment)
+                args, kwargs = replay.args(environment), replay.kwargs(environment)
                 if replay.is_plain:
                     result = replay.function()(*args, **kwargs)
                 else:
                     result = _run_in_context(replay, draw, args, kwargs)
-                if replay.call.inner:
-                    result = _keep_inner(replay.call, result, environment)
-                _keep(replay.call, result, environment)
+                if replay.result is not None and isinstance(result, Tensor):
+                    environment[replay.result] = result
+                else:
+                    result = _keep(replay.call, result, environment)
                 if observe is not None:
                     observe(replay.call, result)
                 for value in replay.done_with:
@@ -140,8 +158,8 @@ class Stage:
 
     def call_again(self, guard: Guard, environment: Environment) -> object:
         """Return what ``guard`` gives on an environment."""
-        args, kwargs = self._load((guard.args, guard.kwargs), None)(environment)
-        return guard.target(*args, **kwargs)
+        args = self._load(guard.args, None)(environment)
+        return guard.target(*args, **self._load(guard.kwargs, None)(environment))
 
     def parameters(self) -> list[Tensor]:
         """Return the leaves that this stage's calls use."""
@@ -155,7 +173,7 @@ class Stage:
 
     def output(self, environment: Environment) -> Any:
         """Return what the model returns, from the last stage's environment."""
-        return self._load(self.graph.output, None)(environment)
+        return self._output(environment)
 
     def _last_uses(self) -> dict[int, int]:
         """Return for each value that may be dropped the call that reads it last."""
@@ -180,7 +198,25 @@ class Stage:
             def function() -> Callable[..., Any]:
                 return target
 
-        return _Replay(call, function, self._load((call.args, call.kwargs), call), done_with)
+        makes_one = len(call.outputs) == 1 and not (call.renewed or call.inner)
+        return _Replay(
+            call=call,
+            function=function,
+            args=self._load_args(call),
+            kwargs=self._load(call.kwargs, call) if call.kwargs else _no_kwargs,
+            done_with=done_with,
+            is_plain=call.grad_enabled and call.site is None and not call.autocast,
+            needs_gradients=call.name in _NEED_GRADIENTS,
+            result=call.outputs[0] if makes_one else None,
+        )
+
+    def _load_args(self, call: Call) -> Callable[[Environment], Sequence[Any]]:
+        """Return what makes positional arguments; most calls have one, a tensor."""
+        if len(call.args) == 1 and isinstance(only := call.args[0], Ref):
+            value = only.value
+            return lambda environment: (environment[value],)
+        fill: Callable[[Environment], Sequence[Any]] = self._load(call.args, call)
+        return fill
 
     def _load(self, template: Any, call: Call | None) -> Callable[[Environment], Any]:
         """Return what fills a template's Ref and Attr from an environment."""
@@ -203,7 +239,7 @@ def _in_autocast(states: Sequence[Autocast]) -> Iterator[None]:
 
 
 def _run_in_context(
-    replay: _Replay, draw: Draw, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    replay: _Replay, draw: Draw, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     call = replay.call
     grad = nullcontext() if call.grad_enabled else torch.no_grad()
@@ -220,13 +256,21 @@ def _refuse_other_result(call: Call, found: str, recorded: str) -> NoReturn:
     raise CaptureError(msg)
 
 
+def _no_kwargs(environment: Environment) -> dict[str, Any]:
+    del environment
+    return {}
+
+
 def _keep_inner(call: Call, result: WithInner, environment: Environment) -> Any:
     for (_, value), tensor in zip(call.inner, result.tensors, strict=True):
         environment[value] = tensor
     return result.output
 
 
-def _keep(call: Call, result: Any, environment: Environment) -> None:
+def _keep(call: Call, result: Any, environment: Environment) -> Any:
+    """Put into an environment what a call made, and return what it returned."""
+    if call.inner:
+        result = _keep_inner(call, result, environment)
     if isinstance(result, Tensor):
         (value,) = call.outputs
         if value is not None:
@@ -242,3 +286,4 @@ def _keep(call: Call, result: Any, environment: Environment) -> None:
                 _refuse_other_result(call, repr(leaf), repr(recorded))
     for old, new in call.renewed:
         environment[new] = environment[old]
+    return result

@@ -73,6 +73,8 @@ class LossTally:
         self._terms[microbatch] = term
 
     def _check_metrics(self, microbatch: int, term: LossTerm) -> None:
+        if not term.metrics and self._metrics == {}:
+            return
         found = _kinds(term)
         if self._metrics is None:
             self._metrics = found

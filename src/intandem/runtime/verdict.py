@@ -155,5 +155,5 @@ def decode_beat(text: bytes) -> Beat:
     )
 
 
-def _position(fields: dict[str, Any] | None) -> Position | None:
-    return None if fields is None else Position(**fields)
+def _position(fields: list[Any] | None) -> Position | None:
+    return None if fields is None else Position(*fields)

@@ -6,12 +6,10 @@ every rank and ends every wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a rank is in its program. Readable from any thread.
 
     Attributes:

@@ -7,7 +7,7 @@ directed pair of ranks, and holds a board of small facts that every rank can rea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,7 @@ class TensorSpec:
     dtype: torch.dtype
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """Identity of a message: checked on arrival.
 
     Attributes:
