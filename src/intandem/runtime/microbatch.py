@@ -18,7 +18,7 @@ from intandem.errors import BatchError
 from intandem.recorder.trees import leaves, map_tree, named_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Split = Mapping[str, int | None]
 """By leaf (or what holds it): the dim to split, or None to give it whole to each."""
@@ -66,9 +66,9 @@ def split_batch(batch: Any, num_microbatches: int, split: Split | None = None) -
         for name, leaf, dim in _tensors(batch, split)
         if dim is not None
     }
-    return Microbatches(
-        tuple(_part(batch, columns, index) for index in range(len(sizes))), tuple(sizes)
-    )
+    names = [name for name, _ in named_leaves(batch)]
+    parts = tuple(_part(batch, names, columns, index) for index in range(len(sizes)))
+    return Microbatches(parts, tuple(sizes))
 
 
 def fingerprint(batch: Any) -> str:
@@ -88,11 +88,13 @@ def _checksum(tensor: Tensor) -> int:
     return zlib.crc32((ctypes.c_char * size).from_address(data.data_ptr())) if size else 0
 
 
-def _part(batch: Any, columns: dict[str, tuple[Tensor, ...]], index: int) -> Any:
-    names = iter([name for name, _ in named_leaves(batch)])
+def _part(
+    batch: Any, names: Sequence[str], columns: Mapping[str, tuple[Tensor, ...]], index: int
+) -> Any:
+    following = iter(names)
 
     def pick(leaf: Any) -> Any:
-        name = next(names)
+        name = next(following)
         return columns[name][index] if name in columns else leaf
 
     return map_tree(pick, batch)

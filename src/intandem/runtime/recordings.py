@@ -136,7 +136,7 @@ class Recordings:
         Raises:
             CaptureError: if a new recording is needed and cannot be made or cut alike.
         """
-        return self._find(batch, draw, self.state(), made)[1]
+        return self._find(batch, draw, self.state(), made, {})[1]
 
     def find_all(self, batches: Sequence[Any], draws: tuple[int, int]) -> list[Recorded]:
         """Return the recordings for the micro-batches of one pass; see ``find``.
@@ -146,8 +146,9 @@ class Recordings:
             draws: seed and step, which key their random draws.
         """
         state = self.state()
+        alike: dict[BatchKey, Sequence[tuple[int, Recorded]]] = {}
         found = [
-            self._find(batch, Draw(*draws, index), state, None)
+            self._find(batch, Draw(*draws, index), state, None, alike)
             for index, batch in enumerate(batches)
         ]
         for index, _ in found:
@@ -168,10 +169,18 @@ class Recordings:
         return self._notes.notes()
 
     def _find(
-        self, batch: Any, draw: Draw, state: ModelState, made: Run | None
+        self,
+        batch: Any,
+        draw: Draw,
+        state: ModelState,
+        made: Run | None,
+        alike: dict[BatchKey, Sequence[tuple[int, Recorded]]],
     ) -> tuple[int | None, Recorded]:
+        """Find a recording; ``alike`` keeps those of a state, which takes long to look up."""
         given = key_of_batch(batch, self._bind(batch))
-        for index, recorded in self._known.get((state, given), ()):
+        if given not in alike and (known := self._known.get((state, given))):
+            alike[given] = known
+        for index, recorded in alike.get(given, ()):
             if recorded.holds_for(batch, draw):
                 return index, recorded
         began_s = time.perf_counter() - (made.seconds if made else 0.0)

@@ -77,16 +77,18 @@ class _Operand(NamedTuple):
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
         """Add ``left @ right``; to a whole matrix without a tensor for the product."""
-        passed, leaf = self.passed, self.leaf
-        if passed == _TRANSPOSED:
-            left, right = right.mT, left.mT
-        elif passed:
+        if self.passed == _TRANSPOSED:
+            self.add_to_matrix(right.mT, left.mT)
+        elif self.passed or self.leaf.dim() > _MATRIX:
             self.add(left.matmul(right))
-            return
+        else:
+            self.add_to_matrix(left, right)
+
+    def add_to_matrix(self, left: Tensor, right: Tensor) -> None:
+        """Add ``left @ right`` to the gradient of the parameter itself."""
+        leaf = self.leaf
         grad = leaf.grad
-        if leaf.dim() > _MATRIX:
-            self.add(left.matmul(right))
-        elif grad is None or grad.layout is not torch.strided:
+        if grad is None or grad.layout is not torch.strided:
             add_gradient(leaf, left.matmul(right))
         else:
             grad.addmm_(left, right)
@@ -127,11 +129,11 @@ def _saved(node: Any, name: str) -> Callable[[], Tensor] | None:
     None if it passed through hooks, which have to see it, or is no plain array of numbers. Reading
     raises if it has been written to.
     """
-    raw = getattr(node, f"_raw_saved_{name}", None)
+    raw = getattr(node, "_raw_saved_" + name, None)
     # Before torch could say whether there are hooks, all are taken to have some.
     if raw is None or getattr(raw, "unpack_hook", raw) is not None:
         return None
-    saved: Tensor = getattr(node, f"_saved_{name}")
+    saved: Tensor = getattr(node, "_saved_" + name)
     if saved.layout is not torch.strided:
         return None
     kept = saved.detach()  # so that it does not hold on to the graph
@@ -155,12 +157,11 @@ def _factor(node: Any, first: int, left_name: str, right_name: str) -> Use | Non
     """
     edges = node.next_functions
     if (right := _operand(edges[first + 1])) is not None:
-        x = _saved(node, left_name)
-        return (
-            None
-            if x is None
-            else Use(node, first + 1, right.leaf, lambda g: right.add_product(x().mH, g))
-        )
+        if (x := _saved(node, left_name)) is None:
+            return None
+        if right.passed == _TRANSPOSED and not right.leaf.is_complex():  # of linear: two views less
+            return Use(node, first + 1, right.leaf, lambda g: right.add_to_matrix(g.mT, x()))
+        return Use(node, first + 1, right.leaf, lambda g: right.add_product(x().mH, g))
     if (left := _operand(edges[first])) is not None:
         y = _saved(node, right_name)
         if y is not None:
@@ -180,10 +181,15 @@ def _addmm(node: Any) -> list[Use]:
     if use is None:
         return []
     offset = _operand(node.next_functions[0])
-    if offset is None or offset.leaf.dim() != 1 or {*offset.passed} - {_CAST}:
+    if offset is None or offset.leaf.dim() != 1 or offset.passed not in {(), (_CAST,)}:
         return [use]
-    leaf, shape = offset.leaf, offset.leaf.shape
-    return [use, Use(node, 0, leaf, lambda g: offset.add(g.sum_to_size(shape)))]
+    return [use, Use(node, 0, offset.leaf, lambda g: offset.add(_sum_of_rows(g, offset.leaf)))]
+
+
+def _sum_of_rows(gradient: Tensor, leaf: Tensor) -> Tensor:
+    if gradient.shape[1:] == leaf.shape:
+        return gradient.sum(0)
+    return gradient.sum_to_size(leaf.shape)
 
 
 def _convolution(node: Any) -> list[Use]:

@@ -12,6 +12,7 @@ before it is sent. An undefined gradient keeps its place; its bytes mean nothing
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 import struct
@@ -93,9 +94,12 @@ def pack(payload: Payload, layout: Layout, label: Label, device: torch.device) -
         if tensor is not None:
             present |= 1 << index
             _alias(flat, place).copy_(tensor)
-    prefix = bytearray(_header(label, layout))
-    prefix += present.to_bytes(layout.prefix_bytes - _HEADER.size, "little")
-    flat[: layout.prefix_bytes].copy_(torch.frombuffer(prefix, dtype=torch.uint8))
+    size = layout.prefix_bytes
+    prefix = _header(label, layout) + present.to_bytes(size - _HEADER.size, "little")
+    if flat.is_cpu:
+        ctypes.memmove(flat.data_ptr(), prefix, size)
+    else:
+        flat[:size].copy_(torch.frombuffer(bytearray(prefix), dtype=torch.uint8))
     return flat
 
 
@@ -108,7 +112,8 @@ def unpack(flat: Tensor, layout: Layout, label: Label, device: torch.device) -> 
     Raises:
         ContractError: if the header is not that of ``label`` with this layout.
     """
-    prefix = bytes(flat[: layout.prefix_bytes].tolist())
+    size = layout.prefix_bytes
+    prefix = ctypes.string_at(flat.data_ptr(), size) if flat.is_cpu else bytes(flat[:size].tolist())
     _check_header(prefix, layout, label)
     present = int.from_bytes(prefix[_HEADER.size :], "little")
     if present >> len(layout.places):
