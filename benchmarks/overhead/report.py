@@ -33,6 +33,7 @@ def table(results: Results) -> str:
         for case in results["cases"]
     ]  # fmt: skip
     hops = [[_size(hop["bytes"]), *(f"{hop[k]:.0f}" for k in KINDS)] for hop in results["hops_us"]]
+    noting = [[w, f"{us:.2f}", f"{us / 1000:.2%}"] for w, us in results["noting_us"].items()]
     others = [["build and lower P = 64, M = 512, V = 2", f"{median(results['building_s']):.2f}"]]
     others += [
         [f"from nothing to the end of the first step, {side}", f"{median(found):.1f}"]
@@ -44,6 +45,8 @@ def table(results: Results) -> str:
             markdown(["schedule", "P", "M", "plain", *KINDS], cases),
             "Microseconds of a message between two idle ranks",
             markdown(["size", *KINDS], hops),
+            "Microseconds to note when something was, always, and its share of an action of 1 ms",
+            markdown(["what", "us", "share"], noting),
             markdown(["what", "seconds"], others),
         ]
     )

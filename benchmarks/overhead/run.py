@@ -7,7 +7,8 @@ What steps take in processor seconds of all ranks, less what the same forwards a
 in plain PyTorch in one process, is divided by the number of actions. The plain loop, ranks as
 threads and ranks as processes take turns; medians of the rounds. Figures of processes contain
 Gloo's own threads. Besides: seconds to build and lower a large schedule, what a message takes
-between two idle ranks by its size, and how long it is from nothing to the end of the first step.
+between two idle ranks by its size, what it takes to note when an action ran and when a message
+arrived, and how long it is from nothing to the end of the first step.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.results import Results, finish, parser_of
 from common.rounds import take_turns
 from common.workers import Workers, rank_environments
+from overhead.noting import noting_us
 from overhead.report import figures, table
 
 import intandem as it
@@ -129,6 +131,7 @@ def measure(options: argparse.Namespace) -> Results:
         "building_s": [building_s(64, 512, 2) for _ in range(repeats)],
         "start_s": {side: [start_s(side) for _ in range(repeats)] for side in SIDES},
         "hops_us": hops(),
+        "noting_us": noting_us(),
         "cases": [measure_case(c, options.rounds) for c in (QUICK if options.quick else CASES)],
     }
 

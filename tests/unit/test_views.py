@@ -312,7 +312,7 @@ class TestChromeTrace:
         assert len(found) == 12
         assert (found[0]["name"], found[0]["ts"], found[0]["dur"]) == ("0F0", 0.0, 1e6)
         assert found[0]["args"] == {"kind": "F", "stage": 0, "microbatch": 0, "replica": 0}
-        assert {e["tid"] for e in found} == {0, 1}
+        assert {e["tid"] for e in found} == {1, 2}
 
     def test_threads_are_named(self):
         """As the ranks; the process has the title."""

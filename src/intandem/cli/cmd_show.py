@@ -162,7 +162,12 @@ def _show_all(arguments: Arguments) -> int:
 
 def _refuse_what_is_of_one(arguments: Arguments) -> None:
     files = arguments.files
-    asked = {"--steps": arguments.steps, "--csv": files.csv, "--trace": files.trace}
+    asked = {
+        "--steps": arguments.steps,
+        "--csv": files.csv,
+        "--spans": files.spans,
+        "--trace": files.trace,
+    }
     for name, value in asked.items():
         if value is not None:
             msg = f"{name} is of one schedule; name it in place of all"

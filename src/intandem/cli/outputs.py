@@ -25,6 +25,8 @@ class Outputs:
     """Write a page with the drawing, figures and what each rank holds; opens without a network."""
     trace: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write a Chrome trace, for ui.perfetto.dev or chrome://tracing."""
+    spans: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write when each action runs to this CSV file."""
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the compute order to this CSV file, as torch.distributed.pipelining reads it."""
 
@@ -57,8 +59,14 @@ def write_outputs(shown: Shown, outputs: Outputs) -> None:
         from intandem.views.chrome_trace import chrome_trace
 
         curves = shown.activations()
-        text = chrome_trace(shown.timeline, title=shown.title, activations=curves)
+        text = chrome_trace(
+            shown.timeline, title=shown.title, program=shown.program, activations=curves
+        )
         outputs.trace.write_text(text, "utf-8")
+    if outputs.spans:
+        from intandem.views.spans_csv import spans_csv
+
+        outputs.spans.write_text(spans_csv(shown.timeline), "utf-8")
     if outputs.csv:
         outputs.csv.write_text(format_compute_csv(shown.program.compute_order()), "utf-8")
 

@@ -1,6 +1,7 @@
 from intandem.ir.action import Action, ActionKind
 from intandem.ir.compute_csv import format_compute_csv, parse_compute_csv
 from intandem.ir.dependencies import predecessors
+from intandem.ir.handover import Handover, handovers
 from intandem.ir.placement import Placement
 from intandem.ir.program import (
     Compute,
@@ -15,12 +16,14 @@ from intandem.ir.program import (
 )
 from intandem.ir.schedule import Schedule
 from intandem.ir.text import format_program, format_schedule, parse_program, parse_schedule
-from intandem.ir.timeline import Span, Timeline
+from intandem.ir.timeline import Arrival, Span, Timeline
 
 __all__ = [
     "Action",
     "ActionKind",
+    "Arrival",
     "Compute",
+    "Handover",
     "Instruction",
     "Message",
     "Placement",
@@ -36,6 +39,7 @@ __all__ = [
     "format_compute_csv",
     "format_program",
     "format_schedule",
+    "handovers",
     "parse_compute_csv",
     "parse_program",
     "parse_schedule",

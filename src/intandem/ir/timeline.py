@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from intandem.ir.action import Action
+    from intandem.ir.program import Message
 
 
 class Span(NamedTuple):
@@ -23,6 +24,20 @@ class Span(NamedTuple):
     end_s: float
 
 
+class Arrival(NamedTuple):
+    """A message that a rank had waited for, or asked for once it was there already.
+
+    Attributes:
+        rank: that received it.
+        message: which.
+        time_s: from when on the rank had it, on the clock of the spans.
+    """
+
+    rank: int
+    message: Message
+    time_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Timeline:
     """Spans of one training step, simulated or measured.
@@ -30,10 +45,12 @@ class Timeline:
     Attributes:
         spans: every compute action, each rank's in the order it ran them.
         num_ranks: ranks of the pipeline, idle ones included.
+        arrivals: of messages, each rank's in the order it received them; empty where not measured.
     """
 
     spans: tuple[Span, ...]
     num_ranks: int
+    arrivals: tuple[Arrival, ...] = ()
     _rows: dict[int, list[Span]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

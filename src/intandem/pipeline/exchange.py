@@ -30,6 +30,11 @@ class Exchange:
         """This process's rank; 0 where all ranks are here."""
         return self._transport.rank if self._transport else 0
 
+    @property
+    def turn(self) -> int:
+        """How many facts have been exchanged; the same in every process between calls."""
+        return self._turn
+
     def gather(self, what: str, value: bytes) -> list[bytes]:
         """Return every process's value, in rank order.
 

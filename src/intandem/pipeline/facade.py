@@ -17,11 +17,12 @@ from intandem.parallel.gradients import clip_, gradient_norms, total_norm
 from intandem.pipeline.assembly import assemble
 from intandem.pipeline.batches import Batches
 from intandem.pipeline.exchange import Exchange
+from intandem.pipeline.gathering import Gathered, gather_step
 from intandem.pipeline.home import find_home
 from intandem.pipeline.materialise import give_data
 from intandem.pipeline.optimizer import PipelineOptimizer, optimizers_of
 from intandem.pipeline.passing import Passes
-from intandem.pipeline.reporting import build_report, gather_timeline
+from intandem.pipeline.reporting import build_report, write_report, write_trace
 from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
 from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
@@ -31,7 +32,6 @@ from intandem.recorder.stage_chain import as_module
 from intandem.runtime.loss_report import EvaluationLoss
 from intandem.runtime.losses import refuse_missing_loss
 from intandem.runtime.transport.process_group import launched_num_ranks
-from intandem.views.html import report_html
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,6 +143,7 @@ class Pipeline:
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
         self._passes = Passes(request, self._batches, self._assembly, self._exchange)
         self._scaler: PipelineGradScaler | None = None
+        self._optimizer: PipelineOptimizer | None = None
         self._steps = TrainingSteps(self._passes, self._assembly)
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
 
@@ -229,7 +230,9 @@ class Pipeline:
         ranks = self._assembly.ranks
         parts = optimizers_of(factory, self.named_parameters(), self._assembly)
         self._steps.run_ahead = True
-        return PipelineOptimizer(parts, ranks, self._steps.settle, self._passes.is_usable)
+        made = PipelineOptimizer(parts, ranks, self._steps.settle, self._passes.is_usable)
+        self._optimizer = made
+        return made
 
     def clip_grad_norm_(self, max_norm: float | Tensor) -> float:
         """Scale all gradients so that their 2-norm over all ranks is at most ``max_norm``.
@@ -312,7 +315,7 @@ class Pipeline:
         Raises:
             RunError: before the first step.
         """
-        return gather_timeline(self._steps.last().spans, self._exchange, self.num_ranks)
+        return self._gathered().timeline
 
     def program(self) -> Program:
         """Return the program that the last step executed.
@@ -324,19 +327,37 @@ class Pipeline:
 
     def report_value(self, title: str = "intandem run") -> Report:
         """Return what ``report`` writes, as a value. Collective."""
+        program, history = self.program(), self._steps.history
         return build_report(
-            self._model, self._assembly, self.program(), self.timeline(), self._steps.history, title
+            self._request, self._assembly, program, self._gathered(), history, title
         )
 
     def report(self, path: str | Path, title: str = "intandem run") -> Path:
         """Write an HTML report of the last step, planned and measured. Collective.
 
-        Every rank returns ``path``; the process of rank 0 writes it.
+        Every rank returns ``path``; the process of rank 0 writes it. Where ``path`` ends in
+        ``.json``, it is the value that ``intandem report`` makes the page of.
         """
         report = self.report_value(title)
         if self._assembly.home.is_first:
-            Path(path).write_text(report_html(report), encoding="utf-8")
+            write_report(report, Path(path))
         return Path(path)
+
+    def trace(self, path: str | Path, title: str = "intandem run") -> Path:
+        """Write the last step of all ranks for ui.perfetto.dev or chrome://tracing. Collective.
+
+        Every rank returns ``path``; the process of rank 0 writes it. Where ``path`` ends in
+        ``.csv``, it is a table of when each action ran.
+        """
+        program, step = self.program(), self._gathered()
+        if self._assembly.home.is_first:
+            write_trace(program, step, Path(path), title)
+        return Path(path)
+
+    def _gathered(self) -> Gathered:
+        last, optimizer = self._steps.last(), self._optimizer
+        updates = {} if optimizer is None else optimizer.updates
+        return gather_step(last, updates, self._exchange, self.num_ranks)
 
     def recordings(self) -> tuple[RecordingNote, ...]:
         """Return what was recorded on this process, why, what it cost, and how often it is used."""

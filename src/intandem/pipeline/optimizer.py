@@ -8,6 +8,7 @@ change them while ranks are still at it.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from torch.optim import Optimizer
@@ -36,6 +37,9 @@ class PipelineOptimizer(Optimizer):
         ranks: of this process.
         settle: waits for what ranks have been asked for.
         is_usable: tells whether the gradients of the last step may be used.
+
+    Attributes:
+        updates: by rank, start and end of its last step, on the clock of ``time.perf_counter``.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class PipelineOptimizer(Optimizer):
         self._is_usable = is_usable
         groups = [dict(group) for part in parts.values() for group in part.param_groups]
         defaults = next((part.defaults for part in parts.values()), {})
+        self.updates: dict[int, tuple[float, float]] = {}
         super().__init__(groups, defaults)
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]
@@ -67,8 +72,10 @@ class PipelineOptimizer(Optimizer):
         def step(rank: int) -> None:
             if rank in self._parts and usable():
                 part = self._parts[rank]
+                start_s = time.perf_counter()
                 _set(part, options[rank])
                 part.step()
+                self.updates[rank] = (start_s, time.perf_counter())
 
         self._ranks.ask(step)
 

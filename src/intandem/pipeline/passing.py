@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from intandem.ir import Program, Span
+    from intandem.ir import Arrival, Program, Span
     from intandem.pipeline.assembly import Assembly
     from intandem.pipeline.batches import Batches
     from intandem.pipeline.exchange import Exchange
@@ -44,6 +44,7 @@ class Trained:
     report: LossReport
     program: Program
     spans: tuple[Span, ...]
+    arrivals: tuple[Arrival, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -253,7 +254,8 @@ class Passes:
 
 def _trained(work: StepWork, report: LossReport, results: Sequence[RankResult]) -> Trained:
     spans = tuple(span for result in results for span in result.spans)
-    return Trained(work.step, report, work.program, spans)
+    arrivals = tuple(arrival for result in results for arrival in result.arrivals)
+    return Trained(work.step, report, work.program, spans, arrivals)
 
 
 def _set_gradients_aside(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:

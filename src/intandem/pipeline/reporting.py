@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections import deque
@@ -12,18 +11,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from intandem.ir import Action, ActionKind, Span, Timeline
+from intandem.ir import ActionKind
 from intandem.simulator import activations, simulate
+from intandem.views.chrome_trace import chrome_trace
+from intandem.views.html import report_html
 from intandem.views.report import LossCurve, Report, StageRow, Throughput
+from intandem.views.spans_csv import spans_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import nn
 
-    from intandem.ir import Program
+    from intandem.ir import Program, Timeline
     from intandem.pipeline.assembly import Assembly
-    from intandem.pipeline.exchange import Exchange
+    from intandem.pipeline.gathering import Gathered
+    from intandem.pipeline.request import Request
 
 _NUM_STEPS_KEPT = 100_000
 
@@ -46,36 +49,36 @@ class History:
         self.step_s.append(seconds)
 
 
-def gather_timeline(spans: Sequence[Span], exchange: Exchange, num_ranks: int) -> Timeline:
-    """Return the spans of all processes on one clock that begins with the first of them.
+def write_report(report: Report, path: Path) -> None:
+    """Write ``report`` as an HTML page."""
+    path.write_text(report_html(report), encoding="utf-8")
 
-    Args:
-        spans: of this process's ranks, on the clock of ``time.perf_counter``, which the processes
-            of one machine share.
-        exchange: with the other processes.
-        num_ranks: of the pipeline.
-    """
-    own = [(s.rank, str(s.action), s.start_s, s.end_s) for s in spans]
-    facts = exchange.gather("timeline()", json.dumps(own).encode())
-    found = [
-        Span(rank, Action.parse(action), start_s, end_s)
-        for fact in facts
-        for rank, action, start_s, end_s in json.loads(fact)
-    ]
-    first_s = min(span.start_s for span in found)
-    moved = [Span(s.rank, s.action, s.start_s - first_s, s.end_s - first_s) for s in found]
-    return Timeline(tuple(sorted(moved, key=lambda s: (s.rank, s.start_s))), num_ranks)
+
+def write_trace(program: Program, step: Gathered, path: Path, title: str) -> None:
+    """Write a step as a Chrome trace, or where ``path`` ends in ``.csv`` as a table."""
+    if path.suffix.lower() == ".csv":
+        text = spans_csv(step.timeline, optimizer=step.updates)
+    else:
+        text = chrome_trace(
+            step.timeline,
+            title=title,
+            program=program,
+            optimizer=step.updates,
+            activations=activations(step.timeline),
+        )
+    path.write_text(text, encoding="utf-8")
 
 
 def build_report(
-    model: nn.Module,
+    request: Request,
     assembly: Assembly,
     program: Program,
-    measured: Timeline,
+    step: Gathered,
     history: History,
     title: str,
 ) -> Report:
     """Return the report of the last step."""
+    measured = step.timeline
     planned = simulate(program, assembly.plan.cost_model())
     return Report(
         title=title,
@@ -83,10 +86,12 @@ def build_report(
         num_microbatches=program.num_microbatches,
         planned=planned,
         measured=measured,
+        optimizer=step.updates,
         planned_activations=activations(planned),
         measured_activations=activations(measured),
         stages=tuple(
-            _row(model, assembly, stage, measured) for stage in range(program.placement.num_stages)
+            _row(request.model, assembly, stage, measured)
+            for stage in range(program.placement.num_stages)
         ),
         loss=LossCurve(tuple(enumerate(history.losses))),
         throughput=Throughput(tuple((i, 1 / s) for i, s in enumerate(history.step_s)), "steps"),

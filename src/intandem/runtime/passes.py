@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from intandem.ir import Action, ActionKind, Compute, Recompute, Span
+from intandem.ir import Action, ActionKind, Arrival, Compute, Recompute, Span
 from intandem.recorder.graph import Site
 from intandem.runtime import backward
 from intandem.runtime.loss_guard import Origin
@@ -82,6 +82,7 @@ class Pass:
         self._kept: dict[tuple[int, int], Kept] = {}
         self._pending: dict[tuple[int, int], Pending] = {}
         self._deferred: dict[tuple[int, int], _Deferred] = {}
+        self._recomputing_since_s: float | None = None
         self._whole = self._whole_batch()
         self._outputs: dict[int, Any] = {}
         self._recomputed = {
@@ -105,6 +106,7 @@ class Pass:
         """Wait for a message and put it at hand."""
         label = Label(self._work.sequence, transit.tag)
         self._at_hand[transit.key] = self._transport.wait(transit.peer, label)
+        self.result.arrivals.append(Arrival(self._rank, transit.message, time.perf_counter()))
 
     def _hand_over(self, action: Action, target: int, payload: Payload) -> None:
         key = (action.stage, target, action.microbatch)
@@ -126,13 +128,14 @@ class Pass:
         start_s = time.perf_counter()
         if isinstance(instruction, Recompute):
             self._recompute(action)
-        elif action.kind is ActionKind.F:
+            self._recomputing_since_s = start_s
+            return
+        if action.kind is ActionKind.F:
             self._forward(action)
         else:
             self._backward(action)
-        span = Span(self._rank, action, start_s, time.perf_counter())
-        if isinstance(instruction, Compute):
-            self.result.spans.append(span)
+            start_s, self._recomputing_since_s = self._recomputing_since_s or start_s, None
+        self.result.spans.append(Span(self._rank, action, start_s, time.perf_counter()))
 
     def _forward(self, action: Action) -> None:
         stage = self._stage(action.stage, action.microbatch)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from intandem.ir import Program, Span
+    from intandem.ir import Arrival, Program, Span
     from intandem.recorder.graph import Autocast
     from intandem.runtime.observer import Observer
     from intandem.runtime.recordings import Recorded
@@ -103,10 +103,13 @@ class RankResult:
 
     Attributes:
         rank: which.
-        spans: when each compute action ran, on the clock of ``time.perf_counter``.
+        spans: when each compute action ran, on the clock of ``time.perf_counter``. A forward that
+            is run again is part of the backward that it stands directly before.
+        arrivals: when each message from another rank was there, on the same clock.
         outputs: the model's output for each micro-batch, on the last stage's rank.
     """
 
     rank: int
     spans: list[Span] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
     outputs: dict[int, Any] = field(default_factory=dict)
