@@ -18,6 +18,7 @@ COMMANDS = {
     "search": "find the shortest schedule for given costs, ranks, micro-batches and memory",
     "rehearse": "run schedules on emulated ranks and compare with the simulator",
     "verify": "check a schedule or program file and print every finding",
+    "report": "make the HTML report of a run: timelines, idle time, critical path, memory, curves",
     "check": "prove that a model's gradients in tandem are one process's",
 }
 """Name of each command and its line in the overview; the module is ``cmd_<name>``."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from intandem.errors import ScheduleParseError
+from intandem.ir.action import Action
 from intandem.ir.schedule import Schedule
 
 if TYPE_CHECKING:
-    from intandem.ir.action import Action
     from intandem.ir.placement import Placement
 
 
@@ -25,6 +26,19 @@ class Message:
 
     def __str__(self) -> str:
         return f"{self.source}>{self.target_stage}"
+
+    @classmethod
+    def parse(cls, text: str) -> Message:
+        """Read the form ``__str__`` writes.
+
+        Raises:
+            ScheduleParseError: if ``text`` is anything else.
+        """
+        source, _, target = text.partition(">")
+        if not (target.isascii() and target.isdecimal()):
+            msg = f"{text!r} is not a message; expected <action>><stage>, e.g. 0F3>1"
+            raise ScheduleParseError(msg)
+        return cls(Action.parse(source), int(target))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from intandem.ir.action import ActionKind
+from intandem.ir.pictures import html_of
 
 if TYPE_CHECKING:
     from intandem.ir.action import Action
@@ -53,6 +54,9 @@ class Schedule:
         """Actions of ``rank`` in their text form; an ampersand joins one to the next."""
         row = enumerate(self.actions[rank])
         return [f"{a}&" if (rank, slot) in self.overlaps else str(a) for slot, a in row]
+
+    def _repr_html_(self) -> str | None:
+        return html_of(self)
 
     def __str__(self) -> str:
         rows = (" ".join(self.words(rank)) for rank in range(self.num_ranks))

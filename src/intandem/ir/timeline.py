@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from intandem.ir.pictures import html_of
+
 if TYPE_CHECKING:
     from intandem.ir.action import Action
     from intandem.ir.program import Message
@@ -98,6 +100,9 @@ class Timeline:
             for span in self.spans:
                 self._rows.setdefault(span.rank, []).append(span)
         return tuple(self._rows.get(rank, ()))
+
+    def _repr_html_(self) -> str | None:
+        return html_of(self)
 
     def busy_of_rank_s(self, rank: int) -> float:
         """Seconds in which ``rank`` computes; actions that overlap count once."""

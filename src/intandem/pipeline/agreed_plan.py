@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,9 @@ import torch
 from intandem.errors import RunError
 from intandem.pipeline.stages import StagePlan, balanced_starts, named_starts
 from intandem.profiler.counted import NOMINAL_FLOP_PER_S, counted_costs
+from intandem.profiler.kept import use_of_segments
 from intandem.profiler.segments import measure_segments
+from intandem.recorder.cut import cut
 from intandem.recorder.python_state import attributes_kept
 from intandem.recorder.trees import named_leaves
 from intandem.runtime.weights import Weights
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from intandem.pipeline.home import Home
     from intandem.pipeline.materialise import Source
     from intandem.pipeline.study import Subject
+    from intandem.profiler.kept import Uses
     from intandem.profiler.segments import SegmentCost
     from intandem.recorder import Graph
 
@@ -63,14 +67,23 @@ def agree_on_plan(
 
 def _plan(subject: Subject, num_stages: int, num_threads: int) -> StagePlan:
     request, found = subject.request, subject.segments
-    costs = _costs(subject, num_threads)
+    costs, uses = _costs(subject, num_threads)
     if request.first_modules is None:
-        return StagePlan(balanced_starts(found, costs, num_stages), costs)
-    return StagePlan(named_starts(found, request.first_modules), costs)
+        starts = balanced_starts(found, costs, num_stages)
+    else:
+        starts = named_starts(found, request.first_modules)
+    if uses is None:
+        return StagePlan(starts, costs)
+    stages = cut(subject.graph, [found[index].start for index in starts])
+    spans = map(range, starts, (*starts[1:], len(found)))
+    return StagePlan(starts, costs, tuple(map(uses.kept_bytes, stages, spans)))
 
 
-def _costs(subject: Subject, num_threads: int) -> tuple[SegmentCost, ...]:
-    """Return what every segment costs: measured, or counted where there is no data to run on."""
+def _costs(subject: Subject, num_threads: int) -> tuple[tuple[SegmentCost, ...], Uses | None]:
+    """Return what every segment costs: measured, or counted where there is no data to run on.
+
+    And what it keeps, where that could be seen.
+    """
     request, found = subject.request, subject.segments
     if subject.meter is not None:
         _log.info(
@@ -78,18 +91,25 @@ def _costs(subject: Subject, num_threads: int) -> tuple[SegmentCost, ...]:
             "forward of a micro-batch, at %g per second",
             subject.meter.total, NOMINAL_FLOP_PER_S,
         )  # fmt: skip
-        return counted_costs(subject.graph, found, subject.meter)
+        return counted_costs(subject.graph, found, subject.meter), None
 
     named = dict(named_leaves(subject.example))
     tensors: list[Tensor] = [named[name] for name in subject.graph.inputs]
     weights = Weights(request.model, subject.graph)  # for now: it holds on to other ranks' stages
     began_s = time.perf_counter()
     with _threads(num_threads), torch.enable_grad(), attributes_kept(request.model):
+        uses = use_of_segments(subject.graph, found, weights, tensors, subject.loss)
+    with _threads(num_threads), torch.enable_grad(), attributes_kept(request.model):
         costs = measure_segments(subject.graph, found, weights, tensors, subject.loss)
     _log.info(
         "measured the costs of %d segments in %.3f s", len(found), time.perf_counter() - began_s
     )
-    return costs
+    if uses is None:
+        return costs, None
+    both = zip(costs, uses.segments, strict=True)
+    return tuple(
+        replace(c, forward_flops=u.forward_flops, backward_flops=u.backward_flops) for c, u in both
+    ), uses
 
 
 def _identity(graph: Graph, model: nn.Module, source: Source | None) -> bytes:

@@ -94,7 +94,10 @@ def _offsets(hosts: list[str], exchange: Exchange) -> list[Offset]:
 def _read(fact: Mapping[str, Any], by_s: float) -> _Parts:
     parts = _Parts(
         [Span(rank, Action.parse(action), *times) for rank, action, *times in fact["spans"]],
-        [Arrival(rank, _message(message), time_s) for rank, message, time_s in fact["arrivals"]],
+        [
+            Arrival(rank, Message.parse(message), time_s)
+            for rank, message, time_s in fact["arrivals"]
+        ],
         [OptimizerSpan(*update) for update in fact["updates"]],
     )
     return _moved(parts, by_s)
@@ -110,11 +113,6 @@ def _moved(parts: _Parts, by_s: float) -> _Parts:
 
 def _joined(lists: Iterable[list[T]]) -> list[T]:
     return [item for found in lists for item in found]
-
-
-def _message(text: str) -> Message:
-    source, _, target = text.partition(">")
-    return Message(Action.parse(source), int(target))
 
 
 def _of_this_step(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-import torch
-
 from intandem.ir import ActionKind
-from intandem.simulator import activations, simulate
+from intandem.pipeline.surroundings import environment_of
+from intandem.simulator import activations, critical_path, idle_parts, simulate
 from intandem.views.chrome_trace import chrome_trace
 from intandem.views.html import report_html
 from intandem.views.report import LossCurve, Report, StageRow, Throughput
+from intandem.views.report_json import format_report
 from intandem.views.spans_csv import spans_csv
 
 if TYPE_CHECKING:
@@ -50,8 +49,9 @@ class History:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write ``report`` as an HTML page."""
-    path.write_text(report_html(report), encoding="utf-8")
+    """Write ``report`` as an HTML page, or where ``path`` ends in ``.json`` as a value."""
+    is_value = path.suffix.lower() == ".json"
+    path.write_text(format_report(report) if is_value else report_html(report), encoding="utf-8")
 
 
 def write_trace(program: Program, step: Gathered, path: Path, title: str) -> None:
@@ -78,8 +78,9 @@ def build_report(
     title: str,
 ) -> Report:
     """Return the report of the last step."""
-    measured = step.timeline
+    measured, kept = step.timeline, assembly.plan.kept_bytes
     planned = simulate(program, assembly.plan.cost_model())
+    losses = [(i, loss) for i, loss in enumerate(history.losses) if math.isfinite(loss)]
     return Report(
         title=title,
         schedule=program.name,
@@ -89,18 +90,33 @@ def build_report(
         optimizer=step.updates,
         planned_activations=activations(planned),
         measured_activations=activations(measured),
+        planned_memory=activations(planned, kept) if kept else (),
+        measured_memory=activations(measured, kept) if kept else (),
+        program=program,
+        idle=idle_parts(measured, program, {u.rank: (u.start_s, u.end_s) for u in step.updates}),
+        critical_path=critical_path(measured, program),
         stages=tuple(
             _row(request.model, assembly, stage, measured)
             for stage in range(program.placement.num_stages)
         ),
-        loss=LossCurve(tuple(enumerate(history.losses))),
+        loss=LossCurve(tuple(losses)),
         throughput=Throughput(tuple((i, 1 / s) for i, s in enumerate(history.step_s)), "steps"),
         step_s=median(history.step_s),
-        environment=(
-            ("torch", torch.__version__),
-            ("python", platform.python_version()),
-            ("cores", str(os.cpu_count())),
-        ),
+        configuration=_configuration(request, program),
+        environment=environment_of(assembly.home, step.clock_error_s),
+    )
+
+
+def _configuration(request: Request, program: Program) -> tuple[tuple[str, str], ...]:
+    return (
+        ("model", type(request.model).__name__),
+        ("schedule", program.name),
+        ("ranks", str(program.num_ranks)),
+        ("stages", str(program.placement.num_stages)),
+        ("replicas", str(request.replicas)),
+        ("micro-batches", str(program.num_microbatches)),
+        ("recompute", str(request.recompute)),
+        ("seed", str(request.options.seed)),
     )
 
 
@@ -123,6 +139,13 @@ def _row(model: nn.Module, assembly: Assembly, stage: int, measured: Timeline) -
         measured_forward_s=_median_s(measured, stage, {ActionKind.F}),
         measured_backward_s=_median_s(measured, stage, {ActionKind.B, ActionKind.I, ActionKind.W}),
         sent_bytes=sum(graph.values[v].num_bytes for values in hands for v in values),
+        planned_input_s=costs.backward_input_s[stage],
+        planned_weight_s=costs.backward_weight_s[stage],
+        measured_input_s=_median_s(measured, stage, {ActionKind.I}),
+        measured_weight_s=_median_s(measured, stage, {ActionKind.W}),
+        forward_flops=assembly.plan.forward_flops(stage),
+        backward_flops=assembly.plan.backward_flops(stage),
+        activation_bytes=assembly.plan.kept_bytes[stage] if assembly.plan.kept_bytes else None,
     )
 
 

@@ -14,7 +14,7 @@ from intandem.profiler.segments import SegmentCost
 from intandem.recorder.stage_chain import StageChain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import nn
 
@@ -29,21 +29,25 @@ class StagePlan:
     Attributes:
         starts: index of each stage's first segment.
         costs: seconds of every segment.
+        kept_bytes: of every stage, what it keeps of a micro-batch for its backward; empty where it
+            was not looked at.
     """
 
     starts: tuple[int, ...]
     costs: tuple[SegmentCost, ...]
+    kept_bytes: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
         """Return the form that ``decode`` reads."""
         costs = [astuple(cost) for cost in self.costs]
-        return json.dumps([self.starts, costs]).encode()
+        return json.dumps([self.starts, costs, self.kept_bytes]).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> StagePlan:
         """Read what ``encode`` wrote."""
-        starts, costs = json.loads(data)
-        return cls(tuple(starts), tuple(SegmentCost(*cost) for cost in costs))
+        starts, costs, kept_bytes = json.loads(data)
+        parts = tuple(SegmentCost(*cost) for cost in costs)
+        return cls(tuple(starts), parts, tuple(kept_bytes))
 
     def of_stages(self) -> list[tuple[SegmentCost, ...]]:
         """Return the costs of each stage's segments."""
@@ -52,9 +56,15 @@ class StagePlan:
 
     def num_waiting(self, stage: int) -> int | None:
         """Return how many elements of a stage's parameters have gradients that wait for W."""
-        counts = [cost.num_waiting for cost in self.of_stages()[stage]]
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+        return _total(cost.num_waiting for cost in self.of_stages()[stage])
+
+    def forward_flops(self, stage: int) -> int | None:
+        """Return the floating-point operations of F; None where they were not counted."""
+        return _total(cost.forward_flops for cost in self.of_stages()[stage])
+
+    def backward_flops(self, stage: int) -> int | None:
+        """Return those of I and W together."""
+        return _total(cost.backward_flops for cost in self.of_stages()[stage])
 
     def cost_model(self) -> CostModel:
         """Return seconds of F, I and W per stage; B is I and W."""
@@ -64,6 +74,16 @@ class StagePlan:
             backward_input_s=tuple(sum(cost.backward_input_s for cost in part) for part in parts),
             backward_weight_s=tuple(sum(cost.backward_weight_s for cost in part) for part in parts),
         )
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    """Return the sum; None if one of them is not known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def check_num_stages(segments: Sequence[Segment], placement: Placement) -> None:

@@ -35,12 +35,17 @@ class SegmentCost:
         backward_weight_s: seconds of W.
         num_waiting: elements of parameters whose gradients wait for W; those of all others come
             with I. None where it was not looked at.
+        forward_flops: floating-point operations of F in matrix products, convolutions and
+            attention; None where they were not counted.
+        backward_flops: of I and W together.
     """
 
     forward_s: float
     backward_input_s: float
     backward_weight_s: float
     num_waiting: int | None = None
+    forward_flops: int | None = None
+    backward_flops: int | None = None
 
     @property
     def backward_s(self) -> float:
@@ -98,7 +103,7 @@ def _one_round(
     forward_s: list[float] = []
     for stage in stages:
         clock.lap_s()
-        kept.append(_forward(stage, made, loss))
+        kept.append(run_forward(stage, made, loss))
         forward_s.append(clock.lap_s())
     gradients: dict[int, Tensor | None] = {}
     costs: list[SegmentCost] = []
@@ -133,9 +138,10 @@ class _Clock:
         return lap_s
 
 
-def _forward(
+def run_forward(
     stage: Stage, made: dict[int, Tensor], loss: Callable[[Any], LossTerm]
 ) -> backward.Kept:
+    """Run F of a stage on what those before it made, and add what it makes."""
     wanted = {*stage.cut.batch, *(v for values in stage.cut.received.values() for v in values)}
     given: Mapping[int, Tensor] = {value: made[value] for value in wanted}
     environment, kept = backward.enter(stage, given, with_gradients=True)

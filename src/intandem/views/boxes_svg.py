@@ -11,7 +11,7 @@ from intandem.views.colors import shade_class
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from intandem.ir import Span
+    from intandem.ir import Action, Span
     from intandem.views.clock import Clock
     from intandem.views.passes import Passes
     from intandem.views.report import OptimizerSpan
@@ -43,12 +43,14 @@ class Boxes:
         start_s: when the timeline starts.
         name: of the timeline; starts ids and descriptions.
         passes: which say how dark a box is.
+        path: (rank, action) of those on the critical path, which have a line below them.
     """
 
     clock: Clock
     start_s: float
     name: str
     passes: Passes
+    path: frozenset[tuple[int, Action]] = frozenset()
 
     def of_group(self, group: tuple[Span, ...]) -> Iterator[str]:
         """Draw actions that ran together, one below the other; one alone is a row high."""
@@ -82,13 +84,24 @@ class Boxes:
         tip = (
             f"{self.name} {action}: rank {span.rank}, stage {action.stage}, micro-batch "
             f"{action.microbatch}{replica}; starts {units.duration(span.start_s - self.start_s)}, "
-            f"takes {_length(span)}{more}"
+            f"takes {_length(span)}{more}{'; on the critical path' if self._marked(span) else ''}"
         )
         return (
             f'<g class="{self._classes(span)}" id="{self.name}-{action}" '
             f'data-mb="{action.microbatch}" data-rank="{span.rank}" role="img" tabindex="-1" '
-            f'aria-label="{tip}"><title>{tip}</title>{place}{_label_of(span, place)}</g>'
+            f'aria-label="{tip}"><title>{tip}</title>{place}{_label_of(span, place)}'
+            f"{self._mark(span, place)}</g>"
         )
+
+    def _marked(self, span: Span) -> bool:
+        return (span.rank, span.action) in self.path
+
+    def _mark(self, span: Span, place: Place) -> str:
+        """A line below the row; in the lower half of what is above it, where two ran together."""
+        if not self._marked(span):
+            return ""
+        corner = f'x="{place.x:.2f}" y="{place.y + place.height + 0.5:g}"'
+        return f'<rect class="mark" {corner} width="{place.width:.2f}" height="3"/>'
 
     def _classes(self, span: Span) -> str:
         return f"box {span.action.kind}{shade_class(self.passes.index(span))}"

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 from intandem.views import units
 from intandem.views.chart_svg import Line, chart_svg
 from intandem.views.clock import Clock
+from intandem.views.downloads import downloads_html
+from intandem.views.idle_html import idle_section
 from intandem.views.page import clock_heading, facts_html, legend_html, page_html
+from intandem.views.path_html import path_section
+from intandem.views.stage_table import stage_section
 from intandem.views.timeline_svg import activations_svg, timeline_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from intandem.ir import Timeline
-    from intandem.views.report import LossCurve, Report, StageRow, Throughput
-
-UNKNOWN = "&ndash;"
+    from intandem.views.report import LossCurve, Report, Throughput
 
 
 def report_html(report: Report) -> str:
@@ -30,9 +32,13 @@ def report_html(report: Report) -> str:
     sections = (
         _facts(report),
         _timelines(report),
+        _idle(report),
+        path_section(report.critical_path, _shown(report)),
         _activations(report),
-        _stages(report.stages),
+        stage_section(report.stages),
         _charts(report),
+        _configuration(report),
+        downloads_html(report),
     )
     plural = "" if report.num_ranks == 1 else "s"
     subtitle = (
@@ -107,7 +113,8 @@ def _timelines(report: Report) -> str:
         if timeline is None:
             continue
         updates = report.optimizer if name == "measured" else ()
-        drawing = timeline_svg(timeline, clock, name=name, optimizer=updates)
+        path = report.critical_path if timeline is report.timeline else ()
+        drawing = timeline_svg(timeline, clock, name=name, optimizer=updates, path=path)
         figures.append(
             f"<figure><figcaption>{name.capitalize()} <small>makespan "
             f"{units.duration(timeline.makespan_s)} · bubble ratio "
@@ -117,16 +124,31 @@ def _timelines(report: Report) -> str:
     if not figures:
         return ""
     timelines = [t for t in (report.planned, report.measured) if t]
-    legend = legend_html(timelines, more="O" if report.optimizer else "")
+    note = "underlined: critical path" if report.critical_path else ""
+    legend = legend_html(timelines, more="O" if report.optimizer else "", note=note)
     heading = clock_heading("same time scale")
     return "\n".join(["<section>", heading, legend, *figures, "</section>"])
 
 
+def _shown(report: Report) -> str:
+    return "planned" if report.measured is None else "measured"
+
+
+def _idle(report: Report) -> str:
+    if report.timeline is None:
+        return ""
+    return idle_section(report.idle, report.timeline, _shown(report))
+
+
 def _activations(report: Report) -> str:
+    """In bytes where they are known, else counted."""
+    in_bytes = bool(report.measured_memory or report.planned_memory)
+    measured = report.measured_memory if in_bytes else report.measured_activations
+    planned = report.planned_memory if in_bytes else report.planned_activations
     curves, start_s = {}, {}
     for name, ranks, timeline in (
-        ("measured", report.measured_activations, report.measured),
-        ("planned", report.planned_activations, report.planned),
+        ("measured", measured, report.measured),
+        ("planned", planned, report.planned),
     ):
         if ranks and timeline:
             curves[name], start_s[name] = ranks, timeline.start_s
@@ -134,61 +156,15 @@ def _activations(report: Report) -> str:
         return ""
     looks = {"measured": "solid", "planned": "dash"}
     legend = "".join(f'<li><i class="{looks[name]}"></i>{name}</li>' for name in curves)
-    drawing = activations_svg(curves, _clock(report), start_s=start_s)
+    write = units.size if in_bytes else str
+    drawing = activations_svg(curves, _clock(report), start_s=start_s, write=write)
+    what = "bytes kept for the backward" if in_bytes else "micro-batches in flight"
     peaks = " / ".join(curves)
     return (
-        f"<section>\n<h2>Activations held <small>micro-batches in flight on each rank; "
+        f"<section>\n<h2>Activations held <small>{what} on each rank; "
         f'peak {peaks}</small></h2>\n<ul class="legend">{legend}</ul>\n'
         f'<div class="scroll clock">{drawing}</div>\n</section>'
     )
-
-
-def _stages(stages: tuple[StageRow, ...]) -> str:
-    if not stages:
-        return ""
-    heads = "".join(
-        f'<th scope="col"{_align(name)}>{name}</th>' for name, _ in _stage_cells(stages[0])
-    )
-    rows = (
-        "".join(f"<td{_align(name)}>{value}</td>" for name, value in _stage_cells(row))
-        for row in stages
-    )
-    body = "\n".join(f"<tr>{cells}</tr>" for cells in rows)
-    return (
-        "<section>\n<h2>Stages <small>times and bytes sent are of one micro-batch; B is I and W "
-        "together where they are split; gradients that can wait for W are computed there, the "
-        f'others in I</small></h2>\n<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
-    )
-
-
-def _stage_cells(row: StageRow) -> tuple[tuple[str, str], ...]:
-    """Heading and text of each column."""
-    return (
-        ("stage", str(row.stage)),
-        ("rank" if len(row.ranks) == 1 else "ranks", ", ".join(map(str, row.ranks))),
-        ("blocks", escape(row.blocks)),
-        ("parameters", units.count(row.num_parameters)),
-        ("bytes", units.size(row.parameter_bytes)),
-        ("wait for W", _share(row.num_waiting, row.num_parameters)),
-        ("F planned", _time(row.planned_forward_s)),
-        ("F measured", _time(row.measured_forward_s)),
-        ("B planned", _time(row.planned_backward_s)),
-        ("B measured", _time(row.measured_backward_s)),
-        ("sent", UNKNOWN if row.sent_bytes is None else units.size(row.sent_bytes)),
-    )
-
-
-def _time(time_s: float | None) -> str:
-    return UNKNOWN if time_s is None else units.duration(time_s)
-
-
-def _share(part: int | None, whole: int) -> str:
-    return UNKNOWN if part is None or not whole else f"{100 * part / whole:.0f} %"
-
-
-def _align(column: str) -> str:
-    return ' class="text"' if column == "blocks" else ""
 
 
 def _charts(report: Report) -> str:
@@ -223,9 +199,18 @@ def _throughput(throughput: Throughput) -> str:
     return f"<figure><h2>Throughput <small>{unit} per second</small></h2>\n{drawing}</figure>\n"
 
 
+def _configuration(report: Report) -> str:
+    if not report.configuration:
+        return ""
+    return f"<section>\n<h2>Configuration</h2>\n{_pairs(report.configuration)}\n</section>"
+
+
 def _environment(report: Report) -> str:
+    return _pairs(report.environment) if report.environment else ""
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in report.environment
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs
     )
-    return f"<dl>{items}</dl>" if items else ""
+    return f'<dl class="pairs">{items}</dl>'

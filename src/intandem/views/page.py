@@ -53,8 +53,8 @@ def facts_html(facts: Iterable[tuple[str, str, str]]) -> str:
     return f'<dl class="facts">\n{cells}\n</dl>' if cells else ""
 
 
-def legend_html(timelines: Sequence[Timeline], *, more: str = "") -> str:
-    """Kinds that occur in ``timelines`` or in ``more``, and what a darker shade says."""
+def legend_html(timelines: Sequence[Timeline], *, more: str = "", note: str = "") -> str:
+    """Kinds that occur in ``timelines`` or in ``more``, what a darker shade says, and a note."""
     present = {str(span.action.kind) for timeline in timelines for span in timeline.spans}
     items = (
         f'<li><i class="{letter}" aria-hidden="true">{letter}</i>{look.name}</li>'
@@ -62,8 +62,10 @@ def legend_html(timelines: Sequence[Timeline], *, more: str = "") -> str:
         if letter in present | set(more)
     )
     notes = "<li>numbers are micro-batches</li>"
-    if note := darker_note(timelines):
-        notes += f"<li>{note}</li>"
+    if darker := darker_note(timelines):
+        notes += f"<li>{darker}</li>"
+    if note:
+        notes += f'<li><i class="under" aria-hidden="true"></i>{note}</li>'
     return f'<ul class="legend">{"".join(items)}{notes}</ul>'
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from intandem.ir import Timeline
+    from intandem.ir import Program, Timeline
+    from intandem.ir.analysis import IdleParts, PathStep
 
 StepFunction = tuple[tuple[float, int], ...]
 """(time in seconds, count from then on) in order of time; 0 before the first."""
@@ -37,6 +38,14 @@ class StageRow:
         measured_forward_s: median over micro-batches.
         measured_backward_s: median over micro-batches, I and W together.
         sent_bytes: to other stages, per micro-batch, forward and backward.
+        planned_input_s: of I, where backwards are split.
+        planned_weight_s: of W, likewise.
+        measured_input_s: of I; median over micro-batches.
+        measured_weight_s: of W; median over micro-batches.
+        forward_flops: floating-point operations of F in matrix products, convolutions and
+            attention, per micro-batch.
+        backward_flops: of the backward, I and W together.
+        activation_bytes: kept for the backward, per micro-batch.
     """
 
     stage: int
@@ -50,6 +59,13 @@ class StageRow:
     measured_forward_s: float | None = None
     measured_backward_s: float | None = None
     sent_bytes: int | None = None
+    planned_input_s: float | None = None
+    planned_weight_s: float | None = None
+    measured_input_s: float | None = None
+    measured_weight_s: float | None = None
+    forward_flops: int | None = None
+    backward_flops: int | None = None
+    activation_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +113,11 @@ class Report:
         optimizer: updates, drawn with the measured step.
         planned_activations: micro-batches held, by rank, on the planned timeline's clock.
         measured_activations: the same on the measured timeline's clock.
+        planned_memory: bytes of activations held, by rank, on the planned timeline's clock.
+        measured_memory: the same on the measured timeline's clock.
+        program: that ran, or would run.
+        idle: where the idle time went, by rank: of the measured step if there is one.
+        critical_path: of the same step.
         stages: rows of the stage table.
         loss: loss curve.
         throughput: work per second over steps.
@@ -104,6 +125,7 @@ class Report:
         speed_ratio: throughput over that of one process on one core, in the same run.
         gradient_equality: one line, such as ``gradients equal one process: … 1e-15``.
         gradients_equal: whether that line is good news.
+        configuration: (what, value) of what was asked for, such as ``("schedule", "1f1b")``.
         environment: (what, value), such as ``("torch", "2.13.0")``.
     """
 
@@ -115,6 +137,11 @@ class Report:
     optimizer: tuple[OptimizerSpan, ...] = ()
     planned_activations: tuple[StepFunction, ...] = ()
     measured_activations: tuple[StepFunction, ...] = ()
+    planned_memory: tuple[StepFunction, ...] = ()
+    measured_memory: tuple[StepFunction, ...] = ()
+    program: Program | None = None
+    idle: tuple[IdleParts, ...] = ()
+    critical_path: tuple[PathStep, ...] = ()
     stages: tuple[StageRow, ...] = ()
     loss: LossCurve | None = None
     throughput: Throughput | None = None
@@ -122,7 +149,13 @@ class Report:
     speed_ratio: float | None = None
     gradient_equality: str | None = None
     gradients_equal: bool = True
+    configuration: tuple[tuple[str, str], ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """The step that figures are of: measured, or else planned."""
+        return self.measured or self.planned
 
     @property
     def num_ranks(self) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from intandem.ir import Timeline
+    from intandem.ir.analysis import PathStep
 
 MARGIN = 24
 HEAD = 84
@@ -37,7 +38,9 @@ svg .figures, svg .legend text { fill: var(--quiet); font-size: 12.5px; font-wei
 """
 
 
-def timeline_svg_file(timeline: Timeline, *, title: str, figures: str = "") -> str:
+def timeline_svg_file(
+    timeline: Timeline, *, title: str, figures: str = "", path: Sequence[PathStep] = ()
+) -> str:
     """Return a standalone SVG of ``timeline``, light or dark as the reader's system is.
 
     Boxes carry letter and micro-batch where they fit, and a tooltip with stage, times and rank.
@@ -46,10 +49,11 @@ def timeline_svg_file(timeline: Timeline, *, title: str, figures: str = "") -> s
         timeline: simulated or measured.
         title: shown above the drawing; escaped.
         figures: one line below the title; by default makespan, longest rank and bubble ratio.
+        path: the critical path, to be marked.
     """
 
     def draw(panel: Panel, clock: Clock) -> str:
-        return timeline_svg(panel.timeline, clock, name="step")
+        return timeline_svg(panel.timeline, clock, name="step", path=path)
 
     head = (title, figures or timeline_figures(timeline))
     return _file(head, [Panel("", timeline)], Clock(timeline.makespan_s), draw)

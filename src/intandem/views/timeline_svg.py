@@ -16,12 +16,16 @@ from intandem.views.clock import AXIS, LEFT, RIGHT, WIDTH, Clock
 from intandem.views.passes import groups, passes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from intandem.ir import Span, Timeline
+    from intandem.ir.analysis import PathStep
     from intandem.views.report import OptimizerSpan, StepFunction
 
     Rows = list[list[tuple[Span, ...]]]
+
+MOST_LETTERS = 12
+"""That there is room for beside a row."""
 
 
 def timeline_svg(
@@ -30,6 +34,7 @@ def timeline_svg(
     *,
     name: str,
     optimizer: Sequence[OptimizerSpan] = (),
+    path: Sequence[PathStep] = (),
 ) -> str:
     """Draw ``timeline`` from its own start.
 
@@ -38,8 +43,10 @@ def timeline_svg(
         clock: shared with the drawings this one is to line up with.
         name: ``planned`` or ``measured``; starts the boxes' ids, as in ``measured-1F3``.
         optimizer: updates to draw along, on the timeline's clock.
+        path: the critical path, to be marked.
     """
-    boxes = Boxes(clock, timeline.start_s, name, passes_of(timeline))
+    marked = frozenset((step.span.rank, step.span.action) for step in path)
+    boxes = Boxes(clock, timeline.start_s, name, passes_of(timeline), marked)
     rows = _groups(timeline)
     head = f'role="group" aria-label="{name} timeline, one row per rank">'
     return "\n".join(
@@ -68,21 +75,26 @@ def picture_svg(timeline: Timeline, clock: Clock) -> str:
 
 
 def activations_svg(
-    curves: Mapping[str, Sequence[StepFunction]], clock: Clock, *, start_s: Mapping[str, float]
+    curves: Mapping[str, Sequence[StepFunction]],
+    clock: Clock,
+    *,
+    start_s: Mapping[str, float],
+    write: Callable[[int], str] = str,
 ) -> str:
-    """Draw how many micro-batches each rank holds over time, planned and measured in one row.
+    """Draw what each rank holds over time, planned and measured in one row.
 
     Args:
         curves: by name, a step function for each rank.
         clock: shared with the timelines.
         start_s: by name, when its timeline starts.
+        write: a peak as text.
     """
     num_ranks = max(map(len, curves.values()))
     peak = max((_peak(curve) for ranks in curves.values() for curve in ranks), default=0)
     height = clock.height(num_ranks)
     parts = [
         f'<svg class="activations" {_frame(height)} role="img" '
-        'aria-label="micro-batches held on each rank over time">',
+        'aria-label="activations held on each rank over time">',
         *_grid(clock, height),
     ]
     for rank in range(num_ranks):
@@ -92,7 +104,7 @@ def activations_svg(
                 points = [(time_s - start_s[name], held) for time_s, held in ranks[rank]]
                 parts.append(_steps(points, clock, rank, peak, name))
                 peaks.append(_peak(ranks[rank]))
-        parts += _row_labels(rank, "peak " + " / ".join(map(str, peaks)), clock)
+        parts += _peak_labels(rank, [write(peak) for peak in peaks], clock)
     return "\n".join([*parts, "</svg>"])
 
 
@@ -126,6 +138,18 @@ def _grid(clock: Clock, height: float) -> Iterator[str]:
         yield f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{height - AXIS + 2}"/>'
         label = units.time_tick(time_s, clock.length_s)
         yield f'<text class="tick" x="{x}" y="{height - 6}">{label}</text>'
+
+
+def _peak_labels(rank: int, peaks: Sequence[str], clock: Clock) -> Iterator[str]:
+    """In one line if there is room for it, else a line for each."""
+    if len(line := "peak " + " / ".join(peaks)) <= MOST_LETTERS:
+        yield from _row_labels(rank, line, clock)
+        return
+    yield from _row_labels(rank, "", clock)
+    for place, peak in enumerate(peaks):
+        y = f"{clock.y(rank) + clock.row_height * (place + 0.5) / len(peaks) + 4:g}"
+        text = f"/ {peak}" if place else peak
+        yield f'<text class="figure" x="{WIDTH - RIGHT + 8}" y="{y}">{text}</text>'
 
 
 def _row_labels(rank: int, right: str, clock: Clock) -> Iterator[str]:
