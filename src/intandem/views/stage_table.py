@@ -28,7 +28,8 @@ def stage_section(stages: Sequence[StageRow]) -> str:
     return (
         "<section>\n<h2>Stages <small>times, operations and bytes kept and sent are of one "
         "micro-batch; B is I and W together where they are split; gradients that can wait for W "
-        "are computed there, the others in I</small></h2>\n"
+        "are computed there, the others in I; FLOPs are of products, convolutions and attention"
+        "</small></h2>\n"
         f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
     )
@@ -45,13 +46,15 @@ def _columns(stages: Sequence[StageRow]) -> Iterator[tuple[str, Callable[[StageR
     yield "wait for W", lambda row: _share(row.num_waiting, row.num_parameters)
     yield "F planned", lambda row: _time(row.planned_forward_s)
     yield "F measured", lambda row: _time(row.measured_forward_s)
-    if any(row.measured_input_s is not None for row in stages):
+    split = [row.measured_input_s is not None for row in stages]
+    if any(split):
         yield "I planned", lambda row: _time(row.planned_input_s)
         yield "I measured", lambda row: _time(row.measured_input_s)
         yield "W planned", lambda row: _time(row.planned_weight_s)
         yield "W measured", lambda row: _time(row.measured_weight_s)
-    yield "B planned", lambda row: _time(row.planned_backward_s)
-    yield "B measured", lambda row: _time(row.measured_backward_s)
+    if not all(split):
+        yield "B planned", lambda row: _time(row.planned_backward_s)
+        yield "B measured", lambda row: _time(row.measured_backward_s)
     if any(row.forward_flops is not None for row in stages):
         yield "FLOPs F", lambda row: _known(row.forward_flops, units.count)
         yield "FLOPs B", lambda row: _known(row.backward_flops, units.count)
