@@ -88,6 +88,19 @@ def test_files_are_written_and_read(capsys, tmp_path):
     assert show_json(capsys, str(csv))["makespan_s"] == 33.0
 
 
+def test_table_of_spans(capsys, tmp_path):
+    """A line for each action, with when it runs; of one schedule alone."""
+    table = tmp_path / "spans.csv"
+
+    assert main([*UNIT, "--spans", str(table)]) == 0
+    found = table.read_text().splitlines()
+    assert found[:2] == ["rank,action,stage,kind,microbatch,start_s,end_s", "0,0F0,0,F,0,0.0,1.0"]
+
+    arguments = ["all", "--ranks", "2", "--microbatches", "2", "--spans", str(table)]
+    assert main(arguments) == 2
+    assert "--spans is of one schedule" in capsys.readouterr().err
+
+
 def test_page_and_trace(capsys, tmp_path):
     """An HTML page and a Chrome trace, with every action and every figure."""
     html, trace = tmp_path / "a.html", tmp_path / "a.json"

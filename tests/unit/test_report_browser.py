@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from report_sample import full_report
+from test_report_values import whole
 
 from intandem.costs import CostModel
 from intandem.schedules import build_schedule
@@ -169,3 +170,12 @@ def test_pages_of_schedules(browse):
             widths.append(float(box[1]))
         assert widths[1] == pytest.approx(2 * widths[0], rel=1e-3)
     assert browse(one, "#step-3B1")[0].count("together with 0F3") >= 1
+
+
+def test_a_whole_report_and_its_files(browse):
+    """With idle time, critical path and downloads: silent; links hold whole files."""
+    document, console = browse(report_html(whole()))
+
+    assert console == []
+    assert document.count('class="mark"') == len(whole().critical_path)
+    assert len(re.findall(r'<a download="[\w.]+" href="data:', document)) == 4
