@@ -18,10 +18,13 @@ from intandem.ir import Placement, Schedule, Timeline
 from intandem.lowering import lower
 from intandem.schedules import build_schedule
 from intandem.simulator import critical_path, idle_parts, simulate
+from intandem.views.boxes_svg import MARK
+from intandem.views.clock import GAP, ROW, Clock
 from intandem.views.html import report_html
 from intandem.views.metrics import with_metrics
 from intandem.views.report import LossCurve, Report
 from intandem.views.report_json import format_report, parse_report
+from intandem.views.timeline_svg import timeline_svg
 from trace_format import check_trace
 
 PROGRAM = lower(build_schedule("1f1b", num_ranks=2, num_microbatches=2))
@@ -115,6 +118,19 @@ class TestPageOfAll:
         assert set(marked) == path
         assert len(re.findall(r'<rect class="mark"', html)) == len(path)
         assert "underlined: critical path" in Page(html).text
+
+    def test_marks_of_actions_that_ran_together(self):
+        """Are inside their boxes, where nothing is drawn over them."""
+        order = lower(build_schedule("dualpipe-v", num_ranks=2, num_microbatches=6))
+        found = simulate(order, CostModel.uniform(4))
+        clock = Clock(found.makespan_s)
+
+        svg = timeline_svg(found, clock, name="t", path=critical_path(found, order))
+
+        tops = re.findall(r'<rect class="mark" x="[\d.]+" y="([\d.]+)"', svg)
+        offsets = {float(top) % (ROW + GAP) for top in tops}
+        assert offsets <= {ROW + 0.5, ROW / 2 - MARK, ROW - MARK}
+        assert {ROW + 0.5, ROW - MARK} <= offsets
 
     def test_files_are_inside(self):
         """Trace, drawing, table and value, each whole; nothing else is linked to."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LEAST_WIDTH = 0.5
 """Of a box, so that the shortest action is seen."""
+MARK = 3
+"""Height of the line that marks the critical path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +99,12 @@ class Boxes:
         return (span.rank, span.action) in self.path
 
     def _mark(self, span: Span, place: Place) -> str:
-        """A line below the row; in the lower half of what is above it, where two ran together."""
+        """A line below the row; where two ran together, inside the box."""
         if not self._marked(span):
             return ""
-        corner = f'x="{place.x:.2f}" y="{place.y + place.height + 0.5:g}"'
-        return f'<rect class="mark" {corner} width="{place.width:.2f}" height="3"/>'
+        below = 0.5 if place.height == self.clock.row_height else -MARK
+        corner = f'x="{place.x:.2f}" y="{place.y + place.height + below:g}"'
+        return f'<rect class="mark" {corner} width="{place.width:.2f}" height="{MARK}"/>'
 
     def _classes(self, span: Span) -> str:
         return f"box {span.action.kind}{shade_class(self.passes.index(span))}"
