@@ -22,7 +22,7 @@ from intandem.views.boxes_svg import MARK
 from intandem.views.clock import GAP, ROW, Clock
 from intandem.views.html import report_html
 from intandem.views.metrics import with_metrics
-from intandem.views.report import LossCurve, Report
+from intandem.views.report import LossCurve, Report, Throughput
 from intandem.views.report_json import format_report, parse_report
 from intandem.views.timeline_svg import timeline_svg
 from trace_format import check_trace
@@ -173,6 +173,12 @@ class TestMetrics:
         assert report.loss == LossCurve(((0, 3.0), (2, 2.0)), ((1, 2.5),))
         assert report.throughput.points == ((0, 100.0),)
         assert report.throughput.unit == "tokens"
+
+    def test_a_rate_of_something_else(self):
+        """Is named for what it counts."""
+        report = with_metrics(full_report(), '{"step": 4, "images_per_s": 2.5}\n', what="m")
+
+        assert report.throughput == Throughput(((4, 2.5),), "images")
 
     def test_without_any(self):
         """The report keeps its own."""

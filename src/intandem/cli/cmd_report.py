@@ -20,7 +20,7 @@ REPORT_FILE, METRICS_FILE, PAGE_FILE = "report.json", "metrics.jsonl", "report.h
 ABOUT = f"""Make the HTML report of a run: timelines, idle time, critical path, memory, curves.
 
 A run leaves {REPORT_FILE} in its folder, by pipe.report("RUN/{REPORT_FILE}"). Where the folder has
-{METRICS_FILE} too, its loss, validation_loss and tokens_per_s by step are the curves.
+{METRICS_FILE} too, its loss, validation_loss and rate (tokens_per_s) by step are the curves.
 
 examples:
   intandem report runs/gpt

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
     from intandem.views.report import Report
 
-STEP, LOSS, HELDOUT, RATE = "step", "loss", "validation_loss", "tokens_per_s"
-"""What is read of each line; a line may have any of the last three, and others besides."""
+STEP, LOSS, HELDOUT, RATE = "step", "loss", "validation_loss", "_per_s"
+"""What is read of each line; the last is how the name of a rate ends: ``tokens_per_s``."""
 
 
 def with_metrics(report: Report, lines: str, *, what: str) -> Report:
     """Return ``report`` with the loss and throughput curves that ``lines`` have.
 
-    Numbers that are not finite are left out, and so is a last line that was not finished.
+    Numbers that are not finite are left out, and so is a last line that was not finished. Of
+    several rates the first counts.
 
     Args:
         report: whose own curves go where there are others.
@@ -31,22 +32,25 @@ def with_metrics(report: Report, lines: str, *, what: str) -> Report:
     Raises:
         ValueError: if a line is no object with a step.
     """
-    curves: dict[str, list[tuple[int, float]]] = {LOSS: [], HELDOUT: [], RATE: []}
-    for row in _rows(lines, what):
-        for key, points in curves.items():
-            value = row.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                points.append((_step(row), float(value)))
-    if curves[LOSS]:
+    curves: dict[str, list[tuple[int, float]]] = {LOSS: [], HELDOUT: []}
+    for step, row in _rows(lines, what):
+        for key, value in row.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                continue
+            if key in curves or key.endswith(RATE):
+                curves.setdefault(key, []).append((step, float(value)))
+    training, heldout = (tuple(curves.pop(key)) for key in (LOSS, HELDOUT))
+    if training:
         before = report.loss or LossCurve(())
-        loss = replace(before, training=tuple(curves[LOSS]), heldout=tuple(curves[HELDOUT]))
-        report = replace(report, loss=loss)
-    if curves[RATE]:
-        report = replace(report, throughput=Throughput(tuple(curves[RATE]), "tokens"))
+        report = replace(report, loss=replace(before, training=training, heldout=heldout))
+    for name, points in list(curves.items())[:1]:
+        rates = Throughput(tuple(points), name.removesuffix(RATE))
+        report = replace(report, throughput=rates)
     return report
 
 
-def _rows(lines: str, what: str) -> Iterator[Mapping[str, object]]:
+def _rows(lines: str, what: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Step and content of each line."""
     numbered = [(n, line) for n, line in enumerate(lines.splitlines(), 1) if line.strip()]
     for number, line in numbered:
         try:
@@ -59,9 +63,4 @@ def _rows(lines: str, what: str) -> Iterator[Mapping[str, object]]:
         if not isinstance(row, dict) or not isinstance(row.get(STEP), int):
             msg = f"{what} line {number} is no object with a whole number for {STEP!r}"
             raise ValueError(msg)
-        yield row
-
-
-def _step(row: Mapping[str, object]) -> int:
-    step = row[STEP]
-    return step if isinstance(step, int) else 0
+        yield row[STEP], row
