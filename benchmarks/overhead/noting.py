@@ -12,6 +12,7 @@ from intandem.runtime.passes import Pass
 from intandem.runtime.transport.protocol import Label
 from intandem.runtime.work import RankResult
 
+
 class Idle(Pass):
     """A pass whose actions and messages take no time, so that what is left is noting them."""
 
