@@ -10,6 +10,7 @@ A bad argument is a plain ValueError or TypeError; these are for everything else
   + BatchError             a batch cannot be split, or ranks disagree about it
   + LossError              a loss is missing or is not a scalar
     - NonFiniteLossError     a micro-batch's loss is NaN or infinite
+  + CheckpointError        a checkpoint cannot be written, or is not whole, or not this model's
   + ContractError          a message is not what its edge promises
   + RunError               a run cannot be set up or has ended early
     - ActionError            an action of this rank raised; carries its position
@@ -101,6 +102,10 @@ class NonFiniteLossError(LossError):
 
 class ContractError(PipelineError):
     """A message is not what its edge promises: identity, shape or dtype."""
+
+
+class CheckpointError(PipelineError):
+    """A checkpoint cannot be written, is not whole, or is not this model's; names the file."""
 
 
 class RunError(PipelineError):

@@ -9,9 +9,10 @@ from processes import run_ranks
 
 import intandem as it
 from harness import TOLERANCE, gradients, relative_error, repeatable_cuts
+from intandem.checkpoint import weight_files
+from intandem.checkpoint.weight_files import WeightFiles
 from intandem.equality import Splitting, one_process
-from intandem.pipeline import tensors, weight_files
-from intandem.pipeline.weight_files import WeightFiles
+from intandem.pipeline import tensors
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 from test_materialise import BATCH, meta, plain, save_folder

@@ -14,13 +14,13 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import intandem as it
 from harness import TOLERANCE, repeatable_cuts
+from intandem.checkpoint import weight_files
+from intandem.checkpoint.tensors import registered
+from intandem.checkpoint.weight_files import WeightFiles
 from intandem.equality import Splitting, compare, numbers_of, one_process
 from intandem.errors import CaptureError, RunError
-from intandem.pipeline import weight_files
 from intandem.pipeline.initialise import initialise
 from intandem.pipeline.materialise import find_source, materialise_buffers, materialise_parameters
-from intandem.pipeline.tensors import registered
-from intandem.pipeline.weight_files import WeightFiles
 
 CPU = torch.device("cpu")
 BATCH = {"ids": torch.arange(24).reshape(4, 6) % 11}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import weakref
-from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from intandem.argument_types import require_number, require_type
 from intandem.errors import RunError
-from intandem.parallel.gradients import clip_, gradient_norms, total_norm
+from intandem.pipeline import pretrained
 from intandem.pipeline.assembly import assemble
 from intandem.pipeline.batches import Batches
+from intandem.pipeline.checkpoints import Checkpoints
+from intandem.pipeline.clipping import clip_gradients
 from intandem.pipeline.exchange import Exchange
 from intandem.pipeline.gathering import Gathered, gather_step
 from intandem.pipeline.home import find_home
@@ -34,13 +31,14 @@ from intandem.runtime.losses import refuse_missing_loss
 from intandem.runtime.transport.process_group import launched_num_ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from intandem.ir import Program, Schedule, Timeline
     from intandem.pipeline.materialise import Weights
+    from intandem.pipeline.saved import SavedCheckpoint
     from intandem.recorder import Arguments
     from intandem.runtime.loss_report import PromisedLoss, StepLoss
     from intandem.runtime.observer import Observer
@@ -145,6 +143,7 @@ class Pipeline:
         self._scaler: PipelineGradScaler | None = None
         self._optimizer: PipelineOptimizer | None = None
         self._steps = TrainingSteps(self._passes, self._assembly)
+        self._checkpoints = Checkpoints(whole, self._assembly, self._exchange, self._passes)
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
 
     # Passes.
@@ -247,23 +246,9 @@ class Pipeline:
             TypeError: if ``max_norm`` is no number.
             ValueError: if it is less than 0, which would turn gradients round.
         """
-        number = max_norm.item() if isinstance(max_norm, Tensor) else max_norm
-        require_number("max_norm", number)
-        if not number >= 0:
-            msg = f"max_norm={number}; expected 0 or more"
-            raise ValueError(msg)
-        if self._scaler is not None:
-            self._scaler.check_unscaled("clip_grad_norm_()")
-        own = set(self._assembly.home.own_ranks)
-        holders = self._assembly.holders_of
-        answered = {n: p for n, p in self.named_parameters() if holders[n][0] in own}
+        named = dict(self.named_parameters())
         order = [name for name, _ in self._model.named_parameters()]
-        own_norms = json.dumps(gradient_norms(answered)).encode()
-        norm = total_norm(
-            map(json.loads, self._exchange.gather("clip_grad_norm_()", own_norms)), order
-        )
-        clip_(list(self.parameters()), norm, number)
-        return norm
+        return clip_gradients(max_norm, named, order, self._assembly, self._exchange, self._scaler)
 
     def grad_scaler(
         self,
@@ -304,8 +289,47 @@ class Pipeline:
             ValueError: if names or shapes are not the model's.
         """
         self._steps.settle()
-        require_type("state", state, Mapping, "a dictionary of tensors, by name")
         load_state(self._model, state)
+
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        optimizer: Optimizer | None = None,
+        extra: Mapping[str, Any] | None = None,
+        wait: bool = True,
+    ) -> SavedCheckpoint:
+        """Save what a run goes on with; see docs/checkpoints.md. Collective.
+
+        Args:
+            directory: a folder to make, at once and whole.
+            optimizer: of ``parameters()``, or from ``optimizer(...)``.
+            extra: numbers, text, lists and dictionaries of them, for ``load``. Rank 0's is kept.
+            wait: whether to wait for the disk, or to return once all is copied. What fails then is
+                raised by ``wait()`` of what is returned, or by the next save, load or close.
+
+        Raises:
+            CheckpointError: on every rank, if any cannot save.
+        """
+        self._steps.settle()
+        return self._checkpoints.save(directory, optimizer, extra, self._scaler, wait=wait)
+
+    def load(self, directory: str | Path, *, optimizer: Optimizer | None = None) -> dict[str, Any]:
+        """Go on from a checkpoint of any number of ranks; return its ``extra``. Collective.
+
+        Raises:
+            CheckpointError: on every rank, if the checkpoint is not whole, or is not this model's
+                and optimizer's for any. Nothing is changed then.
+        """
+        self._steps.settle()
+        return self._checkpoints.load(directory, optimizer, self._scaler)
+
+    def save_pretrained(
+        self, directory: str | Path, max_shard_bytes: int = pretrained.MAX_SHARD_BYTES
+    ) -> Path:
+        """Save a folder for ``from_pretrained`` of ``transformers``; see ``save``. Collective."""
+        self._steps.settle()
+        return self._checkpoints.save_pretrained(directory, max_shard_bytes)
 
     # What happened.
 
@@ -382,6 +406,7 @@ class Pipeline:
         """End this pipeline's threads and connections. The model stays as it is."""
         try:
             self._steps.complete()
+            self._checkpoints.finish()
         finally:
             self._finalizer()
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from intandem.checkpoint.tensors import registered
 from intandem.errors import CaptureError
-from intandem.pipeline.tensors import registered, storage_key
+from intandem.pipeline.tensors import storage_key
 from intandem.recorder.trees import leaves
 from intandem.runtime.randomness import default_generators_held
 

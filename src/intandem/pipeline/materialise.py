@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
+from intandem.checkpoint.tensors import registered
+from intandem.checkpoint.weight_files import WeightFiles
 from intandem.errors import CaptureError
 from intandem.pipeline.home import place
 from intandem.pipeline.initialise import (
@@ -21,8 +23,7 @@ from intandem.pipeline.initialise import (
     initialise,
     refuse_unset,
 )
-from intandem.pipeline.tensors import Allocated, allocate, refuse_loose, registered
-from intandem.pipeline.weight_files import WeightFiles
+from intandem.pipeline.tensors import Allocated, allocate, refuse_loose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

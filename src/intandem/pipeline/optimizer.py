@@ -106,6 +106,18 @@ class PipelineOptimizer(Optimizer):
         self._settle()
         for rank, part in self._parts.items():
             part.load_state_dict(state_dict[str(rank)])
+        self.take_options()
+
+    def parts(self) -> list[Optimizer]:
+        """Return the optimizers of this process's ranks, with these groups' options, at rest."""
+        self._settle()
+        options = self._options()
+        for rank, part in self._parts.items():
+            _set(part, options[rank])
+        return list(self._parts.values())
+
+    def take_options(self) -> None:
+        """Give the groups the options that the ranks' optimizers have been given."""
         loaded = [group for part in self._parts.values() for group in part.param_groups]
         for group, found in zip(self.param_groups, loaded, strict=True):
             group.update({key: value for key, value in found.items() if key != "params"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -55,6 +55,13 @@ class Begun:
     underway: Underway
 
 
+class Position(NamedTuple):
+    """What keys random draws: the seed, and the training steps that have begun."""
+
+    seed: int
+    num_steps: int
+
+
 class Passes:
     """Runs the passes of one pipeline, one after another.
 
@@ -63,6 +70,10 @@ class Passes:
         batches: splits.
         assembly: the pipeline's parts.
         exchange: with the other processes.
+
+    Attributes:
+        observer: is shown what calls return.
+        position: of the next step in the run.
     """
 
     def __init__(
@@ -75,7 +86,7 @@ class Passes:
         self._exchange = exchange
         self.observer: Observer | None = None
         self._num_passes = 0
-        self._num_steps = 0
+        self.position = Position(request.options.seed, 0)
         self._unused: list[StepWork] = []
 
     def train(
@@ -145,7 +156,7 @@ class Passes:
     def _training_work(self, batch: Any, scale: Callable[[], float]) -> StepWork:
         with torch.enable_grad():
             work = dataclasses.replace(self._work(batch, Mode.TRAIN), scale=scale())
-        self._num_steps += 1
+        self.position = Position(work.seed, work.step + 1)
         return work
 
     def evaluate(self, batch: Any) -> LossReport:
@@ -196,7 +207,7 @@ class Passes:
             self._agreement.check(batch, f"{mode.value}()")
         parts = self._batches.split(batch, self._assembly.home.device)
         self._assembly.weights.refresh()
-        seed, step = self._request.options.seed, self._num_steps
+        seed, step = self.position
         found = self._assembly.recordings.find_all(parts.parts, (seed, step))
         links = union_of(recorded.links for recorded in found)
         program = self._assembly.programs.find(len(found), links, mode)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from intandem.argument_types import require_type
 from intandem.runtime.transport.protocol import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
     from intandem.pipeline.assembly import Assembly
@@ -65,8 +65,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy from ``state`` what is not on ``meta`` here.
 
     Raises:
+        TypeError: if ``state`` is no mapping.
         ValueError: if names or shapes are not the model's.
     """
+    require_type("state", state, Mapping, "a dictionary of tensors, by name")
     own = model.state_dict()
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [

@@ -1,4 +1,4 @@
-"""The registered tensors of a model: what they are called, and putting others in their place."""
+"""Putting other tensors in the place of a model's registered ones."""
 
 from __future__ import annotations
 
@@ -9,30 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from intandem.checkpoint.tensors import registered
 from intandem.errors import CaptureError, RunError
 from intandem.recorder.trees import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-
-class Registered(NamedTuple):
-    """One tensor of a model.
-
-    Attributes:
-        tensor: the parameter or buffer.
-        names: every name it is registered under; several if it is tied. The first is its name.
-        persistent: whether it is part of the model's state.
-    """
-
-    tensor: Tensor
-    names: tuple[str, ...]
-    persistent: bool
-
-    @property
-    def is_parameter(self) -> bool:
-        """Whether it is trained, or frozen, and not a buffer."""
-        return isinstance(self.tensor, nn.Parameter)
+    from intandem.checkpoint.tensors import Registered
 
 
 class Allocated(NamedTuple):
@@ -56,25 +40,6 @@ class Allocated(NamedTuple):
 def storage_key(tensor: Tensor) -> int:
     """Return what tells the memory of ``tensor`` from other tensors' while both exist."""
     return int(tensor.untyped_storage()._cdata)
-
-
-def registered(model: nn.Module) -> dict[str, Registered]:
-    """Return every parameter and buffer of ``model`` by its first name, in order."""
-    names: dict[int, list[str]] = {}
-    found: dict[str, Registered] = {}
-    persistent: set[int] = set()
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        dot = f"{prefix}." if prefix else ""
-        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                names.setdefault(id(tensor), []).append(dot + key)
-                found.setdefault(names[id(tensor)][0], Registered(tensor, (), persistent=False))
-                if key not in module._non_persistent_buffers_set:
-                    persistent.add(id(tensor))
-    return {
-        name: Registered(one.tensor, tuple(names[id(one.tensor)]), id(one.tensor) in persistent)
-        for name, one in found.items()
-    }
 
 
 def allocate(

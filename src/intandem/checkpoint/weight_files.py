@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from intandem.pipeline.tensors import Registered, registered
+from intandem.checkpoint.tensors import Registered, registered
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -39,16 +39,27 @@ class WeightFiles:
     Args:
         path: folder, ``.index.json`` or ``.safetensors``.
         model: whose weights they are; may be on ``meta``.
+        file_of: the file that each tensor is in, where it is known; else it is looked for.
+        key_of: what tensors are called in their files, where that is another name.
+        what: what the user calls the files, in errors.
 
     Raises:
         ValueError: if there are no such files, or their names are not the model's.
     """
 
-    def __init__(self, path: Path, model: nn.Module) -> None:
-        self._path = path
-        self._file_of = _files_by_name(path)
+    def __init__(
+        self,
+        path: Path,
+        model: nn.Module,
+        file_of: Mapping[str, Path] | None = None,
+        key_of: Mapping[str, str] | None = None,
+        what: str = "weights",
+    ) -> None:
+        self._what = f"{what}={str(path)!r}"
+        self._file_of = _files_by_name(path) if file_of is None else file_of
+        self._key_of = key_of or {}
         everything = registered(model)
-        self._names_in_files = _matched(path, self._file_of, everything, model)
+        self._names_in_files = _matched(self._what, self._file_of, everything, model)
 
     def fill(self, model: nn.Module, names: Collection[str]) -> Amount:
         """Copy the named tensors from the files, opening only those that hold them.
@@ -63,21 +74,40 @@ class WeightFiles:
         Raises:
             ValueError: listing every tensor whose shape or kind is not the model's.
         """
+        shards = self._wanted(model, names)
+        _refuse_other_shapes(self._what, shards)
+        amount, converted = _read(shards)
+        if converted:
+            _log.info("%s: converted %s", self._what, ", ".join(sorted(converted)))
+        _log.info(
+            "%s: read %d tensors, %d bytes, from %d of %d files",
+            self._what, amount.num_tensors, amount.num_bytes, len(shards), self.num_files,
+        )  # fmt: skip
+        return amount
+
+    def refuse_other_shapes(self, model: nn.Module, names: Collection[str]) -> None:
+        """Refuse what ``fill`` would.
+
+        Raises:
+            ValueError: listing every tensor whose shape is not the model's.
+        """
+        _refuse_other_shapes(self._what, self._wanted(model, names))
+
+    def files_of(self, names: Iterable[str]) -> set[Path]:
+        """Return the files that ``fill`` would open for the named tensors."""
+        return {self._file_of[found] for name in names for found in self._names_in_files[name]}
+
+    def _wanted(
+        self, model: nn.Module, names: Collection[str]
+    ) -> dict[Path, list[tuple[str, Tensor]]]:
         everything = registered(model)
         shards: dict[Path, list[tuple[str, Tensor]]] = {}
         for name in names:
             for found in self._names_in_files[name]:
                 target = everything[name].tensor
-                shards.setdefault(self._file_of[found], []).append((found, target))
-        _refuse_other_shapes(self._path, shards)
-        amount, converted = _read(shards)
-        if converted:
-            _log.info("weights from %s: converted %s", self._path, ", ".join(sorted(converted)))
-        _log.info(
-            "weights from %s: read %d tensors, %d bytes, from %d of %d files",
-            self._path, amount.num_tensors, amount.num_bytes, len(shards), self.num_files,
-        )  # fmt: skip
-        return amount
+                key = self._key_of.get(found, found)
+                shards.setdefault(self._file_of[found], []).append((key, target))
+        return shards
 
     @property
     def num_files(self) -> int:
@@ -141,7 +171,7 @@ def _opened(path: Path) -> Any:
 
 
 def _matched(
-    path: Path,
+    what: str,
     files: Mapping[str, Path],
     everything: Mapping[str, Registered],
     model: nn.Module,
@@ -163,7 +193,7 @@ def _matched(
     unknown = [name for name in in_files if name not in known and not _ignored(name, model)]
     if missing or unknown:
         parts = _listed("missing", missing, unknown) + _listed("unknown", unknown, missing)
-        msg = f"weights={str(path)!r} is not this model's: {'; '.join(parts)}"
+        msg = f"{what} is not this model's: {'; '.join(parts)}"
         raise ValueError(msg)
     return found
 
@@ -193,7 +223,7 @@ def _listed(what: str, names: list[str], others: Iterable[str]) -> list[str]:
     return [f"{what} {', '.join(shown)}{more}"]
 
 
-def _refuse_other_shapes(path: Path, shards: Mapping[Path, list[tuple[str, Tensor]]]) -> None:
+def _refuse_other_shapes(what: str, shards: Mapping[Path, list[tuple[str, Tensor]]]) -> None:
     wrong: list[str] = []
     for file, wanted in shards.items():
         with _opened(file) as opened:
@@ -205,7 +235,7 @@ def _refuse_other_shapes(path: Path, shards: Mapping[Path, list[tuple[str, Tenso
                     wrong.append(f"{name} is {shape}, expected {tuple(target.shape)}")
     if wrong:
         more = f" and {len(wrong) - _MAX_LISTED} more" if len(wrong) > _MAX_LISTED else ""
-        msg = f"weights={str(path)!r} is not this model's: {'; '.join(wrong[:_MAX_LISTED])}{more}"
+        msg = f"{what} is not this model's: {'; '.join(wrong[:_MAX_LISTED])}{more}"
         raise ValueError(msg)
 
 
