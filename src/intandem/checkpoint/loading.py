@@ -107,7 +107,7 @@ class Checkpoint:
 
 
 class Restoring:
-    """What a model and optimizers are about to be given. All checks are made when it is made.
+    """What a model and optimizers are about to be given: ``verify`` it, then ``apply`` it.
 
     Args:
         checkpoint: to read from.
@@ -135,8 +135,16 @@ class Restoring:
                 msg = f"{checkpoint.folder} has no optimizer's state; load without optimizer="
                 raise CheckpointError(msg)
             self._plans = plan(optimizers, names_of(model), saved, checkpoint.manifest.tied)
+
+    def verify(self, names: Iterable[str]) -> None:
+        """Look at the content of the named files, and only then into those that will be read.
+
+        Raises:
+            CheckpointError: if a file is damaged, or a tensor's shape is not the model's.
+        """
+        self._checkpoint.check_content(sorted({*names, *self.files()}))
         try:
-            self._weights.refuse_other_shapes(model, names)
+            self._weights.refuse_other_shapes(self._model, self._names)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
 
@@ -210,7 +218,7 @@ def load_into(
     restoring = Restoring(checkpoint, model, names, None if optimizer is None else [optimizer])
     if optimizer is not None:
         restoring.refuse_left_over(restoring.planned)
-    checkpoint.check_content()
+    restoring.verify(checkpoint.files)
     restoring.apply()
     return dict(checkpoint.extra)
 

@@ -164,8 +164,7 @@ class Checkpoints:
                     "pipe.grad_scaler() before load()"
                 )
                 raise CheckpointError(msg)
-            share = sorted(checkpoint.files)[self._exchange.rank :: self._num_processes]
-            checkpoint.check_content(sorted({*share, *restoring.files()}))
+            restoring.verify(sorted(checkpoint.files)[self._exchange.rank :: self._num_processes])
             return checkpoint, restoring
 
         def fact(prepared: tuple[Checkpoint, Restoring]) -> dict[str, Any]:
