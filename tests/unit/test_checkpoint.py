@@ -3,6 +3,7 @@
 import copy
 import logging
 import threading
+import time
 
 import pytest
 import torch
@@ -128,7 +129,10 @@ def test_what_fails_is_raised_and_leaves_nothing(tmp_path, wait):
             with pytest.raises(CheckpointError, match=saved):
                 pipe.save(tmp_path / "c")
         else:
-            pipe.save(tmp_path / "c", wait=False)
+            failing = pipe.save(tmp_path / "c", wait=False)
+            while not failing.done:
+                time.sleep(0.01)
+            pipe._checkpoints.disk = real
             with pytest.raises(CheckpointError, match=saved):
                 pipe.save(tmp_path / "c")
         assert list(tmp_path.iterdir()) == []
