@@ -17,6 +17,7 @@ from fault_runs import HANG_S, command, processes_with
 
 from intandem.cli import cmd_run
 from intandem.runtime.launcher import launch
+from intandem.runtime.launcher.launch import GRACE_S
 
 SHOW = """
 import json, os, sys
@@ -29,6 +30,15 @@ sys.stdout.write(f"joined {dist.get_rank()}\\n")
 time.sleep(60)
 """
 SLEEP = 'import sys, time; sys.stdout.write("begun\\n"); sys.stdout.flush(); time.sleep(60)'
+SAVE = f"""
+import signal, sys, time
+def end(*_):
+    time.sleep({GRACE_S + 1.5})  # longer than those have who are victims of a failure
+    sys.stdout.write("saved\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+sys.stdout.write("begun\\n"); sys.stdout.flush(); time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -207,6 +217,15 @@ def test_interrupted_launcher_ends_its_ranks(script, signum, code):
 
         assert launcher.wait(HANG_S) == code
         assert gone(token, within_s=1)
+
+
+def test_ranks_that_are_told_to_stop_have_time_for_it(script):
+    """A last checkpoint takes longer than a victim of a failure is given."""
+    with running(2, script(SAVE), until="begun", times=2) as launcher:
+        launcher.terminate()
+
+        assert launcher.stdout.read().count("saved") == 2
+        assert launcher.wait(HANG_S) == 0
 
 
 def test_listens_on_loopback_only(script):

@@ -95,8 +95,9 @@ def launch_command(
 ) -> Outcome:
     """Run ``command`` as every rank and return once all have ended.
 
-    Interrupts (SIGINT, SIGTERM, SIGHUP) are passed on to the ranks if this is the main thread; a
-    second one kills them. Ranks die with the calling thread, whatever kills it.
+    Interrupts (SIGINT, SIGTERM, SIGHUP) are passed on to the ranks if this is the main thread; they
+    then have ``STOP_S`` seconds for an end of their own. A second one kills them. Ranks die with
+    the calling thread, whatever kills it.
 
     Args:
         command: program and arguments.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LOOP_S = 0.03
 LOOK_S = 0.2
+STOP_S = 30.0
+"""Seconds that ranks have for an end of their own, such as a last checkpoint, once told to stop."""
 STOPPED_S = 3.0
 """Seconds that a process may be stopped: Ctrl-Z and a debugger's first look are shorter."""
 
@@ -47,6 +49,7 @@ class Supervisor:
         self._published = False
         self._trails = Trails()
         self._interrupts: list[int] = []
+        self._passed_on = False
 
     @property
     def exit_code(self) -> int:
@@ -102,9 +105,9 @@ class Supervisor:
         signum = self._interrupts[0]
         if len(self._interrupts) > 1:
             self.kill()
-        elif self.verdict is None:
-            name = signal.Signals(signum).name
-            self._convict(Verdict(None, f"the run was stopped by {name}"))
+        elif not self._passed_on:
+            self._passed_on = True
+            self._kill_at_s = min(self._kill_at_s, time.monotonic() + STOP_S)
             for child in self._children:
                 child.signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
 
@@ -155,13 +158,19 @@ class Supervisor:
             self._publish(self._host.board, self.verdict)
 
     def _convict(self, verdict: Verdict) -> None:
-        """Let ``verdict`` count, unless there is one; the clock of the grace time starts."""
+        """Let ``verdict`` count, unless there is one; the clock of the grace time starts.
+
+        What ends after the run was told to stop ends of that.
+        """
         if self.verdict is not None:
             return
+        if self._passed_on:
+            name = signal.Signals(self._interrupts[0]).name
+            verdict = Verdict(None, f"the run was stopped by {name}")
         self.verdict = verdict = self._trails.complete(verdict)
         if self._host.board is not None:
             self._publish(self._host.board, verdict)
-        self._kill_at_s = time.monotonic() + self._grace_s
+        self._kill_at_s = min(self._kill_at_s, time.monotonic() + self._grace_s)
         for child in self._children:
             if child.is_alive and self._beat_of(child.rank) is None:
                 child.signal(signal.SIGTERM)  # it has no watch that would tell it
