@@ -86,14 +86,16 @@ def main(argv: list[str]) -> int:
     if isinstance(arguments, int):
         return arguments
     from intandem.cli.check_output import as_lines, as_object
-    from intandem.cli.jobs import errors_of, find_job
+    from intandem.cli.jobs import exits_of, find_job
     from intandem.runtime.stage import in_autocast
+    from intandem.user_code import errors_of
 
     _refuse_early(arguments)
     script_args = [word for text in arguments.script_args for word in shlex.split(text)]
     found = find_job(arguments.target, script_args)
     print(f"checking {arguments.target} on {arguments.ranks} ranks ...", file=sys.stderr)
-    with errors_of(arguments.target), in_autocast(found.autocast):
+    target = arguments.target
+    with exits_of(target), errors_of(target), in_autocast(found.autocast):
         outcome = _outcome(arguments, found)
     if arguments.format == "json":
         print(json.dumps(as_object(outcome, arguments.worst)))
