@@ -13,39 +13,14 @@ import os
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from vit import ViT
 
 import intandem as it
 
-ROWS, WIDTH, NUM_BLOCKS, PATCH = 64, 64, 4, 2
+ROWS = 64
 Batch = tuple[Tensor, Tensor]
-
-
-class ViT(nn.Module):
-    """Patches, positions, encoder layers, and a head on the class token."""
-
-    def __init__(self, size: int = 8, num_classes: int = 10) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, WIDTH, PATCH, stride=PATCH)
-        self.token = nn.Parameter(torch.zeros(1, 1, WIDTH))
-        self.positions = nn.Parameter(0.02 * torch.randn(1, (size // PATCH) ** 2 + 1, WIDTH))
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                WIDTH, 4, 4 * WIDTH, dropout=0.1, batch_first=True, norm_first=True
-            )
-            for _ in range(NUM_BLOCKS)
-        )
-        self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(rows, 1, size, size)`` to logits ``(rows, classes)``."""
-        x = self.patches(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.positions
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x[:, 0]))
 
 
 def read_digits() -> tuple[Batch, Batch]:

@@ -9,15 +9,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from intandem.cli.demo import progress, run
-from intandem.cli.demo.model import Sizes, build_gpt, load_example, loss_fn, plain_step
+from intandem.cli import progress
+from intandem.cli.demo import run
+from intandem.cli.demo.model import Sizes, build_gpt, loss_fn, plain_step
 from intandem.cli.demo.outcome import Outcome
-from intandem.cli.demo.progress import State, reporting
+from intandem.cli.demo.progress import State
 from intandem.cli.demo.text import Text, batch_of, load_text
 from intandem.cli.demo.training import Budget, Data, Log
 from intandem.cli.main import main
+from intandem.cli.progress import reporting
 from intandem.errors import RunError
 from intandem.ir import Action, Span, Timeline
+from intandem.train.examples import load_example
 from intandem.views.html import _headlines
 from intandem.views.report import Report
 

@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def parse_arguments(kind: type[T], argv: Sequence[str], *, command: str, about: str) -> T | int:
+def parse_arguments(
+    kind: type[T], argv: Sequence[str], *, command: str, about: str, default: T | None = None
+) -> T | int:
     """Read ``argv`` as the fields of ``kind``.
+
+    Args:
+        kind: a dataclass.
+        argv: the words after the command.
+        command: its name.
+        about: what its help says first.
+        default: what counts where ``argv`` says nothing, instead of the fields' own.
 
     Returns:
         The value, or the exit status: 0 after help was printed, 2 after an error was.
@@ -32,7 +41,10 @@ def parse_arguments(kind: type[T], argv: Sequence[str], *, command: str, about: 
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(kind, args=list(argv), prog=f"intandem {command}", description=about)
+            prog = f"intandem {command}"
+            if default is None:
+                return tyro.cli(kind, args=list(argv), prog=prog, description=about)
+            return tyro.cli(kind, args=list(argv), prog=prog, description=about, default=default)
     except SystemExit as stop:
         if not stop.code:
             return 0

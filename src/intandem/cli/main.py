@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "demo": "train a small GPT on text found on this machine, in tandem, and draw where time went",
+    "train": "train as a configuration file says: data, model, stages, checkpoints",
     "run": "start your script on N local processes: intandem run --ranks 2 train.py",
     "show": "draw a schedule, or compare all: grid, makespan, bubble ratio, peak activations",
     "search": "find the shortest schedule for given costs, ranks, micro-batches and memory",

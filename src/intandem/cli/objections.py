@@ -45,6 +45,8 @@ class _Option:
         if get_origin(self.kind) is Literal:
             *others, last = map(str, get_args(self.kind))
             return f"{', '.join(others)} or {last}" if others else last
+        if get_origin(self.kind) is tuple:
+            return "values with spaces in between"
         kinds = {int: "a whole number", float: "a number", Path: "the name of a file"}
         return kinds.get(self.kind, "text")
 
@@ -80,6 +82,8 @@ def objection(kind: type, argv: Sequence[str], *, command: str) -> str | None:
         if not equals and (not words or _is_name(words[0])):
             return f"{name} needs a value; expected {option.expected}"
         value = value if equals else words.pop(0)
+        while get_origin(option.kind) is tuple and words and not _is_name(words[0]):
+            words.pop(0)
         if not option.accepts(value):
             return f"{name} is {value!r}; expected {option.expected}"
     given.update(option.label for option, _ in zip(places, unnamed, strict=False))
@@ -95,31 +99,39 @@ def _is_name(word: str) -> bool:
 
 
 def _hint(name: str, by_name: dict[str, _Option], command: str) -> str:
+    tails = {f"--{known.rpartition('.')[2]}": known for known in by_name if "." in known}
     nearest = get_close_matches(name, by_name, n=1, cutoff=0.7)
+    nearest += [tails[tail] for tail in get_close_matches(name, tails, n=1, cutoff=0.7)]
     return f"; did you mean {nearest[0]}?" if nearest else f"; see intandem {command} --help"
 
 
-def _options(kind: type) -> list[_Option]:
+def _options(kind: type, prefix: str = "") -> list[_Option]:
+    """Options of a dataclass's fields, those of dataclasses in it after their fields' names."""
     hints = get_type_hints(kind, include_extras=True)
     found: list[_Option] = []
     for field in fields(kind):
         base, notes = _without_notes(hints[field.name])
         if isinstance(base, type) and is_dataclass(base):
-            found += _options(base)
-        else:
-            found.append(_option(field, base, notes))
+            found += _options(base, prefix if _is_flat(notes) else f"{prefix}{field.name}.")
+        elif tyro.conf.Suppress not in notes:
+            found.append(_option(field, base, notes, prefix))
     return found
 
 
-def _option(field: Field[Any], base: Any, notes: tuple[object, ...]) -> _Option:
-    hyphens = field.name.replace("_", "-")
+def _is_flat(notes: tuple[object, ...]) -> bool:
+    """Whether the options of a dataclass are named as if they were of the one that it is in."""
+    return tyro.conf.OmitArgPrefixes in notes or any(getattr(n, "name", None) == "" for n in notes)
+
+
+def _option(field: Field[Any], base: Any, notes: tuple[object, ...], prefix: str) -> _Option:
+    hyphens = f"{prefix}{field.name}".replace("_", "-")
     needed = field.default is MISSING and field.default_factory is MISSING
     if tyro.conf.Positional in notes:
         labels = (getattr(note, "metavar", None) for note in notes)
         return _Option((), base, next(filter(None, labels), hyphens.upper()), needed)
     aliases = (name for note in notes for name in getattr(note, "aliases", None) or ())
-    opposite = (f"--no-{hyphens}",) if base is bool else ()
-    names = (f"--{hyphens}", *aliases, *opposite)
+    opposite = f"{prefix}no-{field.name}".replace("_", "-")
+    names = (f"--{hyphens}", *aliases, *([f"--{opposite}"] if base is bool else []))
     return _Option(names, base, names[0], needed)
 
 

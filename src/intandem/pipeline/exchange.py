@@ -8,6 +8,7 @@ from intandem.errors import RunError
 from intandem.runtime.transport.protocol import exchange
 
 if TYPE_CHECKING:
+    from intandem.pipeline.facade import Pipeline
     from intandem.runtime.transport.protocol import Transport
 
 
@@ -80,6 +81,11 @@ class Exchange:
             )
             raise RunError(msg)
         return value
+
+
+def exchange_of(pipe: Pipeline) -> Exchange:
+    """Return what the processes of a pipeline tell each other small facts by."""
+    return pipe._exchange
 
 
 def _labelled(what: str, value: bytes) -> bytes:

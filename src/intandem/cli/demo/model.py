@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.nn import functional as F
 
-from intandem.errors import RunError
+from intandem.train.examples import load_example
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from torch import Tensor, nn
 
 Batch = tuple["Tensor", "Tensor"]
@@ -48,24 +44,6 @@ def build_gpt(sizes: Sizes, *, tied: bool, seed: int) -> nn.Module:
         tied=tied,
     )
     return cast("nn.Module", model)
-
-
-def load_example(name: str) -> ModuleType:
-    """Import ``examples/<name>.py`` from beside the package (a checkout) or from inside it.
-
-    Raises:
-        RunError: if it is in neither place.
-    """
-    package = Path(__file__).resolve().parents[2]
-    places = (package / "examples", package.parents[1] / "examples")
-    path = next((p for folder in places if (p := folder / f"{name}.py").is_file()), None)
-    spec = path and importlib.util.spec_from_file_location(f"intandem_example_{name}", path)
-    if not spec or not spec.loader:
-        msg = f"{name}.py is not in {' or '.join(map(str, places))}; is the installation complete?"
-        raise RunError(msg)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def loss_fn(logits: Tensor, batch: Batch) -> Tensor:

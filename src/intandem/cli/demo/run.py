@@ -12,9 +12,9 @@ from rich.console import Console
 
 from intandem.cli.demo.model import Sizes, build_gpt, loss_fn
 from intandem.cli.demo.outcome import Outcome
-from intandem.cli.demo.progress import reporting
 from intandem.cli.demo.text import load_text
 from intandem.cli.demo.training import Budget, Data, Log, OneProcess, adamw, heldout_loss, train
+from intandem.cli.progress import reporting
 from intandem.equality import check
 from intandem.pipeline import Options, Pipeline
 from intandem.views.html import report_html

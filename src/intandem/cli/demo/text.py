@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import random
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from intandem.errors import RunError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-SKIPPED = frozenset({"test", "tests", "site-packages", "dist-packages", "__pycache__"})
-"""Folders that are left out: tests repeat themselves, packages differ between machines."""
+from intandem.train.data.text import SKIPPED, find_files, hold_out, read_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +51,8 @@ def load_text(seed: int = 0, *, folder: Path | None = None) -> Text:
         RunError: if there is next to no source text in the folder.
     """
     root = Path(sysconfig.get_path("stdlib")) if folder is None else folder
-    sources = [source for path in _source_files(root) if (source := _read(path))]
-    random.Random(seed).shuffle(sources)
-    num_heldout = math.ceil(len(sources) / 20)
-    heldout, training = b"".join(sources[:num_heldout]), b"".join(sources[num_heldout:])
+    sources = read_files(find_files(root, "**/*.py", SKIPPED))
+    training, heldout = hold_out(sources, 1 / 20, seed)
     if min(len(training), len(heldout)) < 10_000:
         msg = (
             f"{root} holds {len(training) + len(heldout)} bytes of Python sources in "
@@ -82,19 +72,6 @@ def batch_of(text: Tensor, *, rows: int, seq: int, seed: int, step: int) -> tupl
     starts = torch.randint(len(text) - seq, (rows, 1), generator=generator)
     windows = text[starts + torch.arange(seq + 1)].long()
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-
-
-def _source_files(root: Path) -> Iterable[Path]:
-    paths = (path.relative_to(root) for path in sorted(root.rglob("*.py")))
-    return (root / path for path in paths if SKIPPED.isdisjoint(path.parts))
-
-
-def _read(path: Path) -> bytes:
-    """Bytes of a file, or nothing where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def _tensor(data: bytes) -> Tensor:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from intandem.cli.demo.model import Batch, Sizes
-    from intandem.cli.demo.progress import Reporter
     from intandem.cli.demo.text import Text
+    from intandem.cli.progress import Reporter
     from intandem.pipeline import Pipeline
     from intandem.views.report import Report
 

@@ -1,0 +1,56 @@
+"""Finds the data that a configuration names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from intandem.train.data.dataset import Data
+from intandem.train.data.images import image_data
+from intandem.train.data.text import text_data
+from intandem.user_code import errors_of, find_function
+
+if TYPE_CHECKING:
+    from intandem.train.config import Config
+
+KINDS = "text:PATH, stdlib, images:digits, or module:function"
+
+
+def find_data(config: Config, tokenizer_path: Path) -> Data:
+    """Return what ``config.data`` names.
+
+    Args:
+        config: of the run.
+        tokenizer_path: where learned tokens are kept.
+
+    Raises:
+        ValueError: if it names no kind of data.
+        RunError: if there is none in that place.
+    """
+    source = config.data.source
+    if source == "stdlib" or source.startswith("text:"):
+        return text_data(config.data, config.seed, tokenizer_path)
+    if source.startswith("images:"):
+        return image_data(config.data)
+    if ":" in source:
+        return _own(config)
+    msg = f"data.source is {source!r}; expected {KINDS}"
+    if Path(source).exists():
+        msg = f"data.source is {source!r}; for that file or folder, give text:{source}"
+    raise ValueError(msg)
+
+
+def _own(config: Config) -> Data:
+    source = config.data.source
+    function = find_function(source)
+    with errors_of(source):
+        found = function(**(config.data.arguments or {}))
+    if not isinstance(found, Data):
+        msg = (
+            f"{source} returned a {type(found).__name__}; expected "
+            "intandem.train.Data(training=..., validation=..., loss=...)"
+        )
+        raise TypeError(msg)
+    about = found.about or f"data of {source}"
+    return replace(found, about=about)
