@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import sys
 import sysconfig
 import traceback
@@ -50,6 +51,47 @@ def function_of(module: ModuleType, name: str) -> Callable[..., Any]:
         msg = f"{module.__name__} has no function {name!r}; it has {', '.join(known) or 'none'}"
         raise ValueError(msg)
     return function
+
+
+def call_as_configured(name: str, table: str, /, *positional: Any, **named: Any) -> Any:
+    """Call the function that ``name`` names with what a configuration gives it.
+
+    Args:
+        name: ``module:function`` or ``file.py:function``.
+        table: where the configuration has its arguments, for the message.
+        positional: what it is called with.
+        named: the same, by name.
+
+    Raises:
+        ValueError: if there is no such function, or it does not take these arguments.
+        PipelineError: if it raised; says where.
+    """
+    function = find_function(name)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # written in C, with nothing to look at
+        signature = None
+    try:
+        if signature is not None:
+            signature.bind(*positional, **named)
+    except TypeError as error:
+        msg = f"{name} takes {signature}: {error}; [{table}] gives what it is called with"
+        raise ValueError(msg) from None
+    with errors_of(name):
+        return function(*positional, **named)
+
+
+def takes(name: str, parameter: str) -> bool:
+    """Tell whether a function has a parameter of that name.
+
+    Raises:
+        ValueError: if there is no such function.
+    """
+    function = find_function(name)
+    try:
+        return parameter in inspect.signature(function).parameters
+    except ValueError:  # written in C, with nothing to look at
+        return False
 
 
 def import_module(place: str) -> ModuleType:

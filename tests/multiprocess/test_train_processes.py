@@ -166,6 +166,30 @@ def test_sigkill_of_any_rank_at_any_step(config, tmp_path, ranks, uninterrupted)
     assert curve(directory) == uninterrupted
 
 
+def full_disk(folder):
+    """A logger that fails, where only rank 0 is."""
+    del folder
+    return FullDisk()
+
+
+class FullDisk:
+    def log(self, numbers, step):
+        del numbers
+        if step == 3:
+            raise OSError(28, "No space left on device", "events")
+
+
+def test_what_fails_on_one_rank_alone_is_told_to_all(config, tmp_path):
+    """The others name it, and none waits."""
+    own = tmp_path / "c.toml"
+    loggers = f'[logging]\nloggers = ["{__file__}:full_disk"]\n'
+    own.write_text(config.read_text() + loggers)
+    code, out = finish(start("intandem", own, tmp_path / "run"))
+    assert code == 1
+    assert "intandem train: events: no space left on device" in out
+    assert re.search(r"\[rank 1\] .*rank 0 raised OSError: .*No space left on device", out)
+
+
 def ranks_of(pid):
     """Processes that ``pid`` has started."""
     found = subprocess.run(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from intandem.errors import BatchError, PipelineError, RunError
 from intandem.train.config import Config, DataConfig
-from intandem.train.data.dataset import TensorRows, as_rows
+from intandem.train.data.dataset import Data, TensorRows, as_rows
 from intandem.train.data.images import image_data
 from intandem.train.data.iterator import BatchIterator, in_order
 from intandem.train.data.source import find_data
@@ -182,6 +182,20 @@ def test_own_data_may_be_tensors_data_sets_or_iterators():
         as_rows((x for x in ()), "it")
     with pytest.raises(BatchError, match=r"\(3,\), \(4,\); expected tensors with the same number"):
         as_rows((torch.zeros(3), torch.zeros(4)), "it")
+
+
+def drawn():
+    return Data(training=torch.randn(9))
+
+
+def test_own_data_draw_alike(tmp_path):
+    """On every rank and when a run is gone on with; otherwise with another seed."""
+    one, two, other = (
+        find_data(Config(seed=seed, data=DataConfig(source=f"{__file__}:drawn")), tmp_path)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one.training, two.training)
+    assert not torch.equal(one.training, other.training)
 
 
 def test_digits_are_held_out_evenly():

@@ -137,7 +137,8 @@ def test_own_optimizer_gets_groups_rate_and_arguments():
     assert [decay for _, decay in found] == [0.0, 0.1]
 
 
-def own_model(width, data):
+def own_model(width, data, name=""):
+    del name
     return nn.Linear(width, data.facts["vocab"])
 
 
@@ -147,7 +148,7 @@ def test_models():
     one, two = find_model(config, TEXT), find_model(config, TEXT)
     assert torch.equal(one.head.weight, two.head.weight)
     assert one.head.weight.shape == (11, 8)
-    own = ModelConfig(name=f"{__file__}:own_model", arguments={"width": 3})
+    own = ModelConfig(name=f"{__file__}:own_model", arguments={"width": 3, "name": "x"})
     assert find_model(Config(model=own), TEXT).weight.shape == (11, 3)
     for model, said in (
         (ModelConfig(name="bert"), "model.name is 'bert'; expected gpt, vit or module:function"),
@@ -156,6 +157,10 @@ def test_models():
     ):
         with pytest.raises(ValueError, match=said):
             find_model(Config(model=model), TEXT)
+    with pytest.raises(
+        ValueError, match=r"takes \(width, data, name=''\): missing.*\[model\.arguments\]"
+    ):
+        find_model(Config(model=ModelConfig(name=f"{__file__}:own_model")), TEXT)
     with pytest.raises(TypeError, match=r"returned a dict; expected an nn\.Module"):
         find_model(Config(model=ModelConfig(name="builtins:dict")), TEXT)
 

@@ -78,12 +78,12 @@ def _train(arguments: Arguments) -> int:
     from intandem.train.trainer import is_first, train
 
     console = Console(stderr=arguments.format == "json", highlight=False)
-    if is_first():
-        console.print(write_config(config), soft_wrap=True, markup=False)
+    if not is_first():
+        return train(config, resume=arguments.resume).exit_code
+    console.print(write_config(config), soft_wrap=True, markup=False)
     with _showing(console) as progress:
         outcome = train(config, resume=arguments.resume, progress=progress)
-    if is_first():
-        print(json.dumps(asdict(outcome)) if arguments.format == "json" else _as_text(outcome))
+    print(json.dumps(asdict(outcome)) if arguments.format == "json" else _as_text(outcome))
     return outcome.exit_code
 
 

@@ -88,5 +88,10 @@ def exchange_of(pipe: Pipeline) -> Exchange:
     return pipe._exchange
 
 
+def tell_failure(pipe: Pipeline, error: Exception) -> None:
+    """Tell the other processes of a pipeline that this one cannot go on, and why."""
+    pipe._assembly.home.fail(error)
+
+
 def _labelled(what: str, value: bytes) -> bytes:
     return what.encode() + b"\n" + value

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from intandem.errors import RunError
-from intandem.user_code import errors_of, find_function
+from intandem.user_code import call_as_configured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,9 +131,7 @@ def forget_after(folder: Path, step: int) -> None:
 
 
 def _own(name: str, folder: Path) -> Logger:
-    function = find_function(name)
-    with errors_of(name):
-        found: Any = function(folder)
+    found: Any = call_as_configured(name, "logging", folder)
     if not callable(getattr(found, "log", None)):
         msg = (
             f"{name} returned a {type(found).__name__}; expected something with log(numbers, step)"

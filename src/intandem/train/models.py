@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
+import random
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from intandem.train.examples import load_example
-from intandem.user_code import errors_of, find_function
+from intandem.user_code import call_as_configured, find_function, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,7 @@ def find_model(config: Config, data: Data) -> nn.Module:
         TypeError: if a function of the user's returns none.
     """
     torch.manual_seed(config.seed)
+    random.seed(config.seed)
     name = config.model.name
     if ":" in name:
         return _own(config.model, data)
@@ -53,7 +54,7 @@ def _check(config: ModelConfig, data: Data) -> None:
     if missing := [fact for fact in facts if fact not in data.facts]:
         msg = (
             f"model.name is {config.name!r}, which is for {kind}; the data do not say their "
-            f"{' and '.join(missing)}"
+            f"{', '.join(missing)}"
         )
         raise ValueError(msg)
     if config.width % config.heads:
@@ -95,20 +96,11 @@ def _vit(config: ModelConfig, data: Data) -> nn.Module:
 
 
 def _own(config: ModelConfig, data: Data) -> nn.Module:
-    function = find_function(config.name)
     arguments = dict(config.arguments or {})
-    if _takes_data(function):
+    if takes(config.name, "data"):
         arguments["data"] = data
-    with errors_of(config.name):
-        model = function(**arguments)
+    model = call_as_configured(config.name, "model.arguments", **arguments)
     if not isinstance(model, nn.Module):
         msg = f"{config.name} returned a {type(model).__name__}; expected an nn.Module"
         raise TypeError(msg)
     return model
-
-
-def _takes_data(function: Callable[..., Any]) -> bool:
-    try:
-        return "data" in inspect.signature(function).parameters
-    except ValueError:  # written in C, with nothing to look at
-        return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from intandem.train.config import NO_DECAY
-from intandem.user_code import errors_of, find_function
+from intandem.user_code import call_as_configured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,9 +44,8 @@ def find_optimizer(
     if ":" not in config.name:
         msg = f"optimizer.name is {config.name!r}; expected adamw, sgd or module:function"
         raise ValueError(msg)
-    function = find_function(config.name)
-    with errors_of(config.name):
-        found = function(groups, lr=config.lr, **(config.arguments or {}))
+    given = {"lr": config.lr, **(config.arguments or {})}
+    found = call_as_configured(config.name, "optimizer.arguments", groups, **given)
     if not isinstance(found, torch.optim.Optimizer):
         msg = f"{config.name} returned a {type(found).__name__}; expected a torch.optim.Optimizer"
         raise TypeError(msg)

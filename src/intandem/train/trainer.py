@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from intandem.errors import RunError
-from intandem.pipeline.exchange import exchange_of
+from intandem.pipeline.exchange import exchange_of, tell_failure
 from intandem.train.checkpoints import FOLDER, open_checkpoints
 from intandem.train.config_file import checked
 from intandem.train.data.source import find_data
@@ -102,7 +102,11 @@ def train(config: Config, *, resume: bool = False, progress: Progress | None = N
         with parts.pipe:
             checkpoints = open_checkpoints(directory.path / FOLDER, parts)
             run = _Run(parts, directory, checkpoints, shown, stop)
-            return run.train(resume=resume)
+            try:
+                return run.train(resume=resume)
+            except Exception as error:  # any: what one rank does alone may fail there alone
+                tell_failure(parts.pipe, error)
+                raise
 
 
 def is_first() -> bool:

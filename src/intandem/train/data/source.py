@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from intandem.train.data.dataset import Data
 from intandem.train.data.images import image_data
 from intandem.train.data.text import text_data
-from intandem.user_code import errors_of, find_function
+from intandem.user_code import call_as_configured
 
 if TYPE_CHECKING:
     from intandem.train.config import Config
@@ -43,9 +46,9 @@ def find_data(config: Config, tokenizer_path: Path) -> Data:
 
 def _own(config: Config) -> Data:
     source = config.data.source
-    function = find_function(source)
-    with errors_of(source):
-        found = function(**(config.data.arguments or {}))
+    torch.manual_seed(config.seed)  # every rank, and a run that is gone on with, draws the same
+    random.seed(config.seed)
+    found = call_as_configured(source, "data.arguments", **(config.data.arguments or {}))
     if not isinstance(found, Data):
         msg = (
             f"{source} returned a {type(found).__name__}; expected "
