@@ -7,19 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intandem.errors import RunError
 from intandem.pipeline import pretrained
 from intandem.pipeline.assembly import assemble
 from intandem.pipeline.batches import Batches
 from intandem.pipeline.checkpoints import Checkpoints
 from intandem.pipeline.clipping import clip_gradients
 from intandem.pipeline.exchange import Exchange
-from intandem.pipeline.gathering import Gathered, gather_step
 from intandem.pipeline.home import find_home
+from intandem.pipeline.last_step import LastStep
 from intandem.pipeline.materialise import give_data
-from intandem.pipeline.optimizer import PipelineOptimizer, optimizers_of
+from intandem.pipeline.optimizer import optimizer_of
 from intandem.pipeline.passing import Passes
-from intandem.pipeline.reporting import build_report, write_report, write_trace
 from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
 from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
 
     from intandem.ir import Program, Schedule, Timeline
     from intandem.pipeline.materialise import Weights
+    from intandem.pipeline.optimizer import PipelineOptimizer
     from intandem.pipeline.saved import SavedCheckpoint
     from intandem.recorder import Arguments
     from intandem.runtime.loss_report import PromisedLoss, StepLoss
@@ -124,7 +123,6 @@ class Pipeline:
         self.num_ranks = resolve_num_ranks(ranks, launched, whole)
         request.check_for(self.num_ranks)  # before anything is shared: a script may ask again
         home = find_home(request.options, self.num_ranks, launched=launched is not None)
-        self._request = request
         self._model = whole
         self._batches = Batches(request, self.num_ranks, example)
         bind = inputs or bind_by_signature(whole, loss_is_separate=loss is not None)
@@ -141,8 +139,8 @@ class Pipeline:
         self._exchange = Exchange(self._assembly.ranks.transport if launched is not None else None)
         self._passes = Passes(request, self._batches, self._assembly, self._exchange)
         self._scaler: PipelineGradScaler | None = None
-        self._optimizer: PipelineOptimizer | None = None
         self._steps = TrainingSteps(self._passes, self._assembly)
+        self._last = LastStep(request, self._assembly, self._exchange, self._steps)
         self._checkpoints = Checkpoints(whole, self._assembly, self._exchange, self._passes)
         self._finalizer = weakref.finalize(self, self._assembly.ranks.close)
 
@@ -223,14 +221,9 @@ class Pipeline:
             RunError: if there is one already.
             TypeError: if the factory returns no optimizer.
         """
-        if self._steps.run_ahead:
-            msg = "this pipeline has an optimizer already; give that one all parameter groups"
-            raise RunError(msg)
-        ranks = self._assembly.ranks
-        parts = optimizers_of(factory, self.named_parameters(), self._assembly)
-        self._steps.run_ahead = True
-        made = PipelineOptimizer(parts, ranks, self._steps.settle, self._passes.is_usable)
-        self._optimizer = made
+        named, usable = self.named_parameters(), self._passes.is_usable
+        made = optimizer_of(factory, named, self._assembly, self._steps, usable)
+        self._last.optimizer = made
         return made
 
     def clip_grad_norm_(self, max_norm: float | Tensor) -> float:
@@ -339,7 +332,7 @@ class Pipeline:
         Raises:
             RunError: before the first step.
         """
-        return self._gathered().timeline
+        return self._last.gathered().timeline
 
     def program(self) -> Program:
         """Return the program that the last step executed.
@@ -347,14 +340,11 @@ class Pipeline:
         Raises:
             RunError: before the first step.
         """
-        return self._steps.last().program
+        return self._last.program()
 
     def report_value(self, title: str = "intandem run") -> Report:
         """Return what ``report`` writes, as a value. Collective."""
-        program, history = self.program(), self._steps.history
-        return build_report(
-            self._request, self._assembly, program, self._gathered(), history, title
-        )
+        return self._last.report(title)
 
     def report(self, path: str | Path, title: str = "intandem run") -> Path:
         """Write an HTML report of the last step, planned and measured. Collective.
@@ -362,10 +352,7 @@ class Pipeline:
         Every rank returns ``path``; the process of rank 0 writes it. Where ``path`` ends in
         ``.json``, it is the value that ``intandem report`` makes the page of.
         """
-        report = self.report_value(title)
-        if self._assembly.home.is_first:
-            write_report(report, Path(path))
-        return Path(path)
+        return self._last.write_report(Path(path), title)
 
     def trace(self, path: str | Path, title: str = "intandem run") -> Path:
         """Write the last step of all ranks for ui.perfetto.dev or chrome://tracing. Collective.
@@ -373,15 +360,7 @@ class Pipeline:
         Every rank returns ``path``; the process of rank 0 writes it. Where ``path`` ends in
         ``.csv``, it is a table of when each action ran.
         """
-        program, step = self.program(), self._gathered()
-        if self._assembly.home.is_first:
-            write_trace(program, step, Path(path), title)
-        return Path(path)
-
-    def _gathered(self) -> Gathered:
-        last, optimizer = self._steps.last(), self._optimizer
-        updates = {} if optimizer is None else optimizer.updates
-        return gather_step(last, updates, self._exchange, self.num_ranks)
+        return self._last.write_trace(Path(path), title)
 
     def recordings(self) -> tuple[RecordingNote, ...]:
         """Return what was recorded on this process, why, what it cost, and how often it is used."""

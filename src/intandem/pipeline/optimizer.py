@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from intandem.pipeline.assembly import Assembly
+    from intandem.pipeline.training_steps import TrainingSteps
     from intandem.runtime.ranks import Ranks
 
     Factory = Callable[[list[nn.Parameter]], Optimizer]
@@ -145,7 +146,35 @@ class PipelineOptimizer(Optimizer):
         }
 
 
-def optimizers_of(
+def optimizer_of(
+    factory: Factory,
+    named: Iterable[tuple[str, nn.Parameter]],
+    assembly: Assembly,
+    steps: TrainingSteps,
+    is_usable: Callable[[], Callable[[], bool]],
+) -> PipelineOptimizer:
+    """Return the optimizer of a pipeline; see ``Pipeline.optimizer``.
+
+    Args:
+        factory: makes one of a list of parameters.
+        named: parameters of this process.
+        assembly: knows which rank holds what.
+        steps: which then run ahead.
+        is_usable: tells whether the gradients of the last step may be used.
+
+    Raises:
+        RunError: if there is one already.
+        TypeError: if the factory returns no optimizer.
+    """
+    if steps.run_ahead:
+        msg = "this pipeline has an optimizer already; give that one all parameter groups"
+        raise RunError(msg)
+    parts = _optimizers_of(factory, named, assembly)
+    steps.run_ahead = True
+    return PipelineOptimizer(parts, assembly.ranks, steps.settle, is_usable)
+
+
+def _optimizers_of(
     factory: Factory, named: Iterable[tuple[str, nn.Parameter]], assembly: Assembly
 ) -> dict[int, Optimizer]:
     """Return an optimizer for every rank of this process that has parameters.
