@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from intandem.errors import RunError
 from intandem.pipeline import pretrained
 from intandem.pipeline.assembly import assemble
 from intandem.pipeline.batches import Batches
