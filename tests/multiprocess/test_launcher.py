@@ -228,6 +228,19 @@ def test_ranks_that_are_told_to_stop_have_time_for_it(script):
         assert launcher.wait(HANG_S) == 0
 
 
+def test_ranks_that_had_to_be_killed_did_not_end_well(script):
+    """A second Ctrl-C kills at once what would not stop: that is no success."""
+    stubborn = SLEEP.replace("import", "import signal,", 1).replace(
+        "time;", "time; signal.signal(signal.SIGTERM, signal.SIG_IGN);", 1
+    )
+    with running(2, script(stubborn), until="begun", times=2) as launcher:
+        launcher.terminate()
+        time.sleep(0.5)
+        launcher.terminate()
+
+        assert launcher.wait(HANG_S) == 143
+
+
 def test_listens_on_loopback_only(script):
     """Neither launcher nor ranks accept a connection from another machine."""
     token = uuid.uuid4().hex

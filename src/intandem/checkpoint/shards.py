@@ -25,7 +25,7 @@ MAX_SHARD_BYTES = 2**30
 
 def snapshot(tensor: Tensor) -> Tensor:
     """Return a copy in host memory, of its own and contiguous."""
-    return tensor.detach().to("cpu", copy=True).clone(memory_format=torch.contiguous_format)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor.detach())
 
 
 def split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
@@ -123,7 +123,7 @@ def check_content(folder: Path, files: Mapping[str, File], names: Iterable[str])
 
 
 def read_tensors(folder: Path, files: Mapping[str, File], wanted: set[str]) -> dict[str, Tensor]:
-    """Return the wanted tensors, opening only files that hold some.
+    """Return copies of the wanted tensors, opening only files that hold some.
 
     Raises:
         CheckpointError: if one is not there.
@@ -133,7 +133,8 @@ def read_tensors(folder: Path, files: Mapping[str, File], wanted: set[str]) -> d
         if here := [key for key in file.tensors if key in wanted]:
             try:
                 with safe_open(str(folder / name), framework="pt", device="cpu") as opened:
-                    found.update((key, opened.get_tensor(key)) for key in here)
+                    # what it gives are views of the mapped file, which may be deleted
+                    found.update((key, opened.get_tensor(key).clone()) for key in here)
             except (SafetensorError, OSError) as error:
                 msg = f"{folder / name} cannot be read: {error}"
                 raise CheckpointError(msg) from error

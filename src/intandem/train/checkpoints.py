@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
 from intandem.checkpoint import CheckpointFolder
@@ -66,7 +67,8 @@ class _Folder:
             return ""
         newest = self._folder.latest().name
         for name in names[names.index(newest) + 1 :]:
-            (self._root / name).rename(self._root / f"{name}.refused")
+            away = (self._root / f"{name}.refused{n or ''}" for n in itertools.count())
+            (self._root / name).rename(next(path for path in away if not path.exists()))
         return newest
 
 

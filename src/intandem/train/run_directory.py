@@ -132,7 +132,7 @@ def environment() -> dict[str, Any]:
     """Return what a run may depend on besides its configuration."""
     import torch
 
-    packages = {d.metadata["Name"]: d.version for d in distributions()}
+    packages = {name: d.version for d in distributions() if (name := d.metadata["Name"])}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

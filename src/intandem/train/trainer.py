@@ -189,8 +189,9 @@ class _Run:
         if self._saved != self._step and self._config.checkpoint.every:
             self._save()
         if not signum and self._recent:
-            name = self._config.model.name
-            self._parts.pipe.report(self._directory.report, title=f"intandem train: {name}")
+            title = f"intandem train: {self._config.model.name}"
+            for path in (self._directory.report, self._directory.report.with_suffix(".json")):
+                self._parts.pipe.report(path, title)
 
     @property
     def _is_over(self) -> bool:

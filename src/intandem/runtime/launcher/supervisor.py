@@ -55,7 +55,8 @@ class Supervisor:
     def exit_code(self) -> int:
         """Of the whole run, once all processes have ended."""
         if self.verdict is None:
-            return 0
+            was_killed = any(child.killed_here for child in self._children)
+            return 128 + self._interrupts[0] if self._interrupts and was_killed else 0
         if self.verdict.rank is None:
             return 128 + self._interrupts[0] if self._interrupts else 1
         culprit = self._children[self.verdict.rank]
