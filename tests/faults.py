@@ -188,8 +188,8 @@ def padding_counted(patch):
 @fault
 def rounded_on_the_wire(patch):
     @instead(patch, Pass, "_hand_over")
-    def hand_over(original, self, message, payload):
-        original(self, message, map_tree(_rounded, payload))
+    def hand_over(original, self, action, target, payload):
+        original(self, action, target, map_tree(_rounded, payload))
 
 
 @fault
@@ -242,8 +242,8 @@ def rows_given_twice(patch):
     """In the split that the witness shares."""
 
     @instead(patch, microbatch, "_part")
-    def part(original, batch, columns, index):
-        return original(batch, columns, 1 if index == 2 else index)
+    def part(original, batch, names, columns, index):
+        return original(batch, names, columns, 1 if index == 2 else index)
 
 
 @fault
