@@ -28,7 +28,7 @@ def traced(folder, hosts):
     for _ in range(2):
         pipe.step(x)
     path = pipe.trace(f"{folder}/trace.json")
-    found, error_s = pipe.timeline(), pipe._gathered().clock_error_s
+    found, error_s = pipe.timeline(), pipe._last.gathered().clock_error_s
     spans = {s.action: s for s in found.spans}
     there = {(a.rank, a.message): a.time_s for a in found.arrivals}
     early = [

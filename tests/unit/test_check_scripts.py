@@ -145,7 +145,7 @@ def test_a_script_that_evaluates_first(check):
     assert found["whole_batch"] is None
 
 
-@pytest.mark.parametrize("asks", ["pipe.timeline()", "pipe.program()"])
+@pytest.mark.parametrize("asks", ["pipe.timeline()", "pipe.program()", "pipe.report_value()"])
 def test_what_only_a_step_can_tell(check, asks):
     """What a pipeline refuses before its first step is refused by the stand-in, in its words."""
     status, said, _ = check(SCRIPT.replace("optimizer =", f"{asks} #"), target="script.py")
@@ -155,10 +155,10 @@ def test_what_only_a_step_can_tell(check, asks):
 
 def test_what_the_stand_in_does_not_know(check):
     """Other questions say what to do."""
-    text = SCRIPT.replace("optimizer =", "pipe.report_value() #")
+    text = SCRIPT.replace("optimizer =", "pipe.recordings() #")
     status, said, _ = check(text, target="script.py")
     assert status == 2
-    assert "(report_value()); do that after the first step, or give check a function" in said[-1]
+    assert "(recordings()); do that after the first step, or give check a function" in said[-1]
 
 
 def test_a_script_with_a_gradient_scaler(check):

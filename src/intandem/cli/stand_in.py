@@ -17,6 +17,7 @@ from intandem.errors import PipelineError
 from intandem.pipeline import Pipeline, facade
 from intandem.pipeline.assembly import evaluating
 from intandem.pipeline.batches import join_outputs
+from intandem.pipeline.last_step import LastStep
 from intandem.pipeline.training_steps import refuse_none_yet
 from intandem.recorder import bind_by_signature
 from intandem.recorder.capture import left_as_it_was
@@ -101,6 +102,7 @@ def _init(self: Any, model: Any, *, example: Any, loss: Any = None, **arguments:
     del example
     self._model = as_module(model)
     self._steps = _NoSteps
+    self._last = LastStep(None, None, None, _NoSteps)  # type: ignore[arg-type]
     self.asked_loss, self.asked = loss, arguments
     self.num_ranks = arguments.get("ranks") or 1
 

@@ -40,9 +40,9 @@ class LastStep:
 
     def gathered(self) -> Gathered:
         """Return it as all processes saw it."""
+        last = self.steps.last()
         updates = {} if self.optimizer is None else self.optimizer.updates
-        num_ranks = self.assembly.placement.num_ranks
-        return gather_step(self.steps.last(), updates, self.exchange, num_ranks)
+        return gather_step(last, updates, self.exchange, self.assembly.placement.num_ranks)
 
     def report(self, title: str) -> Report:
         """Return the report of it."""

@@ -82,7 +82,7 @@ class Pass:
         self._kept: dict[tuple[int, int], Kept] = {}
         self._pending: dict[tuple[int, int], Pending] = {}
         self._deferred: dict[tuple[int, int], _Deferred] = {}
-        self._recomputing_since_s: float | None = None
+        self._recomputed_last: tuple[Action, float] | None = None
         self._whole = self._whole_batch()
         self._outputs: dict[int, Any] = {}
         self._recomputed = {
@@ -123,18 +123,20 @@ class Pass:
     # Computing.
 
     def compute(self, instruction: Compute | Recompute) -> None:
-        """Run one action and note when."""
+        """Run one action and note when: from its recomputation on, if that came right before."""
         action = instruction.action
+        before, self._recomputed_last = self._recomputed_last, None
         start_s = time.perf_counter()
         if isinstance(instruction, Recompute):
             self._recompute(action)
-            self._recomputing_since_s = start_s
+            self._recomputed_last = (action, start_s)
             return
         if action.kind is ActionKind.F:
             self._forward(action)
         else:
             self._backward(action)
-            start_s, self._recomputing_since_s = self._recomputing_since_s or start_s, None
+            if before is not None and _slot(before[0]) == _slot(action):
+                start_s = before[1]
         self.result.spans.append(Span(self._rank, action, start_s, time.perf_counter()))
 
     def _forward(self, action: Action) -> None:
@@ -312,3 +314,7 @@ class Pass:
 
     def _draw(self, microbatch: int) -> Draw:
         return Draw(self._work.seed, self._work.step, microbatch)
+
+
+def _slot(action: Action) -> tuple[int, int]:
+    return action.stage, action.microbatch
