@@ -155,10 +155,10 @@ def test_what_only_a_step_can_tell(check, asks):
 
 def test_what_the_stand_in_does_not_know(check):
     """Other questions say what to do."""
-    text = SCRIPT.replace("optimizer =", "pipe.recordings() #")
+    text = SCRIPT.replace("optimizer =", "pipe.save('x') #")
     status, said, _ = check(text, target="script.py")
     assert status == 2
-    assert "(recordings()); do that after the first step, or give check a function" in said[-1]
+    assert "(save()); do that after the first step, or give check a function" in said[-1]
 
 
 def test_a_script_with_a_gradient_scaler(check):
