@@ -23,8 +23,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(RUN)/pytest -q -n 2 -m 'not slow'
 
-test-all: $(STAMP)
-	$(RUN)/pytest -q -n 2
+test-all: $(STAMP)  # also the long matrices, and examples of properties that no run tried before
+	HYPOTHESIS=explore $(RUN)/pytest -q -n 2
 
 lint: $(STAMP)
 	$(RUN)/ruff check .

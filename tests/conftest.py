@@ -1,7 +1,15 @@
 """What every test gets, and what tests say at the end of a run."""
 
+import os
+
 import pytest
 import torch
+from hypothesis import settings
+
+# A commit's tests try the same examples wherever they run; HYPOTHESIS=explore tries others.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS", "fixed"))
 
 
 @pytest.fixture(autouse=True)

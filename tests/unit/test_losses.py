@@ -138,6 +138,18 @@ def test_first_loss_that_is_not_finite_is_named():
         report.check_finite(stage=3, step=7)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((1e308, 1e308), math.inf), ((-1e308, -1e308), -math.inf), ((math.inf, -math.inf), math.nan)],
+)
+def test_sum_beyond_all_floats(values, expected):
+    """Losses whose sum no float holds make the loss that one process would see, not an error."""
+    tally = LossTally([0.5, 0.5])
+    for index, value in enumerate(values):
+        tally.add(index, LossTerm(scalar(value), 1.0))
+    assert repr(tally.report().value) == repr(expected)
+
+
 @given(st.lists(st.tuples(st.floats(), st.floats(0, 9)), min_size=2, max_size=5), st.booleans())
 def test_what_ranks_tell_each_other(terms, is_sum):
     """What several ranks know of a step makes the report of one that knows all, to the bit."""

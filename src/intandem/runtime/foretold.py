@@ -19,7 +19,7 @@ from intandem.errors import LossError
 from intandem.recorder.graph import Ref
 from intandem.recorder.python_state import python_generators_kept
 from intandem.recorder.trees import map_tree
-from intandem.runtime.losses import loss_term
+from intandem.runtime.losses import loss_term, summed
 from intandem.runtime.stage import in_autocast
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def foretold_count(
             terms = [loss_term(_zeros(m), m.batch, loss) for m in microbatches]
     except LossError:
         return None
-    total = math.fsum(term.count or 0.0 for term in terms)
+    total = summed(term.count or 0.0 for term in terms)
     return total if math.isfinite(total) and total > 0 else None
 
 

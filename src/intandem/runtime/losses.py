@@ -7,6 +7,7 @@ A scalar is a mean over rows, a ``LossSum`` is to be divided by its count over a
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from intandem.errors import LossError, PipelineError
 from intandem.recorder.stage_chain import entry_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
 _UNKEYED: AbstractContextManager[Any] = nullcontext()
@@ -90,6 +91,15 @@ class LossTerm:
     root: Tensor
     count: float | None
     metrics: Mapping[str, LossTerm] = field(default_factory=dict)
+
+
+def summed(values: Iterable[float]) -> float:
+    """Return the sum, rounded once; beyond all floats infinity or NaN, as in one process."""
+    known = tuple(values)
+    try:
+        return math.fsum(known)
+    except (OverflowError, ValueError):  # finite values too large together; inf and -inf
+        return sum(known)
 
 
 def loss_term(

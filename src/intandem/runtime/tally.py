@@ -20,7 +20,7 @@ import torch
 
 from intandem.errors import LossError
 from intandem.runtime.loss_report import LossReport
-from intandem.runtime.losses import LossTerm
+from intandem.runtime.losses import LossTerm, summed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,11 +128,11 @@ class LossTally:
             # A micro-batch of no weight has no loss: a mean over nothing is not a number.
             pairs = list(zip(self._weights, terms, strict=True))
             values = [float(term.root) if weight else 0.0 for weight, term in pairs]
-            total = math.fsum(w * v for w, v in zip(self._weights, values, strict=True))
+            total = summed(w * v for w, v in zip(self._weights, values, strict=True))
             return total, tuple(values)
         sums = tuple(float(term.root) for term in terms)
         count = _count(terms)
-        return (math.fsum(sums) / count if count else 0.0), sums
+        return (summed(sums) / count if count else 0.0), sums
 
     def _correction(self, terms: Sequence[LossTerm]) -> float:
         if terms[0].count is None:
@@ -140,12 +140,13 @@ class LossTally:
         count = _count(terms)
         if count == 0 or self._provisional is None:
             return 0.0
-        factor = 1.0 / (self._provisional * count)
+        scaled = self._provisional * count
+        factor = 1.0 / scaled if scaled else math.inf
         return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-15) else factor
 
 
 def _count(terms: Sequence[LossTerm]) -> float:
-    return math.fsum(term.count or 0.0 for term in terms)
+    return summed(term.count or 0.0 for term in terms)
 
 
 def _numbers(term: LossTerm) -> tuple[float, float | None, dict[str, object]]:
