@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import intandem as it
 from intandem.runtime import backward
+from intandem.runtime.tally import LossTally
 
 PATIENCE_S = 20.0
 
@@ -59,6 +60,43 @@ def test_a_rank_leaves_a_step_before_others_end_it(tmp_path):
     found = run_ranks(step_while_the_other_is_held, 2, tmp_path, "zb-h1", str(tmp_path))
     assert [outcome.code for outcome in found] == [0, 0], found
     assert found[1].value is True
+
+
+def step_while_losses_are_read(folder):
+    """Losses that come late from a device: only when rank 1 has computed its last action."""
+    computed = Path(folder) / "computed"
+    torch.manual_seed(0)
+    batch = torch.randn(8, 4)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    with torch.no_grad():
+        expected = float(F.mse_loss(model(batch), batch))
+    found, number, add_up = [], 0, backward.backward_weights
+
+    def add_up_and_say(pending):
+        nonlocal number
+        add_up(pending)
+        number += 1
+        if number == 4 and torch.distributed.get_rank() == 1:
+            computed.touch()
+
+    backward.backward_weights = add_up_and_say
+    LossTally.begin_reading = lambda tally: lambda: found.append(wait_for(computed))
+    with it.Pipeline(
+        model, example=batch, loss=F.mse_loss, microbatches=4, schedule="zb-h1"
+    ) as pipe:
+        loss = float(pipe.step(batch))
+    return found, loss, expected
+
+
+@pytest.mark.timeout(120)
+def test_losses_that_come_late_hold_nobody(tmp_path):
+    """The last stage computes on while its losses are on their way from a device."""
+    outcomes = run_ranks(step_while_losses_are_read, 2, tmp_path, str(tmp_path))
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert [outcome.value[0] for outcome in outcomes] == [[], [True]]
+    for outcome in outcomes:
+        _, loss, expected = outcome.value
+        assert loss == pytest.approx(expected, rel=1e-6)
 
 
 def leave_while_the_other_is_held(folder):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from intandem.errors import RunError
 from intandem.ir import Action, ActionKind, Arrival, Compute, Recompute, Span
 from intandem.recorder.graph import Site
 from intandem.runtime import backward
@@ -212,9 +215,21 @@ class Pass:
         """
         replica = self._replica_of[microbatch]
         self._num_untold[replica] -= 1
-        if self._work.is_told and not self._num_untold[replica]:
-            told = b"" if self._work.mode is Mode.PREDICT else self._work.tally.told()
-            self._transport.publish(self._work.end_of_forwards(replica), told)
+        if not self._work.is_told or self._num_untold[replica]:
+            return
+        key, tally = self._work.end_of_forwards(replica), self._work.tally
+        if self._work.mode is Mode.PREDICT:
+            self._transport.publish(key, b"")
+        elif (keep := tally.begin_reading()) is None:
+            self._transport.publish(key, tally.told())
+        else:
+            tell = partial(self._tell_once_read, key, keep)
+            Thread(target=tell, name=f"tell {key}", daemon=True).start()
+
+    def _tell_once_read(self, key: str, keep: Callable[[], None]) -> None:
+        keep()
+        with suppress(RunError):  # who computes meets the same one
+            self._transport.publish(key, self._work.tally.told())
 
     def _find_ends_again(self, output: Any, microbatch: int, kept: Kept) -> None:
         if self._whole is not None:

@@ -23,7 +23,7 @@ from intandem.runtime.loss_report import LossReport
 from intandem.runtime.losses import LossTerm, summed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class LossTally:
@@ -100,6 +100,34 @@ class LossTally:
         """Return what was taken in here, for ``learn`` elsewhere; floats survive exactly."""
         terms = {index: _numbers(term) for index, term in list(self._terms.items())}
         return json.dumps([self._provisional, terms]).encode()
+
+    def begin_reading(self) -> Callable[[], None] | None:
+        """Begin to fetch from a GPU what was taken in here; None where nothing is on one.
+
+        What is returned waits for that and keeps the numbers, so that ``told`` and ``report`` wait
+        for nothing. Asked directly, they would wait for all that the GPU has been given since.
+        """
+        terms = list(self._terms.items())
+        roots = [term.root for _, term in terms] + [
+            metric.root for _, term in terms for metric in term.metrics.values()
+        ]
+        if not any(root.is_cuda for root in roots):
+            return None
+        numbers = torch.stack([root.detach().reshape(()).double() for root in roots])
+        fetched = torch.empty(len(roots), dtype=torch.float64, pin_memory=True)
+        fetched.copy_(numbers, non_blocking=True)
+        is_there = torch.cuda.Event()
+        is_there.record()
+
+        def keep() -> None:
+            is_there.synchronize()
+            found = iter(fetched)
+            roots = [next(found) for _ in terms]
+            for (index, term), root in zip(terms, roots, strict=True):
+                metrics = {n: LossTerm(next(found), m.count) for n, m in term.metrics.items()}
+                self._terms[index] = LossTerm(root, term.count, metrics)
+
+        return keep
 
     def learn(self, told: bytes) -> None:
         """Take in what another rank was told.

@@ -14,7 +14,7 @@ import torch
 from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload
 from intandem.runtime.transport.edges import Edge, open_communicators
-from intandem.runtime.transport.lanes import Incoming, Outgoing, Transfer
+from intandem.runtime.transport.lanes import Arrived, Incoming, Outgoing, Transfer
 from intandem.runtime.transport.packing import Layout, layout_of, pack, unpack
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
@@ -97,7 +97,7 @@ class DistributedTransport:
         lane = self._incoming.get(peer) or self._no_edge(Edge(peer, self.rank))
         layout = self._layout(contract)
         flat = torch.empty(layout.num_bytes, dtype=torch.uint8, device=self._wire)
-        lane.post(flat, self._begin(label, f"from rank {peer}"))
+        lane.post(flat, self._begin(label, f"from rank {peer}"), layout.prefix_bytes)
         self._posted[peer].append((label, layout))
 
     def wait(self, peer: int, label: Label) -> Payload:
@@ -109,7 +109,7 @@ class DistributedTransport:
         layout = self._posted_layout(peer, label)
         arrived = self._take(peer, label)
         try:
-            return unpack(arrived, layout, label, self._device)
+            return unpack(arrived.flat, layout, label, self._device, prefix=arrived.prefix)
         except ContractError as error:
             msg = f"rank {self.rank} receiving from rank {peer}: {error}"
             raise ContractError(msg) from None
@@ -178,12 +178,12 @@ class DistributedTransport:
             raise RunError(msg)
         return posted.popleft()[1]
 
-    def _take(self, peer: int, label: Label) -> torch.Tensor:
+    def _take(self, peer: int, label: Label) -> Arrived:
         lane = self._incoming[peer]
         while True:
             self._check()
             got = lane.take(POLL_S)
-            if isinstance(got, torch.Tensor):
+            if isinstance(got, Arrived):
                 return got
             if got is not None:
                 self._lost(f"waiting for {label} from rank {peer}", got)

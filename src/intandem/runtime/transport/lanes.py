@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -39,6 +39,19 @@ class Transfer:
         return f"{self.label} {self.route}: {self.state}"
 
 
+class Arrived(NamedTuple):
+    """Memory that has been filled.
+
+    Attributes:
+        flat: the message.
+        prefix: its first bytes, as read beside all that is computed; None where ``flat`` is in
+            the host's memory, and can be read at any time.
+    """
+
+    flat: torch.Tensor
+    prefix: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """A transfer that has begun, and its memory, which must not go before it is done."""
@@ -46,6 +59,22 @@ class _Job:
     work: dist.Work
     flat: torch.Tensor
     transfer: Transfer
+    prefix_bytes: int = 0
+
+    def finish(self, beside: torch.cuda.Stream | None) -> Arrived:
+        """Wait until the message has left, or is there.
+
+        NCCL's own wait holds up the current stream only, which must not be the one that
+        computes: this thread waits for ``beside``, and nothing else does.
+        """
+        if beside is None:
+            self.work.wait()
+            return Arrived(self.flat, None)
+        with torch.cuda.stream(beside):
+            self.work.wait()
+            prefix = self.flat[: self.prefix_bytes].cpu()
+        beside.synchronize()
+        return Arrived(self.flat, bytes(prefix.tolist()))
 
 
 class _Lane:
@@ -67,20 +96,22 @@ class _Lane:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        beside: torch.cuda.Stream | None = None
         while (job := self._jobs.get()) is not None:
+            if beside is None and job.flat.is_cuda:
+                beside = torch.cuda.Stream(job.flat.device)  # type: ignore[no-untyped-call]
             try:
-                job.work.wait()
-                if job.flat.is_cuda:  # NCCL's wait holds up the stream only
-                    torch.cuda.current_stream(job.flat.device).synchronize()
+                arrived = job.finish(beside)
             except RuntimeError as error:
                 job.transfer.state = "lost"
                 self._lost(error)
             else:
                 job.transfer.state = "done"
-                self._done(job.flat)
+                self._done(arrived)
+                del arrived
             del job  # the memory goes before the next wait, not after it
 
-    def _done(self, flat: torch.Tensor) -> None:
+    def _done(self, arrived: Arrived) -> None:
         raise NotImplementedError
 
     def _lost(self, error: RuntimeError) -> None:
@@ -104,7 +135,7 @@ class Outgoing(_Lane):
         else:
             self._jobs.put(_Job(work, flat, transfer))
 
-    def _done(self, flat: torch.Tensor) -> None:
+    def _done(self, arrived: Arrived) -> None:
         pass
 
     def _lost(self, error: RuntimeError) -> None:
@@ -115,28 +146,28 @@ class Incoming(_Lane):
     """Receives over one edge."""
 
     def __init__(self, communicator: Communicator, name: str) -> None:
-        self._arrived: queue.SimpleQueue[torch.Tensor | RuntimeError] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Arrived | RuntimeError] = queue.SimpleQueue()
         super().__init__(communicator, name)
 
-    def post(self, flat: torch.Tensor, transfer: Transfer) -> None:
-        """Begin to receive into ``flat``."""
+    def post(self, flat: torch.Tensor, transfer: Transfer, prefix_bytes: int) -> None:
+        """Begin to receive into ``flat``, a message whose prefix has ``prefix_bytes``."""
         try:
             work = self._communicator.recv(flat)
         except RuntimeError as error:
             transfer.state = "lost"
             self._lost(error)
         else:
-            self._jobs.put(_Job(work, flat, transfer))
+            self._jobs.put(_Job(work, flat, transfer, prefix_bytes))
 
-    def take(self, timeout_s: float) -> torch.Tensor | RuntimeError | None:
-        """The oldest memory posted, filled; why it cannot be; or None after so long."""
+    def take(self, timeout_s: float) -> Arrived | RuntimeError | None:
+        """The oldest message posted; why it cannot be; or None after so long."""
         try:
             return self._arrived.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
-    def _done(self, flat: torch.Tensor) -> None:
-        self._arrived.put(flat)
+    def _done(self, arrived: Arrived) -> None:
+        self._arrived.put(arrived)
 
     def _lost(self, error: RuntimeError) -> None:
         self._arrived.put(error)

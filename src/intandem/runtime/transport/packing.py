@@ -99,21 +99,30 @@ def pack(payload: Payload, layout: Layout, label: Label, device: torch.device) -
     if flat.is_cpu:
         ctypes.memmove(flat.data_ptr(), prefix, size)
     else:
-        flat[:size].copy_(torch.frombuffer(bytearray(prefix), dtype=torch.uint8))
+        pinned = torch.frombuffer(bytearray(prefix), dtype=torch.uint8).pin_memory()
+        flat[:size].copy_(pinned, non_blocking=True)  # from other memory, the host would wait
     return flat
 
 
-def unpack(flat: Tensor, layout: Layout, label: Label, device: torch.device) -> Payload:
+def unpack(
+    flat: Tensor,
+    layout: Layout,
+    label: Label,
+    device: torch.device,
+    *,
+    prefix: bytes | None = None,
+) -> Payload:
     """Return the tensors of the message ``flat``, on ``device``; None where one is undefined.
 
-    Nothing is copied when ``flat`` is on ``device``: the tensors live in its memory, and it must
-    not be used again.
+    ``prefix`` is what a message in a GPU's memory begins with: read here, it would wait for all
+    that is being computed there. Nothing is copied when ``flat`` is on ``device``: the tensors
+    live in its memory, and it must not be used again.
 
     Raises:
         ContractError: if the header is not that of ``label`` with this layout.
     """
-    size = layout.prefix_bytes
-    prefix = ctypes.string_at(flat.data_ptr(), size) if flat.is_cpu else bytes(flat[:size].tolist())
+    if prefix is None:
+        prefix = ctypes.string_at(flat.data_ptr(), layout.prefix_bytes)
     _check_header(prefix, layout, label)
     present = int.from_bytes(prefix[_HEADER.size :], "little")
     if present >> len(layout.places):
