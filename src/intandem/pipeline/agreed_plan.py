@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from intandem.errors import RunError
+from intandem.pipeline.opening import is_gain, worth_opening
 from intandem.pipeline.stages import StagePlan, balanced_starts, named_starts
 from intandem.profiler.counted import NOMINAL_FLOP_PER_S, counted_costs
 from intandem.profiler.kept import use_of_segments
 from intandem.profiler.segments import measure_segments
+from intandem.recorder.blocks import Open
 from intandem.recorder.cut import cut
 from intandem.recorder.python_state import attributes_kept
 from intandem.recorder.trees import named_leaves
 from intandem.runtime.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
 
     from intandem.pipeline.home import Home
     from intandem.pipeline.materialise import Source
+    from intandem.pipeline.request import Request
     from intandem.pipeline.study import Subject
     from intandem.profiler.kept import Uses
     from intandem.profiler.segments import SegmentCost
@@ -37,7 +40,11 @@ _log = logging.getLogger(__name__)
 
 
 def agree_on_plan(
-    subject: Subject, home: Home, num_stages: int, source: Source | None
+    subject: Subject,
+    home: Home,
+    num_stages: int,
+    source: Source | None,
+    study_again: Callable[[Request], Subject],
 ) -> StagePlan:
     """Return rank 0's plan, on every rank, if all have built the same model.
 
@@ -46,6 +53,7 @@ def agree_on_plan(
         home: of this process's ranks.
         num_stages: that it is to be cut into.
         source: fills parameters; None where they are filled.
+        study_again: makes the subject of another request for the same model.
 
     Raises:
         RunError: if this process has built another model than rank 0's.
@@ -61,8 +69,29 @@ def agree_on_plan(
             raise RunError(msg)
         return StagePlan.decode(encoded)
     plan = _plan(subject, num_stages, home.threads_per_rank)
+    if names := worth_opening(subject, plan):
+        plan = _finer_plan(subject.request.opening(names), plan, home, study_again) or plan
     home.agree("plan", identity + b"\n" + plan.encode())
     return plan
+
+
+def _finer_plan(
+    request: Request, plan: StagePlan, home: Home, study_again: Callable[[Request], Subject]
+) -> StagePlan | None:
+    """Return a plan that cuts inside of blocks, if that is possible and better than ``plan``."""
+    opened = tuple(one.name for one in request.blocks if isinstance(one, Open))
+    try:
+        finer = _plan(study_again(request), len(plan.starts), home.threads_per_rank)
+    except Exception as error:  # kept whole, the block can be run, whatever it does
+        _log.info("cannot cut inside of %s: %s", ", ".join(opened), error)
+        return None
+    if not is_gain(plan.stage_s(), finer.stage_s()):
+        return None
+    _log.info(
+        "cut inside of %s: the slowest stage takes %.1f instead of %.1f ms",
+        ", ".join(opened), 1e3 * max(finer.stage_s()), 1e3 * max(plan.stage_s()),
+    )  # fmt: skip
+    return replace(finer, opened=opened)
 
 
 def _plan(subject: Subject, num_stages: int, num_threads: int) -> StagePlan:

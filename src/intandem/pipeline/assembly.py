@@ -106,8 +106,17 @@ def assemble(
     model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
     studied = study(request, example, bind, placement)
+    plan = agree_on_plan(
+        studied.subject,
+        home,
+        placement.num_stages,
+        source,
+        lambda asked: study(asked, example, bind, placement).subject,
+    )
+    if plan.opened:
+        request = request.opening(plan.opened)
+        studied = study(request, example, bind, placement)
     subject = studied.subject
-    plan = agree_on_plan(subject, home, placement.num_stages, source)
     began_s = time.perf_counter()
     graph, found = subject.graph, subject.segments
     cuts = cut(graph, [found[index].start for index in plan.starts])

@@ -31,28 +31,35 @@ class StagePlan:
         costs: seconds of every segment.
         kept_bytes: of every stage, what it keeps of a micro-batch for its backward; empty where it
             was not looked at.
+        opened: names of the blocks that have been looked into, to cut inside of them.
     """
 
     starts: tuple[int, ...]
     costs: tuple[SegmentCost, ...]
     kept_bytes: tuple[int, ...] = ()
+    opened: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the form that ``decode`` reads."""
         costs = [astuple(cost) for cost in self.costs]
-        return json.dumps([self.starts, costs, self.kept_bytes]).encode()
+        return json.dumps([self.starts, costs, self.kept_bytes, self.opened]).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> StagePlan:
         """Read what ``encode`` wrote."""
-        starts, costs, kept_bytes = json.loads(data)
+        starts, costs, kept_bytes, opened = json.loads(data)
         parts = tuple(SegmentCost(*cost) for cost in costs)
-        return cls(tuple(starts), parts, tuple(kept_bytes))
+        return cls(tuple(starts), parts, tuple(kept_bytes), tuple(opened))
 
     def of_stages(self) -> list[tuple[SegmentCost, ...]]:
         """Return the costs of each stage's segments."""
         ends = (*self.starts[1:], len(self.costs))
         return [self.costs[a:b] for a, b in zip(self.starts, ends, strict=True)]
+
+    def stage_s(self) -> tuple[float, ...]:
+        """Return the seconds of each stage's forward and backward."""
+        parts = self.of_stages()
+        return tuple(sum(cost.forward_s + cost.backward_s for cost in part) for part in parts)
 
     def num_waiting(self, stage: int) -> int | None:
         """Return how many elements of a stage's parameters have gradients that wait for W."""

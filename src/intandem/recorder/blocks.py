@@ -4,28 +4,38 @@ A block is a child of a ``ModuleList``, ``Sequential`` or ``ModuleDict``, or a m
 them that has no children but has parameters, persistent buffers or hooks. A module with none of
 these (``nn.Dropout``, a rotary table, a loss) is transparent: what it calls is glue, so that a
 result that depends on the batch alone is known to. A user may name more modules to keep whole.
+A block that is opened is transparent too, and what is in it are blocks.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from intandem.errors import CaptureError
 from intandem.recorder.modes import compiles
 from intandem.recorder.modules import named_modules
 from intandem.recorder.stage_chain import StageChain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A block to look into, by name."""
+
+    name: str
+
+
 def find_blocks(
-    model: nn.Module, named: Sequence[str | type[nn.Module]] = ()
+    model: nn.Module, named: Sequence[str | type[nn.Module] | Open] = ()
 ) -> dict[nn.Module, str]:
     """Return the blocks of ``model`` and their names, in the order of registration.
 
@@ -35,15 +45,17 @@ def find_blocks(
     Args:
         model: the user's module.
         named: what to keep whole besides what is found: names of modules, names of containers whose
-            children are meant, and classes of modules.
+            children are meant, and classes of modules; and what to look into.
 
     Raises:
         ValueError: if ``model`` has no such module, or it is ``model`` itself.
+        CaptureError: if a block to look into has hooks, which nothing would call.
     """
     found: dict[nn.Module, str] = {}
-    whole = _named_modules(model, named)
+    opened = _opened(model, named)
+    whole = named_whole(model, named)
     is_list = isinstance(model, (*_CONTAINERS, StageChain))
-    for module, name in _outer_blocks(model, "", whole, in_container=is_list):
+    for module, name in _outer_blocks(model, "", whole, opened, in_container=is_list):
         found.setdefault(module, name)
     for module, name in list(found.items()):
         for inner, child in named_modules(module, name):
@@ -52,15 +64,30 @@ def find_blocks(
     return found
 
 
-def _named_modules(
-    model: nn.Module, named: Sequence[str | type[nn.Module]]
+def _opened(model: nn.Module, named: Sequence[str | type[nn.Module] | Open]) -> frozenset[str]:
+    """Return the names of the blocks to look into."""
+    names = frozenset(one.name for one in named if isinstance(one, Open))
+    for name in sorted(names):
+        if has_hooks(model.get_submodule(name)):
+            msg = (
+                f"{name} is cut inside, so that nothing would call the hooks that it has now; "
+                f"register them before Pipeline(...), or keep it whole with blocks=[{name!r}]"
+            )
+            raise CaptureError(msg)
+    return names
+
+
+def named_whole(
+    model: nn.Module, named: Sequence[str | type[nn.Module] | Open]
 ) -> frozenset[nn.Module]:
-    """Return the modules that ``named`` means; see ``find_blocks``."""
+    """Return the modules that are to be kept whole because of ``named``; see ``find_blocks``."""
     if not named:
         return frozenset()
     modules = dict(named_modules(model, each_once=False))
     whole: set[nn.Module] = set()
     for name in named:
+        if isinstance(name, Open):
+            continue
         if isinstance(name, str):
             if name not in modules:
                 near = get_close_matches(name, modules, n=3) or [n for n in modules if n][:8]
@@ -94,7 +121,12 @@ def _meant(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _outer_blocks(
-    module: nn.Module, prefix: str, whole: frozenset[nn.Module], *, in_container: bool
+    module: nn.Module,
+    prefix: str,
+    whole: frozenset[nn.Module],
+    opened: Collection[str],
+    *,
+    in_container: bool,
 ) -> Iterator[tuple[nn.Module, str]]:
     stages_are_whole = isinstance(module, StageChain)
     for key, child in module.named_children():
@@ -102,11 +134,11 @@ def _outer_blocks(
         if stages_are_whole or child in whole:
             yield child, name
         elif _is_container(child):
-            yield from _outer_blocks(child, name, whole, in_container=True)
-        elif in_container or _is_whole(child):
+            yield from _outer_blocks(child, name, whole, opened, in_container=True)
+        elif (in_container or _is_whole(child)) and name not in opened:
             yield child, name
         else:
-            yield from _outer_blocks(child, name, whole, in_container=False)
+            yield from _outer_blocks(child, name, whole, opened, in_container=False)
 
 
 def _is_container(module: nn.Module) -> bool:
@@ -124,11 +156,15 @@ def _is_whole(module: nn.Module) -> bool:
     return has_state(module)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether hooks are registered on ``module``."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
 def has_state(module: nn.Module) -> bool:
     """Tell whether calling ``module`` can mean more than the torch functions it calls."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return True
-    if module._backward_hooks or module._backward_pre_hooks:
+    if has_hooks(module):
         return True
     if any(parameter is not None for parameter in module._parameters.values()):
         return True

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from intandem.recorder.blocks import Open
     from intandem.recorder.draws import Draws
     from intandem.recorder.graph import Call, Graph
     from intandem.recorder.python_state import Kept
@@ -110,7 +111,7 @@ def record(  # noqa: PLR0913  (used by two modules)
     batch: Any,
     bind: Callable[[Any], Arguments],
     updated: Collection[str] = (),
-    blocks: Sequence[str | type[nn.Module]] = (),
+    blocks: Sequence[str | type[nn.Module] | Open] = (),
     meter: Meter | None = None,
     *,
     keeps_attributes: bool = True,
@@ -151,7 +152,7 @@ class _Manner(NamedTuple):
     """
 
     updated: Collection[str]
-    blocks: Sequence[str | type[nn.Module]]
+    blocks: Sequence[str | type[nn.Module] | Open]
     meter: Meter | None
     without_data: set[int]
     keeps_attributes: bool

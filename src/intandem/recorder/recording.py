@@ -14,7 +14,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from intandem.recorder import refusals
 from intandem.recorder.block_state import AttributesOfBlocks
-from intandem.recorder.blocks import Inside, find_blocks
+from intandem.recorder.blocks import Inside, Open, find_blocks
 from intandem.recorder.carried import refuse_filling
 from intandem.recorder.draws import Drawing
 from intandem.recorder.functions import (
@@ -63,7 +63,7 @@ class Recorder:
         self,
         model: nn.Module,
         inputs: Sequence[Tensor],
-        blocks: Sequence[str | type[nn.Module]] = (),
+        blocks: Sequence[str | type[nn.Module] | Open] = (),
         without_data: Collection[int] = (),
         draws: Draws | None = None,
     ) -> None:

@@ -78,12 +78,16 @@ def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
 
 
 def backward(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
-    """Run B: gradients of the stage's parameters and of its entries."""
-    backward_weights(backward_inputs(kept, gradients))
+    """Run B: gradients of the stage's entries and of its parameters."""
+    backward_weights(backward_inputs(kept, gradients, at_once=True))
 
 
-def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> Pending:
+def backward_inputs(
+    kept: Kept, gradients: Mapping[int, Tensor | None], *, at_once: bool = False
+) -> Pending:
     """Run I: gradients of the stage's entries, and of parameters where they cannot wait.
+
+    With ``at_once``, also of parameters that could wait, and little is left for W.
 
     The gradient that arrives for a value is the first term of its sum, as it would be in one
     process, where later readers come first.
@@ -93,7 +97,7 @@ def backward_inputs(kept: Kept, gradients: Mapping[int, Tensor | None]) -> Pendi
         return Pending()
     entries = list(kept.entries.values())
     with default_generators_held() if kept.draws else nullcontext():
-        found, pending = differentiate(roots, entries, hooked=kept.hooked)
+        found, pending = differentiate(roots, entries, hooked=kept.hooked, at_once=at_once)
     for value, gradient in zip(kept.entries, found, strict=True):
         if gradient is not None:
             kept.entry_gradients[value] = gradient

@@ -52,6 +52,7 @@ class Executor:
             self._tied.begin(self.rank)
         run = Pass(self.rank, self._transport, self._weights, work)
         self._rows.execute(run, work.program, work.step, lambda: self._reduce(work))
+        run.end()
         if work.is_told and self.rank in work.last_ranks().values():
             self._transport.publish(work.end(self.rank), b"")
         return run.result

@@ -77,6 +77,7 @@ class Pass:
             placement.replica_of(m, num_microbatches) for m in range(num_microbatches)
         ]
         self._num_untold = Counter(self._replica_of)
+        self._telling: list[Thread] = []
         self._rank_of = placement.rows
         self._last_stage = work.program.placement.num_stages - 1
         self._training = work.mode is Mode.TRAIN
@@ -224,7 +225,13 @@ class Pass:
             self._transport.publish(key, tally.told())
         else:
             tell = partial(self._tell_once_read, key, keep)
-            Thread(target=tell, name=f"tell {key}", daemon=True).start()
+            self._telling.append(Thread(target=tell, name=f"tell {key}", daemon=True))
+            self._telling[-1].start()
+
+    def end(self) -> None:
+        """Wait until all losses have been told."""
+        for thread in self._telling:
+            thread.join()
 
     def _tell_once_read(self, key: str, keep: Callable[[], None]) -> None:
         keep()
@@ -294,11 +301,10 @@ class Pass:
             arrived = self._at_hand.pop((source, *key))
             gradients.update(zip(values, arrived, strict=True))
         kept = self._kept.pop(key)
-        pending = backward.backward_inputs(kept, gradients)
         if action.kind is ActionKind.B:
-            backward.backward_weights(pending)
+            backward.backward(kept, gradients)
         else:
-            self._pending[key] = pending
+            self._pending[key] = backward.backward_inputs(kept, gradients)
         for target, values in stage.cut.gradients_sent.items():
             payload = tuple([backward.gradient_to_send(kept, value) for value in values])
             self._hand_over(action, target, payload)

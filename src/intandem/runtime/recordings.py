@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from intandem.recorder.blocks import find_blocks
+from intandem.recorder.blocks import Open, find_blocks
 from intandem.recorder.capture import record
 from intandem.recorder.code_state import CodeState
 from intandem.recorder.cut import Cuts, StageGraph, cut, links_of, reads, same_cuts
@@ -105,7 +105,7 @@ class Recordings:
         weights: Weights,
         cuts: Cuts,
         own_stages: Collection[tuple[int, int]],
-        blocks: Sequence[str | type[nn.Module]] = (),
+        blocks: Sequence[str | type[nn.Module] | Open] = (),
     ) -> None:
         self._model = model
         self._named_blocks = tuple(blocks)

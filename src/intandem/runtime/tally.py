@@ -116,7 +116,7 @@ class LossTally:
         numbers = torch.stack([root.detach().reshape(()).double() for root in roots])
         fetched = torch.empty(len(roots), dtype=torch.float64, pin_memory=True)
         fetched.copy_(numbers, non_blocking=True)
-        is_there = torch.cuda.Event()
+        is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
         is_there.record()
 
         def keep() -> None:

@@ -6,7 +6,9 @@ looks rows of one up (embedding), the parameter's gradient is a product of two t
 operation saved, and the gradient of what it returned. I asks autograd for the gradients of the
 stage's entries and of what those operations returned, and autograd computes nothing that leads to
 their parameters alone. W multiplies, and adds to ``.grad`` in place, so that no gradient of one
-micro-batch is ever stored beside the sum. B is I and W, one after the other: the same bits.
+micro-batch is ever stored beside the sum. B multiplies in the midst of it, where autograd comes
+to the operation: the same products in the same order, hence the same bits, of tensors that are
+still in the processor's cache, and are let go at once.
 
 A parameter that an operation of another kind uses as well (a norm, an LSTM, a custom function,
 compiled code) gets its whole gradient with I. So does one with gradient hooks, or whose operation
@@ -90,22 +92,42 @@ class _Parts(NamedTuple):
         leaves: the other tensors that gradients are added to.
         has_own_code: whether something else than PyTorch's own operations is differentiated,
             which may write to the gradients that it is given.
+        ends: nodes of uses that lead to nothing but what waits.
     """
 
     waiting: list[Use]
     leaves: list[Tensor]
     has_own_code: bool
+    ends: set[Node]
+
+    def without_those_met(self) -> tuple[list[Use], dict[Node, list[Use]]]:
+        """Return the uses that must wait for the end of a whole backward, and the others by node.
+
+        Autograd comes to an operation that it needs not only for what waits. All uses of one
+        parameter are kept together, so that its terms are added in one order.
+        """
+        late = {id(use.leaf) for use in self.waiting if use.node in self.ends}
+        met: dict[Node, list[Use]] = {}
+        for use in self.waiting:
+            if id(use.leaf) not in late:
+                met.setdefault(use.node, []).append(use)
+        return [use for use in self.waiting if id(use.leaf) in late], met
 
 
 def differentiate(
-    roots: Sequence[tuple[Tensor, Tensor]], entries: Sequence[Tensor], *, hooked: bool = True
+    roots: Sequence[tuple[Tensor, Tensor]],
+    entries: Sequence[Tensor],
+    *,
+    hooked: bool = True,
+    at_once: bool = False,
 ) -> tuple[Sequence[Tensor | None], Pending]:
-    """Run I on a graph.
+    """Run I on a graph; or most of B.
 
     Args:
         roots: where it begins, each with its gradient.
         entries: leaves whose gradients are to be returned instead of added.
         hooked: whether tensors or nodes of the graph may have hooks.
+        at_once: whether to add the gradients of parameters as soon as they can be computed.
 
     Returns:
         The gradients of ``entries``, None for those that have none; and what is left for W.
@@ -114,12 +136,16 @@ def differentiate(
     parts = _parts(tensors, entries)
     if parts is None:
         return _whole(tensors, seeds, entries), Pending()
-    waiting, leaves, has_own_code = parts
+    waiting, leaves = parts.waiting, parts.leaves
+    if at_once:
+        waiting, met = parts.without_those_met()
+        for node, uses in met.items():
+            node.register_prehook(_adds(uses))
     nodes = list(dict.fromkeys([use.node for use in waiting]))
     wanted: list[Any] = [*entries, *leaves, *[GradientEdge(node, 0) for node in nodes]]
     if not wanted:
         return (), Pending()
-    seen = _shown_to(nodes) if hooked or has_own_code else {}
+    seen = _shown_to(nodes) if hooked or parts.has_own_code else {}
     found = _engine_run_backward(
         tensors, seeds, False, False, tuple(wanted), allow_unreachable=True, accumulate_grad=False
     )
@@ -150,6 +176,19 @@ def num_hooks_made() -> int:
     Threads of ranks count together: one may be told of hooks of another's, or of ``_shown_to``.
     """
     return RemovableHandle.next_id
+
+
+def _adds(uses: Sequence[Use]) -> Callable[[tuple[Tensor | None, ...]], None]:
+    """Return what adds to parameters where autograd comes to their node, and then lets all go."""
+    adds = [use.add for use in uses]
+
+    def add(gradients: tuple[Tensor | None, ...]) -> None:
+        if gradients[0] is not None:
+            for one in adds:
+                one(gradients[0])
+        adds.clear()
+
+    return add
 
 
 def _shown_to(nodes: Sequence[Any]) -> dict[int, tuple[Tensor, int]]:
@@ -204,10 +243,11 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
     leaves: dict[int, Tensor] = {}
     has_own_code = False
     seen: set[Node] = set()
-    ahead: list[Node | None] = [root.grad_fn or get_gradient_edge(root).node for root in roots]
+    ends: set[Node] = set()
+    ahead: list[Node] = [root.grad_fn or get_gradient_edge(root).node for root in roots]
     while ahead:
         node = ahead.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
         name = node.name()
@@ -216,24 +256,43 @@ def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
             leaves[id(leaf)] = leaf
         elif (rule := RULES.get(name)) is not None and (uses := rule(node)):
             waiting += uses
-            apart = [use.position for use in uses]
-            edges = enumerate(node.next_functions)
-            ahead += [edge[0] for position, edge in edges if position not in apart]
+            if not (others := _nodes_after(node, [use.position for use in uses])):
+                ends.add(node)
+            ahead += others
         elif _OWN_BACKWARD in name:
             return None
         else:
-            has_own_code = (
-                has_own_code
-                or type(node).__name__ == "CppFunction"
-                or isinstance(node, BackwardCFunction)
-            )
-            ahead += [edge[0] for edge in node.next_functions]
-    for leaf in leaves.values():
-        if has_rules_of_its_own(leaf):
-            return None
+            has_own_code = has_own_code or _is_own_code(node)
+            ahead += _nodes_after(node)
+    return _told_apart(waiting, leaves, ends, entries, has_own_code=has_own_code)
+
+
+def _told_apart(
+    waiting: list[Use],
+    leaves: dict[int, Tensor],
+    ends: set[Node],
+    entries: Sequence[Tensor],
+    *,
+    has_own_code: bool,
+) -> _Parts | None:
+    if any(map(has_rules_of_its_own, leaves.values())):
+        return None
     waiting = [use for use in waiting if id(use.leaf) not in leaves]
     if len(waiting) > 1:
         waiting.sort(key=lambda use: -use.node._sequence_nr())
     for entry in entries:
         leaves.pop(id(entry), None)
-    return _Parts(waiting, [leaf for leaf in leaves.values() if leaf.requires_grad], has_own_code)
+    wanted = [leaf for leaf in leaves.values() if leaf.requires_grad]
+    if len(wanted) < len(leaves):  # frozen since: autograd may not come to what leads there alone
+        ends |= {use.node for use in waiting}
+    return _Parts(waiting, wanted, has_own_code, ends)
+
+
+def _is_own_code(node: Node) -> bool:
+    return type(node).__name__ == "CppFunction" or isinstance(node, BackwardCFunction)
+
+
+def _nodes_after(node: Node, apart: Sequence[int] = ()) -> list[Node]:
+    """Return where a node's gradients go, but for some positions among its inputs."""
+    edges = enumerate(node.next_functions)
+    return [edge[0] for position, edge in edges if edge[0] is not None and position not in apart]

@@ -1,0 +1,74 @@
+"""Looking into blocks, where cuts between whole ones leave a stage slower than it need be.
+
+A cut inside a block changes nothing that is computed: the block's own ``forward`` is recorded like
+the model's, and what it calls is run by the stages. Only draws would be keyed by other names, so a
+model that draws random numbers is cut between whole blocks, whatever the number of stages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from intandem.recorder.blocks import has_hooks, named_whole
+from intandem.recorder.graph import CallKind
+from intandem.recorder.modes import compiles
+from intandem.recorder.modules import named_modules
+from intandem.recorder.stage_chain import StageChain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from intandem.pipeline.stages import StagePlan
+    from intandem.pipeline.study import Subject
+    from intandem.recorder import Graph
+
+LEAST_GAIN = 0.02
+"""Of the slowest stage's time, what must be won."""
+
+LEAST_GAIN_S = 1e-3
+"""For each micro-batch, what must be won."""
+
+
+def is_gain(before_s: Sequence[float], after_s: Sequence[float]) -> bool:
+    """Tell whether the slowest of some stages is faster than the slowest before by enough."""
+    slowest_s = max(before_s)
+    return slowest_s - max(after_s) >= max(LEAST_GAIN_S, LEAST_GAIN * slowest_s)
+
+
+def worth_opening(subject: Subject, plan: StagePlan) -> tuple[str, ...]:
+    """Name the blocks beside cuts that may be cut themselves, where that could win enough."""
+    request, graph, stage_s = subject.request, subject.graph, plan.stage_s()
+    evenly_s = [sum(stage_s) / len(stage_s)] * len(stage_s)
+    is_ours_to_cut = (
+        request.first_modules is None
+        and not isinstance(request.model, StageChain)
+        and subject.meter is None
+    )
+    if not is_ours_to_cut or not is_gain(stage_s, evenly_s) or _draws(graph):
+        return ()
+    names = []
+    for stage, start in enumerate(plan.starts[1:]):
+        heavier = start - 1 if stage_s[stage] > stage_s[stage + 1] else start
+        names.append(subject.segments[heavier].name)
+    modules = dict(named_modules(request.model))
+    kept_whole = named_whole(request.model, request.blocks)
+    num_calls = Counter(call.name for call in graph.calls if call.kind is CallKind.BLOCK)
+    return tuple(
+        name
+        for name in dict.fromkeys(names)
+        if num_calls[name] == 1 and modules[name] not in kept_whole and _has_parts(modules[name])
+    )
+
+
+def _draws(graph: Graph) -> bool:
+    """Tell whether it draws random numbers, or runs code in backward that belongs to a block."""
+    draws = graph.draws_python or graph.chances or any(call.site for call in graph.calls)
+    return draws or graph.own_backward
+
+
+def _has_parts(module: nn.Module) -> bool:
+    inside = list(module.modules())
+    return len(inside) > 1 and not any(has_hooks(one) or compiles(one) for one in inside)
