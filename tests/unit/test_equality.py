@@ -99,6 +99,27 @@ def test_check_sees_a_wrong_gradient():
     assert compare(replace(expected, gradients=missing), expected).max_gradient_error == math.inf
 
 
+def normalised_twice(factor=1.0):
+    """Numbers of normalisations one after the other: the second's mean is rounding alone."""
+    torch.manual_seed(3)
+    layers = (nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, bias=False))
+    model = nn.Sequential(*layers, nn.BatchNorm2d(8)).double()
+    with torch.no_grad():
+        model[0].weight.mul_(factor)
+    x = torch.randn(6, 3, 4, 4, dtype=torch.float64)
+    return one_process(model, x, lambda output, batch: (output * batch[:, :1]).mean(), Splitting(2))
+
+
+def test_a_mean_that_is_nothing_but_rounding():
+    """It may be wholly other rounding; anything more than rounding is an error."""
+    expected, found = normalised_twice(), normalised_twice(1 + 1e-15)
+    mean, other = (numbers.buffers["3.running_mean"] for numbers in (expected, found))
+    assert relative_error({"mean": other}, {"mean": mean}) > 0.1
+    assert compare(found, expected).equal
+    buffers = {**expected.buffers, "3.running_mean": mean + 1e-9}
+    assert compare(replace(expected, buffers=buffers), expected).max_buffer_error > 1e-7
+
+
 INDEPENDENT_OF_ROWS = [
     name
     for name in SAMPLES

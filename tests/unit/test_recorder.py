@@ -161,3 +161,27 @@ def test_modes():
     assert any(c.site for c in training)
     assert any(c.updates for c in training)
     assert not any(c.site or c.updates for c in evaluation)
+
+
+class Counted(nn.Module):
+    """Draws between blocks by a function that is not known to, and seeds."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.first(x).abs().clamp(max=1)
+        x = torch.binomial(torch.full_like(x, 3.0), x.detach()) + x
+        torch.manual_seed(3)
+        return self.last(x.relu())
+
+
+def test_draws_of_functions_that_are_not_known_to_draw():
+    """Such a call draws where it stands, each time it is recorded; seeding is nobody's draw."""
+    model, x = Counted(), torch.rand(2, 4)
+    for _ in range(2):
+        before = torch.get_rng_state()
+        graph = it.capture(model, x)
+        assert [call.name for call in graph.calls if call.site is not None] == ["binomial"]
+        assert torch.equal(before, torch.get_rng_state())

@@ -63,7 +63,8 @@ class Equality:
         loss: one process's.
         loss_error: relative.
         gradient_errors: by parameter, relative in norm: |g - g*| / max(|g*|, 1e-3 |all g*|).
-        buffer_errors: by buffer, relative in norm.
+        buffer_errors: by buffer, relative in norm: |b - b*| / max(|b*|, 1e-3 |all b* of its
+            module|).
         output_errors: by path in the model's output, relative in norm.
         parameter_errors: by parameter, after the optimizer: |p - p*| / max(|p*|, slack), where
             slack is how far a gradient error of 1 (of that measure) may take it.
@@ -151,6 +152,7 @@ def compare(found: Numbers, expected: Numbers, *, tolerance: float = TOLERANCE) 
     Outputs and parameters are compared if both have them.
     """
     floor = gradient_floor(expected.gradients)
+    floor_of = _buffer_floors(expected.buffers)
     scale = max(abs(expected.loss), torch.finfo(torch.float64).tiny)
     return Equality(
         loss=expected.loss,
@@ -160,7 +162,7 @@ def compare(found: Numbers, expected: Numbers, *, tolerance: float = TOLERANCE) 
             for name, gradient in expected.gradients.items()
         },
         buffer_errors={
-            name: relative_error(found.buffers.get(name), buffer)
+            name: relative_error(found.buffers.get(name), buffer, floor_of[_module(name)])
             for name, buffer in expected.buffers.items()
         },
         output_errors=_output_errors(found.outputs, expected.outputs),
@@ -172,6 +174,28 @@ def compare(found: Numbers, expected: Numbers, *, tolerance: float = TOLERANCE) 
 def gradient_floor(gradients: Mapping[str, Tensor | None]) -> float:
     """Return what a gradient's error is relative to at least: 1e-3 of the norm of all."""
     norms = [norm(gradient) for gradient in gradients.values() if gradient is not None]
+    return _floor(norms)
+
+
+def _buffer_floors(buffers: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return what a buffer's error is relative to at least: 1e-3 of the norm of its module's.
+
+    A running mean may be nothing but rounding: what a normalisation returns has no mean, nor has
+    what a convolution of it returns. The variance beside it says how large a mean would be.
+    """
+    norms: dict[str, list[float]] = {}
+    for name, buffer in buffers.items():
+        of_module = norms.setdefault(_module(name), [])
+        if buffer.is_floating_point() or buffer.is_complex():
+            of_module.append(norm(buffer))
+    return {module: _floor(filter(math.isfinite, found)) for module, found in norms.items()}
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _floor(norms: Iterable[float]) -> float:
     return 1e-3 * math.sqrt(sum(found**2 for found in norms))
 
 

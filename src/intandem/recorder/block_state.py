@@ -50,8 +50,7 @@ class AttributesOfBlocks:
         Raises:
             CaptureError: naming the attribute, and the line of the call.
         """
-        for module in self._modules_of(block):
-            self._check(module, lambda: f"before it is called at {user_place()}")
+        self._check(self._modules_of(block), lambda: f"before it is called at {user_place()}")
 
     def call_ends(self, block: nn.Module) -> None:
         """Take what ``block`` has set on itself for what is there."""
@@ -62,8 +61,7 @@ class AttributesOfBlocks:
 
     def run_ends(self) -> None:
         """Refuse what has been changed after the last calls; see ``call_begins``."""
-        for module in self._known:
-            self._check(module, lambda: "after it was called")
+        self._check(self._known, lambda: "after it was called")
 
     def settle(self, is_derived: Callable[[Tensor], bool]) -> None:
         """Refuse tensors that were set on blocks, but for what depends on the batch alone.
@@ -80,10 +78,13 @@ class AttributesOfBlocks:
             if not is_derived(tensor):
                 raise refusals.block_attribute_set(name, when)
 
-    def _check(self, module: nn.Module, when: Callable[[], str]) -> None:
-        known = self._known.get(module)
-        if known is None or known.still_hold(module):
-            return
+    def _check(self, modules: Iterable[nn.Module], when: Callable[[], str]) -> None:
+        for module in modules:
+            known = self._known.get(module)
+            if known is not None and not known.still_hold(module):
+                self._look(module, known, when)
+
+    def _look(self, module: nn.Module, known: _Attributes, when: Callable[[], str]) -> None:
         now = _Attributes.of(module)
         before, after = known.signs(), now.signs()
         for key in [key for key in after if after[key] != before.get(key)]:

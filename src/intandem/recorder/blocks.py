@@ -22,7 +22,7 @@ from intandem.recorder.modules import named_modules
 from intandem.recorder.stage_chain import StageChain
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
@@ -175,14 +175,14 @@ class Inside:
     """What is registered in blocks, for as long as no module is added or removed.
 
     Args:
-        model: the user's module.
+        modules: of the model.
         names: of its parameters and buffers, by id.
     """
 
-    def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], names: Mapping[int, str]) -> None:
         self._buffer_names = {
             module: {names[id(b)] for b in module._buffers.values() if b is not None}
-            for _, module in named_modules(model)
+            for module in modules
             if module._buffers
         }
         self._modules: dict[nn.Module, tuple[nn.Module, ...]] = {}

@@ -20,10 +20,10 @@ from intandem.recorder.carried import (
     refuse_counting,
     refuse_overlapping_buffers,
 )
-from intandem.recorder.draws import AnyDraws, PythonDrawnError
+from intandem.recorder.draws import AnyDraws, PythonDrawnError, UnseenDrawsError
 from intandem.recorder.finishing import finished
 from intandem.recorder.interception import intercepted
-from intandem.recorder.modules import named_modules, registered_in
+from intandem.recorder.modules import registered_in, tree_of
 from intandem.recorder.python_state import (
     AttributesWatched,
     Changed,
@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     from intandem.recorder.blocks import Open
     from intandem.recorder.draws import Draws
     from intandem.recorder.graph import Call, Graph
+    from intandem.recorder.modules import Tree
     from intandem.recorder.python_state import Kept
 
 _log = logging.getLogger(__name__)
 _DRAW_FROM_PYTHON: WeakSet[nn.Module] = WeakSet()
+_DRAW_UNSEEN: WeakSet[nn.Module] = WeakSet()
 """Models known to: their next recording need not find it out."""
 
 
@@ -130,8 +132,6 @@ def record(  # noqa: PLR0913  (used by two modules)
         draws: that the micro-batch will be given; None for whatever the generators give.
     """
     began_s = time.perf_counter()
-    if draws is None and model in _DRAW_FROM_PYTHON:
-        draws = AnyDraws()
     with attributes_kept(model, on_success=False) as kept:
         manner = _Manner(updated, blocks, meter, set(), keeps_attributes, draws, kept)
         run, changed = _record_with_data_known(model, batch, bind, manner)
@@ -165,13 +165,16 @@ def _record_with_data_known(
 ) -> tuple[Run, list[Changed]]:
     """Do what ``_record_once`` does; find out what it needs to be told about the run."""
     while True:
+        if manner.draws is None and model in _DRAW_FROM_PYTHON:
+            manner = manner._replace(draws=AnyDraws())
         try:
             return _record_once(model, batch, bind, manner)
         except RunWithoutDataError as error:
             manner.without_data.add(error.call)
         except PythonDrawnError:
             _DRAW_FROM_PYTHON.add(model)
-            manner = manner._replace(draws=AnyDraws())
+        except UnseenDrawsError:
+            _DRAW_UNSEEN.add(model)
 
 
 def _record_once(
@@ -181,22 +184,27 @@ def _record_once(
     own = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, batch)
     named = [(name, leaf) for name, leaf in named_leaves(own) if isinstance(leaf, Tensor)]
     arguments = bind(own)
+    inputs = [leaf for _, leaf in named]
+    tree = tree_of(model)
     keeping = attributes_kept(model, manner.kept, on_success=manner.keeps_attributes)
-    with left_as_it_was(model) as saved, keeping as kept, _unwritten([leaf for _, leaf in named]):
-        inputs = [leaf for _, leaf in named]
-        recorder = Recorder(model, inputs, manner.blocks, manner.without_data, manner.draws)
+    with _tree_left_as_it_was(tree) as saved, keeping as kept, _unwritten(inputs):
+        recorder = Recorder(
+            tree, inputs, manner.blocks, manner.without_data, manner.draws,
+            draws_unseen=model in _DRAW_UNSEEN,
+        )  # fmt: skip
         versions = recorder.registered.versions()
-        attributes = AttributesWatched(model, recorder.blocks)
-        shared = SharedObjects(recorder.blocks)
+        attributes = AttributesWatched(tree, recorder.blocks)
+        shared = SharedObjects(recorder.blocks, kept.before)
         metered = manner.meter.during(recorder.calls) if manner.meter else nullcontext()
         listening = intercepted(recorder.blocks, recorder, recorder.name_of)
         with listening, without_nested_tensors(), metered:
             output = map_tree(_used, call_forward(model, arguments))
             recorder.drawing.run_ends()
             recorder.block_attributes.run_ends()
-        attributes.look()
+        tree = tree_of(model)
+        attributes.look(tree)
         shared.check()
-        registered = registered_in(model)
+        registered = registered_in(tree)
         _refuse_replaced(recorder.registered.identities(), registered.identities(), recorder)
         _refuse_written(registered.versions(), versions)
         written = {buffer.name for buffer in saved if buffer.differs()}
@@ -296,12 +304,16 @@ class _Buffer(NamedTuple):
         self.tensor.copy_(self.value)
 
 
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[list[_Buffer]]:
+def left_as_it_was(model: nn.Module) -> AbstractContextManager[list[_Buffer]]:
     """Put buffers, random state and ``use_cache`` back afterwards; yields the buffers."""
+    return _tree_left_as_it_was(tree_of(model))
+
+
+@contextmanager
+def _tree_left_as_it_was(tree: Tree) -> Iterator[list[_Buffer]]:
     buffers = [
         _Buffer(f"{path}.{key}" if path else key, module._buffers, key, tensor, _copy(tensor))
-        for path, module in named_modules(model, each_once=False)
+        for path, module in tree.all_named
         for key, tensor in module._buffers.items()
         if tensor is not None and not tensor.is_meta
     ]
@@ -309,7 +321,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[list[_Buffer]]:
     try:
         with (
             torch.random.fork_rng(devices=devices),
-            without_cache(model),
+            _without_cache(tree),
             python_generators_kept(),
         ):
             yield buffers
@@ -323,12 +335,16 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-@contextmanager
-def without_cache(model: nn.Module) -> Iterator[None]:
+def without_cache(model: nn.Module) -> AbstractContextManager[None]:
     """Switch Hugging Face's ``use_cache`` off while the context is open: training has no use."""
-    cached = [c for c in _configurations(model) if getattr(c, "use_cache", False)]
+    return _without_cache(tree_of(model))
+
+
+@contextmanager
+def _without_cache(tree: Tree) -> Iterator[None]:
+    cached = [c for c in _configurations(tree) if getattr(c, "use_cache", False)]
     if cached:
-        _log.info("running %s with use_cache=False", type(model).__name__)
+        _log.info("running %s with use_cache=False", type(tree.model).__name__)
     for configuration in cached:
         configuration.use_cache = False
     try:
@@ -354,12 +370,9 @@ def without_nested_tensors() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _configurations(model: nn.Module) -> list[Any]:
-    """Return the configuration objects (Hugging Face) that modules of ``model`` carry."""
-    holders = (
-        module
-        for _, module in named_modules(model)
-        if "config" in vars(module) or hasattr(type(module), "config")
-    )
+def _configurations(tree: Tree) -> list[Any]:
+    """Return the configuration objects (Hugging Face) that modules carry."""
+    with_one = {kind for kind in set(map(type, tree.name_of)) if hasattr(kind, "config")}
+    holders = (m for m in tree.name_of if "config" in vars(m) or type(m) in with_one)
     found = {id(holder.config): holder.config for holder in holders}
     return list(found.values())

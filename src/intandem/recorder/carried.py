@@ -10,7 +10,7 @@ import torch
 
 from intandem.errors import CaptureError
 from intandem.recorder.locations import user_place
-from intandem.recorder.python_state import OF_MODULES, children
+from intandem.recorder.python_state import attributes_of, children
 from intandem.recorder.trees import ATOMS, PLAIN
 
 if TYPE_CHECKING:
@@ -84,16 +84,22 @@ class SharedObjects:
 
     Args:
         blocks: modules kept whole and what lies inside them, with their names.
+        attributes: of modules now, where they are known: (value, copy of its content).
     """
 
-    def __init__(self, blocks: Mapping[nn.Module, str]) -> None:
+    def __init__(
+        self,
+        blocks: Mapping[nn.Module, str],
+        attributes: Mapping[nn.Module, Mapping[str, tuple[Any, Any]]],
+    ) -> None:
         holders: dict[int, dict[str, str]] = {}
         self._objects: dict[int, object] = {}
         outer = ""
         for name, module in sorted((name, module) for module, name in blocks.items()):
             outer = outer if outer and name.startswith(f"{outer}.") else name
-            for key, value in vars(module).items():
-                if key not in OF_MODULES and _is_plain_object(value):
+            known = attributes[module] if module in attributes else attributes_of(module)
+            for key, (value, _) in known.items():
+                if _is_plain_object(value):
                     self._objects[id(value)] = value
                     holders.setdefault(id(value), {}).setdefault(outer, f"{name}.{key}")
         self._shared = {

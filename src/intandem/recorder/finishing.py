@@ -32,10 +32,15 @@ def finished(
         CaptureError: if what ``forward`` does next hung on an activation.
     """
     output = map_tree(recorder.template, output)
+    given = [refs(call.args, call.kwargs) for call in recorder.calls]
     calls = [
-        _with_updates(call, updated) for call in _without_dead_renewals(recorder.calls, output)
+        _with_updates(call, updated)
+        for call in _without_dead_renewals(recorder.calls, given, output)
     ]
-    reads = [reads_of(call) for call in calls]
+    reads = [
+        reads_of(call) if call.renewed else values
+        for call, values in zip(calls, given, strict=True)
+    ]
     derived_calls = _derived_calls(calls, reads, recorder, updated)
     values = tuple(_value(draft, derived_calls) for draft in recorder.values.drafts)
     _check_guards(recorder.guards, values, updated | recorder.parameters)
@@ -49,7 +54,7 @@ def finished(
     chances = draws_python or _by_chance(calls, reads, values, guards)
     return Graph(
         values, inputs, tuple(calls), guards, output, unused, draws_python, chances,
-        recorder.own_backward,
+        recorder.looking.own_backward,
     )  # fmt: skip
 
 
@@ -75,15 +80,15 @@ def _with_updates(call: Call, updated: set[str]) -> Call:
     return dataclasses.replace(call, updates=updates) if updates else call
 
 
-def _without_dead_renewals(calls: list[Call], output: Any) -> list[Call]:
-    """Drop (old, new) pairs whose new value nobody reads."""
+def _without_dead_renewals(calls: list[Call], given: list[list[int]], output: Any) -> list[Call]:
+    """Drop (old, new) pairs whose new value nobody reads; ``given`` are the calls' arguments."""
     if not any(call.renewed for call in calls):
         return calls
     used = set(refs(output))
     kept: list[Call] = []
-    for call in reversed(calls):
+    for call, values in zip(reversed(calls), reversed(given), strict=True):
         pairs = tuple(pair for pair in call.renewed if pair[1] in used)
-        used |= {old for old, _ in pairs} | set(refs(call.args, call.kwargs))
+        used |= {old for old, _ in pairs} | set(values)
         kept.append(dataclasses.replace(call, renewed=pairs) if call.renewed else call)
     return kept[::-1]
 

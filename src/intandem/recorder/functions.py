@@ -56,17 +56,21 @@ _MAY_DRAW = (
     | {"scaled_dot_product_attention", "multi_head_attention_forward", "rrelu", "rrelu_"}
 )
 _MAY_DRAW_OR_COUNT = _MAY_DRAW | _NORMALISATIONS
-_OF_NOTE = _MAY_DRAW_OR_COUNT | _GRADIENT_HOOKS
+OF_NOTE = _MAY_DRAW_OR_COUNT | _GRADIENT_HOOKS
+"""Names of functions that may draw, update statistics, or hook gradients."""
 _MAY_LOOK_AT_NUMBERS = (
     _DATA_SHAPED
     | _SIZED_BY_NUMBERS
     | {"where", "one_hot", "_pack_padded_sequence", "__getitem__", "masked_select"}
 )
+_SHAPED_BY_LATER = (_SIZED_BY_NUMBERS - _MADE_OF_NUMBERS - _DATA_SHAPED) | {"__getitem__"}
 
 
 def function_name(function: Callable[..., Any]) -> str:
     """Return the plain name of a torch function; ``T`` for the getter behind ``Tensor.T``."""
-    name = getattr(function, "__name__", str(function))
+    name = getattr(function, "__name__", None)
+    if name is None:
+        return str(function)
     if name in {"__get__", "__set__"}:
         return str(getattr(getattr(function, "__self__", None), "__name__", name))
     return str(name)
@@ -135,17 +139,14 @@ def updates_statistics(
     return bool(_argument(args, kwargs, 5, ("training", "use_input_stats"), default=False))
 
 
-def is_of_note(function: Callable[..., Any]) -> bool:
-    """Tell whether a block that calls ``function`` may draw, update statistics, or hook gradients.
-
-    This is asked of every function that blocks call.
-    """
-    return getattr(function, "__name__", "") in _OF_NOTE
-
-
 def may_look_at_numbers(function: Callable[..., Any]) -> bool:
     """Tell whether numbers in tensors may decide the shape of what ``function`` returns."""
     return getattr(function, "__name__", "") in _MAY_LOOK_AT_NUMBERS
+
+
+def looks_at_later_arguments(function: Callable[..., Any]) -> bool:
+    """Tell whether only numbers in tensors after the first argument may decide the shape."""
+    return getattr(function, "__name__", "") in _SHAPED_BY_LATER
 
 
 def has_data_dependent_shape(

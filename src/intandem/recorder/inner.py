@@ -76,6 +76,7 @@ class MadeInside:
         self._calls: Counter[nn.Module] = Counter()
         self._blocks: dict[int, nn.Module | None] = {}
         self._recorded: dict[int, tuple[int, nn.Module]] = {}
+        self._no_tensors: set[type] = set()
 
     def enter(self, block: nn.Module | None) -> None:
         """A block begins to run, or something else that is kept whole."""
@@ -91,10 +92,12 @@ class MadeInside:
             return
         self._recorded[self._run] = call, self._block
         for module in self._modules_of(self._block):
+            if self._no_tensors.issuperset(map(type, vars(module).values())):
+                continue
             for key, value in vars(module).items():
-                if key in OF_MODULES or not isinstance(value, Tensor):
-                    continue
-                if self._is_new(value):
+                if not isinstance(value, Tensor):
+                    self._no_tensors.add(type(value))
+                elif key not in OF_MODULES and self._is_new(value):
                     made = self._made[id(value)]
                     self._made[id(value)] = made._replace(held=_Held(module, key))
 

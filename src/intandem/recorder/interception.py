@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -44,13 +46,13 @@ class Listener(Protocol):
 class _Mode(TorchFunctionMode):
     def __init__(self, listener: Listener) -> None:
         super().__init__()
-        self._listener = listener
+        self._hear = listener.on_torch_function
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        return self._listener.on_torch_function(func, args, kwargs or {})
+        return self._hear(func, args, kwargs or {})
 
 
 @contextmanager
@@ -64,19 +66,14 @@ def intercepted(
         listener: told of the calls.
         others: modules that it is to be told of as well, even if they are compiled.
     """
-    methods = _methods(blocks, others)
     thread = threading.get_ident()
-    originals = [vars(owner)[name] for owner, name in methods]
     original_apply = vars(Function)["apply"]
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            def proceed(*a: Any, **k: Any) -> Any:
-                return original(module, *a, **k)
-
             if threading.get_ident() != thread:
-                return proceed(*args, **kwargs)
-            return listener.on_module(module, proceed, args, kwargs)
+                return original(module, *args, **kwargs)
+            return listener.on_module(module, functools.partial(original, module), args, kwargs)
 
         return call
 
@@ -86,24 +83,57 @@ def intercepted(
             return proceed(*args, **kwargs)
         return listener.on_autograd_function(function, proceed, args, kwargs)
 
-    for (owner, name), original in zip(methods, originals, strict=True):
-        setattr(owner, name, wrap(original))
-    Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
-    try:
-        # compiled blocks run as they are written: a compiler would trace into the listener
-        with torch.compiler.set_stance("force_eager"), _Mode(listener):
+    with ExitStack() as replaced:
+        for owner, name in _methods(blocks, others):
+            replaced.enter_context(_replaced(owner, name, wrap))
+        Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+        try:
+            # compiled blocks run as they are written: a compiler would trace into the listener
+            with torch.compiler.set_stance("force_eager"), _Mode(listener):
+                yield
+        finally:
+            Function.apply = original_apply  # type: ignore[method-assign]
+
+
+@contextmanager
+def _replaced(
+    owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Have what ``wrap`` makes of a method called in its place while the context is open.
+
+    [Note: code in place of a method] To set an attribute of ``nn.Module`` takes milliseconds, as
+    Python tells all classes below it. So the method stays where it is and is given other code,
+    which finds what to call among the defaults of its keywords. Methods that are no plain
+    functions, or have closures, which code that takes their place would have to have too, are set.
+    """
+    method = vars(owner)[name]
+    if type(method) is not FunctionType or method.__closure__:
+        setattr(owner, name, wrap(method))
+        try:
             yield
+        finally:
+            setattr(owner, name, method)
+        return
+    code, defaults = method.__code__, method.__kwdefaults__
+    original = FunctionType(code, method.__globals__, method.__name__, method.__defaults__)
+    original.__kwdefaults__ = defaults
+    method.__kwdefaults__ = {**(defaults or {}), "_called_instead": wrap(original)}
+    method.__code__ = _calls_another.__code__
+    try:
+        yield
     finally:
-        for (owner, name), original in zip(methods, originals, strict=True):
-            setattr(owner, name, original)
-        Function.apply = original_apply  # type: ignore[method-assign]
+        method.__code__ = code
+        method.__kwdefaults__ = defaults
+
+
+def _calls_another(*args: Any, _called_instead: Callable[..., Any], **kwargs: Any) -> Any:
+    return _called_instead(*args, **kwargs)
 
 
 def _methods(blocks: Collection[nn.Module], others: Collection[nn.Module]) -> list[tuple[Any, str]]:
     """Return the classes and the methods of theirs that calls of modules go through.
 
-    To replace ``nn.Module.__call__`` takes milliseconds, as Python tells all classes below it; what
-    it calls, unless a module is compiled, can be replaced at once.
+    Modules that are not compiled go through ``_call_impl`` as well, which nobody else sets.
     """
     owners = {
         owner

@@ -30,7 +30,8 @@ def user_location() -> str:
 
     That is the user's line, or that of a library whose model the user trains.
     """
-    return next(map(_shown, _frames()), "an unknown line")
+    frame = _of_others(sys._getframe(1))
+    return "an unknown line" if frame is None else _shown(frame)
 
 
 def user_place() -> str:
@@ -48,14 +49,22 @@ def _shown(frame: FrameType) -> str:
 
 def _frames() -> Iterator[FrameType]:
     """Yield frames of others' code, innermost first, out to where a recording began."""
-    frame: FrameType | None = sys._getframe(1)
+    frame = _of_others(sys._getframe(1))
     while frame is not None:
-        path = frame.f_code.co_filename
-        if not _is_internal(path):
-            yield frame
-        elif frame.f_code.co_name == "call_forward" and path.startswith(_OURS):
-            return
+        yield frame
+        frame = _of_others(frame.f_back)
+
+
+def _of_others(frame: FrameType | None) -> FrameType | None:
+    """Return the first of a frame and its callers that is others', if a recording reaches there."""
+    while frame is not None:
+        code = frame.f_code
+        if not _is_internal(code.co_filename):
+            return frame
+        if code.co_name == "call_forward" and code.co_filename.startswith(_OURS):
+            return None
         frame = frame.f_back
+    return None
 
 
 @functools.cache

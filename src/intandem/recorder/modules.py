@@ -5,11 +5,13 @@ Torch's are generators in generators, each as deep as the model, and a recording
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from intandem.recorder.values import version_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
 
@@ -54,6 +56,29 @@ def named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return list(found.values())
 
 
+class Tree(NamedTuple):
+    """The modules of a model at one time: it is walked through once for all who ask.
+
+    Attributes:
+        model: itself.
+        name_of: the first name of every module, in the model's order.
+        all_named: every module under all its names, in the model's order.
+    """
+
+    model: nn.Module
+    name_of: dict[nn.Module, str]
+    all_named: list[tuple[str, nn.Module]]
+
+
+def tree_of(model: nn.Module) -> Tree:
+    """Return the modules of ``model`` now."""
+    all_named = named_modules(model, each_once=False)
+    name_of: dict[nn.Module, str] = {}
+    for name, module in all_named:
+        name_of.setdefault(module, name)
+    return Tree(model, name_of, all_named)
+
+
 class Registered(NamedTuple):
     """Parameters and buffers under all their names, whether they are shared or not."""
 
@@ -69,15 +94,18 @@ class Registered(NamedTuple):
         return {name: version_of(parameter) for name, parameter in self.parameters}
 
 
-def registered_in(model: nn.Module) -> Registered:
-    """Return what is registered in ``model`` and the modules in it now."""
-    found = Registered([], [])
-    for path, module in named_modules(model, each_once=False):
-        prefix = f"{path}." if path else ""
-        for key, parameter in module._parameters.items():
-            if parameter is not None:
-                found.parameters.append((prefix + key, parameter))
-        for key, buffer in module._buffers.items():
-            if buffer is not None:
-                found.buffers.append((prefix + key, buffer))
-    return found
+def registered_in(tree: Tree) -> Registered:
+    """Return what is registered in the modules of ``tree`` now."""
+    parameters: list[tuple[str, nn.Parameter]] = []
+    buffers: list[tuple[str, Tensor]] = []
+    for path, module in tree.all_named:
+        if module._parameters:
+            _add(parameters, path, module._parameters)
+        if module._buffers:
+            _add(buffers, path, module._buffers)
+    return Registered(parameters, buffers)
+
+
+def _add(found: list[tuple[str, Any]], path: str, table: Mapping[str, Any]) -> None:
+    prefix = f"{path}." if path else ""
+    found += [(prefix + key, tensor) for key, tensor in table.items() if tensor is not None]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 
     from intandem.errors import CaptureError
+    from intandem.recorder.modules import Tree
 
 PlainState = dict[str, "Hashable"]
 """Plain attributes of modules by their dotted name, such as ``scale`` or ``encoder.tau``."""
@@ -61,9 +62,15 @@ def plain_state(
 
     Lists, dictionaries and plain objects in attributes are looked into, each object once.
     """
+    return _plain_state_of({m: name for name, m in named_modules(model)}, blocks, reach)
+
+
+def _plain_state_of(
+    name_of: Mapping[nn.Module, str], blocks: Collection[nn.Module], reach: _Reach
+) -> PlainState:
     found: PlainState = {}
     seen: set[int] = set()
-    for name, module in named_modules(model):
+    for module, name in name_of.items():
         if module in blocks:
             continue
         prefix = f"{name}." if name else ""
@@ -88,23 +95,23 @@ class AttributesWatched:
     """Attributes of the modules outside blocks, before and after a recording.
 
     Args:
-        model: the user's module.
+        tree: the user's module.
         blocks: modules kept whole.
     """
 
-    def __init__(self, model: nn.Module, blocks: Collection[nn.Module]) -> None:
+    def __init__(self, tree: Tree, blocks: Collection[nn.Module]) -> None:
         self._blocks = blocks
-        self._model = model
-        self._before = plain_state(model, blocks, _WATCHED)
+        self._model = tree.model
+        self._before = _plain_state_of(tree.name_of, blocks, _WATCHED)
         self._after: PlainState = {}
         self._changed: dict[str, Any] = {}
 
-    def look(self) -> None:
-        """Note what there is now."""
-        before, after = self._before, plain_state(self._model, self._blocks, _WATCHED)
+    def look(self, tree: Tree) -> None:
+        """Note what there is now, in the modules that there are now."""
+        before, after = self._before, _plain_state_of(tree.name_of, self._blocks, _WATCHED)
         self._after = after
         keys = {key for key in {**before, **after} if after.get(key) != before.get(key)}
-        for name, module in named_modules(self._model) if keys else ():
+        for module, name in tree.name_of.items() if keys else ():
             for key, value in vars(module).items():
                 dotted = f"{name}.{key}" if name else key
                 if dotted in keys:
@@ -186,7 +193,7 @@ class Kept:
     def __init__(self, model: nn.Module, same: Kept | None = None) -> None:
         self._before: dict[nn.Module, dict[str, tuple[Any, Any]]]
         if same is None:
-            self._before = {module: _attributes(module) for _, module in named_modules(model)}
+            self._before = {module: attributes_of(module) for _, module in named_modules(model)}
         else:
             self._before = dict(same._before)
         self._num_hooks: int = self._count_hooks() if same is None else same._num_hooks
@@ -256,7 +263,7 @@ def let_stand(changes: Iterable[Changed]) -> None:
         kept.let_stand(changes)
 
 
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+def attributes_of(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Return a module's attributes, with a copy of what is in containers."""
     return {
         key: (value, value.copy() if type(value) in _COPIED else None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,19 +23,19 @@ from intandem.recorder.functions import (
     is_getter,
     is_gradient_hook,
     is_metadata,
-    is_of_note,
     is_random,
+    looks_at_later_arguments,
     may_draw_or_count,
     may_look_at_numbers,
-    updates_statistics,
 )
 from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.hooks import refuse_backward_hooks, refuse_late_hook
 from intandem.recorder.inner import MadeInside
 from intandem.recorder.locations import user_location, user_place
+from intandem.recorder.looking import Looking
 from intandem.recorder.modes import ModesOfRun, autocast_state, saved_tensors_are_hooked
-from intandem.recorder.modules import named_modules, registered_in
+from intandem.recorder.modules import registered_in
 from intandem.recorder.skeleton import (
     Activity,
     MadeWithDataError,
@@ -49,11 +48,11 @@ from intandem.recorder.values import Values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from contextlib import AbstractContextManager
 
     from torch.autograd import Function
 
     from intandem.recorder.draws import Draws
+    from intandem.recorder.modules import Tree
 
 
 class Recorder:
@@ -61,39 +60,36 @@ class Recorder:
 
     def __init__(
         self,
-        model: nn.Module,
+        tree: Tree,
         inputs: Sequence[Tensor],
         blocks: Sequence[str | type[nn.Module] | Open] = (),
         without_data: Collection[int] = (),
         draws: Draws | None = None,
+        *,
+        draws_unseen: bool = False,
     ) -> None:
-        self._model = model
-        self.blocks = find_blocks(model, blocks)
+        self._model = tree.model
+        self.blocks = find_blocks(tree.model, blocks)
         self.calls: list[Call] = []
         self.guards: list[Guard] = []
         self.values = Values()
         self.checkpointed: list[str] = []
-        self.noticed_random = False
-        self.own_backward = False
-        self._noticed_recomputation = False
         self._kept: list[Any] = []
-        self.drawing = Drawing(draws)
+        self.drawing = Drawing(draws, every_call=draws_unseen)
         self._modes = ModesOfRun()
         self._calls_of: Counter[str] = Counter()
-        self._allowed: set[int] | None = None
-        self._seen_inside: set[str] = set()
-        self._read_inside: set[int] = set()
         self._inside: list[nn.Module] = []
-        self.name_of = {module: name for name, module in named_modules(model)}
-        self.registered = registered_in(model)
+        self.name_of = tree.name_of
+        self.registered = registered_in(tree)
         named = [*self.registered.parameters, *self.registered.buffers]
         self._attr_of = {id(tensor): name for name, tensor in reversed(named)}
         self.parameters = {name for name, _ in self.registered.parameters}
         device = next((t.device for t in inputs), torch.device("cpu"))
-        self._registered_in = Inside(model, self._attr_of)
+        self._registered_in = Inside(tree.name_of, self._attr_of)
         self._made_inside = MadeInside(self.blocks, self._registered_in.modules)
         self.block_attributes = AttributesOfBlocks(self.blocks, self._registered_in.modules)
         self._skeleton = Skeleton(device, [tensor for _, tensor in named])
+        self.looking = Looking(self._attr_of, self.values, self._made_inside, self._skeleton)
         self._without_data = frozenset(without_data)
         for tensor in inputs:
             self.values.add(tensor, producer=-1)
@@ -104,7 +100,7 @@ class Recorder:
         self, module: nn.Module, proceed: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         """Keep a block whole; let other modules run, so that their glue is seen."""
-        if self._allowed is not None:
+        if self.looking.is_open:
             output = proceed(*args, **kwargs)
             self._made_inside.note_module(module, output)
             return output
@@ -127,9 +123,9 @@ class Recorder:
         kwargs: Any,
     ) -> Any:
         """Keep a function with its own autograd whole."""
-        self.own_backward |= function is not CheckpointFunction
-        if self._allowed is not None:
-            self._noticed_recomputation |= function is CheckpointFunction
+        self.looking.own_backward |= function is not CheckpointFunction
+        if self.looking.is_open:
+            self.looking.recomputes |= function is CheckpointFunction
             return proceed(*args, **kwargs)
         apply = functools.partial(_apply, function)
         return self._call(
@@ -140,17 +136,14 @@ class Recorder:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Write glue down; inside a block, only look."""
-        if self._allowed is not None:
-            is_computed = self._look_inside(function, args, kwargs)
-            result = function(*args, **kwargs)
-            self._made_inside.note(result, is_computed=is_computed)
-            return result
-        self.own_backward |= is_gradient_hook(function)
+        if self.looking.is_open:
+            return self.looking.on_function(function, args, kwargs)
         if is_metadata(function):
             return function(*args, **kwargs)
         if is_forbidden(function):
             raise refusals.not_repeatable(function_name(function), user_place())
         if is_gradient_hook(function):
+            self.looking.own_backward = True
             refuse_late_hook(self.values.find(args[0]) if args else None, self.calls)
         name = function_name(function)
         if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -166,27 +159,29 @@ class Recorder:
     def _record(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._modes.check(target.name)
         given, others = sorted_leaves(*args, *kwargs.values())
-        refuse_hidden_tensors(target.name, others)
+        if others:
+            refuse_hidden_tensors(target.name, others)
         template = map_tree(self.template, (args, kwargs))
         buffers = [] if target.module is None else self._registered_in.buffers(target.module)
         version_of = self._skeleton.version
         watched = {id(t): (t, version_of(t)) for t in [*given, *buffers]}
-        generator = _generator_state()
         autocast = autocast_state()
-        self._noticed(target, args, kwargs)
+        self._expect(target, args, kwargs)
+        may_draw = target.kind is not CallKind.GLUE or self.looking.drew
+        self.drawing.before_call(may_draw=may_draw)
         output = self._run(target, args, kwargs, given)
-        drew = self.noticed_random or not torch.equal(generator, _generator_state())
+        drew = self.drawing.after_call() or self.looking.drew
         drew_python = target.kind is CallKind.BLOCK and self.drawing.block_ends()
         written = {k: t for k, (t, before) in watched.items() if version_of(t) != before}
         if written and (names := self.parameters & {self._attr_of.get(k, "") for k in written}):
             raise refusals.parameter_written(min(names), f"at {user_place()}")
-        if self._is_nothing_new(target, given, output, has_effect=bool(written)):
-            return output
         results = tensors_in(output)
+        if not written and self._is_nothing_new(target, given, output, results):
+            return output
         if not results and not is_effect(target.function or target.proceed):
             self._guard(target, template, given, output)
             return output
-        self._guard_shapes(target, (args, kwargs), template, output)
+        self._guard_shapes(target, given, (args, kwargs), template, output)
         seen = Seen(template, given, list(written.values()), autocast, drew, drew_python)
         self.calls.append(self._as_call(target, seen, output, results))
         self._made_inside.recorded(len(self.calls) - 1)
@@ -230,18 +225,18 @@ class Recorder:
         )
 
     def _unread(self, given: list[Tensor]) -> tuple[int, ...]:
-        values = [self.values.find(t) for t in given if id(t) not in self._read_inside]
+        values = [self.values.find(t) for t in given if id(t) not in self.looking.read]
         return tuple(value for value in values if value is not None)
 
-    def _noticed(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._seen_inside = set()
-        self._read_inside = set()
+    def _expect(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         is_compiled = target.module is not None and self._registered_in.is_compiled(target.module)
-        self._noticed_recomputation = target.name == CheckpointFunction.__name__ or is_compiled
         if target.kind is CallKind.BLOCK and saved_tensors_are_hooked():
             self.checkpointed.append(target.name)
         may_draw = target.kind is CallKind.GLUE and may_draw_or_count(target.proceed)
-        self.noticed_random = may_draw and is_random(target.proceed, args, kwargs)
+        self.looking.expect(
+            draws=may_draw and is_random(target.proceed, args, kwargs),
+            recomputes=target.name == CheckpointFunction.__name__ or is_compiled,
+        )
 
     def _run(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
@@ -251,11 +246,14 @@ class Recorder:
             self.drawing.call_begins()
         if target.module is not None:
             self.block_attributes.call_begins(target.module)
-        self._allowed = {id(tensor) for tensor in given}
+        self.looking.open(given)
         try:
             is_forced = len(self.calls) in self._without_data
             if not is_forced and not self._skeleton.is_needed(target.module, given):
-                with torch._C._EnableTorchFunction(), self._glue_draws():
+                with torch._C._EnableTorchFunction():
+                    if self.looking.drew:
+                        with self.drawing.of_glue(len(self.calls)):
+                            return target.proceed(*args, **kwargs)
                     return target.proceed(*args, **kwargs)
             name = f"{target.name} at {user_location()}"
             inside = self._model if target.kind is CallKind.OPAQUE else target.module
@@ -264,12 +262,9 @@ class Recorder:
             )
             return self._run_without_data(activity, args, kwargs)
         finally:
-            self._allowed = None
+            self.looking.close()
             if target.module is not None:
                 self.block_attributes.call_ends(target.module)
-
-    def _glue_draws(self) -> AbstractContextManager[object]:
-        return self.drawing.of_glue(len(self.calls)) if self.noticed_random else nullcontext()
 
     def _run_without_data(
         self, activity: Activity, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -288,47 +283,14 @@ class Recorder:
         names = {self._attr_of[id(tensor)] for tensor in self._skeleton.written()}
         return names - self.parameters
 
-    def _look_inside(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> bool:
-        """Note what a block does; tell whether it computes something, or makes it of nothing."""
-        is_computed = is_of_note(function) and self._draws_inside(function, args, kwargs)
-        if saved_tensors_are_hooked():
-            self._noticed_recomputation = True
-        allowed, real_of = self._allowed or (), self._skeleton.real_of
-        for leaf in tensors_in(*args, *kwargs.values()):
-            real = real_of.get(id(leaf), leaf) if real_of else leaf
-            if (name := self._attr_of.get(id(real))) is not None:
-                self._seen_inside.add(name)
-            self._read_inside.add(id(real))
-            if name is not None or id(leaf) in allowed:
-                is_computed = True
-                continue
-            was_computed, is_anothers = self._made_inside.origin(leaf)
-            if is_anothers or self.values.find(leaf) is not None:
-                raise refusals.reached_through_object(function_name(function), user_place())
-            is_computed |= real is not leaf or was_computed
-        return is_computed
-
-    def _draws_inside(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> bool:
-        """Note draws, statistics and hooks of a block; tell whether the call is random."""
-        self.own_backward |= is_gradient_hook(function)
-        with torch._C.DisableTorchFunction():
-            is_drawn = is_random(function, args, kwargs)
-            self.noticed_random |= is_drawn
-            if updates_statistics(function, args, kwargs):
-                self._skeleton.notice_statistics(tensors_in(args, kwargs))
-        return is_drawn
-
     # Values.
 
     def template(self, leaf: Any) -> Any:
         """Return what stands for ``leaf`` in a recording."""
         if not isinstance(leaf, Tensor):
             return leaf
-        leaf = self._skeleton.real(leaf)
+        if self._skeleton.real_of:
+            leaf = self._skeleton.real(leaf)
         if (value := self.values.find(leaf)) is not None:
             return Ref(value)
         if (name := self._attr_of.get(id(leaf))) is not None:
@@ -341,15 +303,15 @@ class Recorder:
         return leaf
 
     def _is_nothing_new(
-        self, target: Target, given: list[Tensor], output: Any, *, has_effect: bool
+        self, target: Target, given: list[Tensor], output: Any, results: list[Tensor]
     ) -> bool:
         """A call that returns its argument as it is (``x.to(x.dtype)``), or that has no tensors."""
-        if target.kind is not CallKind.GLUE or has_effect or self.noticed_random:
+        if target.kind is not CallKind.GLUE or self.looking.drew:
             return False
         if isinstance(output, Tensor):
             known = self.values.find(output) is not None or id(output) in self._attr_of
             return known and any(output is tensor for tensor in given)
-        return not tensors_in(output) and (not given or is_getter(target.proceed))
+        return not results and (not given or is_getter(target.proceed))
 
     def _guard(
         self, target: Target, template: tuple[Any, Any], given: list[Tensor], outcome: Any
@@ -364,36 +326,50 @@ class Recorder:
         return self.name_of.get(self._inside[-1], "") if self._inside else ""
 
     def _guard_shapes(
-        self, target: Target, given: tuple[Any, Any], template: tuple[Any, Any], output: Any
+        self,
+        target: Target,
+        given: list[Tensor],
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        template: tuple[Any, Any],
+        output: Any,
     ) -> None:
         function = target.function
-        if function is not None and target.kind is CallKind.GLUE and may_look_at_numbers(function):
-            found = shape_guards(function, given, template, self.template, output)
-            self.guards += [dataclasses.replace(guard, module=self._module()) for guard in found]
+        if (
+            function is None
+            or target.kind is not CallKind.GLUE
+            or not may_look_at_numbers(function)
+        ):
+            return
+        if looks_at_later_arguments(function) and _is_first(given, arguments[0]):
+            return
+        found = shape_guards(function, arguments, template, self.template, output)
+        self.guards += [dataclasses.replace(guard, module=self._module()) for guard in found]
 
     def _registered_of(
         self, target: Target, given: list[Tensor]
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names of the parameters that a call uses, and of the buffers it may read."""
         names = {self._attr_of[id(t)] for t in given if id(t) in self._attr_of}
-        used, read = names | self._seen_inside, names
+        used, read = names | self.looking.registered, names
         if target.module is not None:
             used |= {self._attr_of[id(p)] for p in self._registered_in.parameters(target.module)}
             read = names | self._registered_in.buffer_names(target.module)
+        elif not used:
+            return (), ()
         return tuple(sorted(used & self.parameters)), tuple(sorted(read - self.parameters))
 
     def _site(self, target: Target, call: int, seen: Seen) -> Site | None:
         if not (seen.drew or seen.drew_python):
             return None
-        recomputed = self._noticed_recomputation
+        recomputed = self.looking.recomputes
         if target.module is not None:
             return Site(target.name, call, recomputed, seen.drew_python)
         return self.drawing.next_glue(recomputed=recomputed)
 
 
-def _generator_state() -> Tensor:
-    """Return the state of torch's generator in words, which are compared faster than bytes."""
-    return torch.get_rng_state().view(torch.int64)
+def _is_first(given: list[Tensor], args: tuple[Any, ...]) -> bool:
+    """Tell whether the first argument is the only tensor that is given."""
+    return len(given) == 1 and bool(args) and given[0] is args[0]
 
 
 def _apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:

@@ -38,7 +38,7 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     if kind in ATOMS:
         return function(tree)
     if kind is tuple or kind is list:
-        return kind([map_tree(function, child) for child in tree])
+        return kind([function(c) if type(c) in ATOMS else map_tree(function, c) for c in tree])
     if kind is dict:
         return {key: map_tree(function, child) for key, child in tree.items()}
     if kind is slice:
@@ -80,9 +80,9 @@ def leaves(tree: Any) -> list[Any]:
 
 def tensors_in(*trees: Any) -> list[Tensor]:
     """Return the leaves of ``trees`` that are tensors, in a fixed order."""
-    found = Sorted([], [])
-    _sort(trees, found)
-    return found.tensors
+    tensors: list[Tensor] = []
+    _sort(trees, tensors, [])
+    return tensors
 
 
 class Sorted(NamedTuple):
@@ -95,24 +95,24 @@ class Sorted(NamedTuple):
 def sorted_leaves(*trees: Any) -> Sorted:
     """Return the leaves of ``trees`` by what they are, but for those that hold no tensors."""
     found = Sorted([], [])
-    _sort(trees, found)
+    _sort(trees, *found)
     return found
 
 
-def _sort(trees: Iterable[Any], found: Sorted) -> None:
+def _sort(trees: Iterable[Any], tensors: list[Tensor], others: list[Any]) -> None:
     for tree in trees:
         kind = type(tree)
         if kind is Tensor or kind is nn.Parameter:
-            found[0].append(tree)
+            tensors.append(tree)
         elif kind in ATOMS:
             continue
         elif kind is tuple or kind is list:
-            _sort(tree, found)
+            _sort(tree, tensors, others)
         elif kind is dict:
-            _sort(tree.values(), found)
+            _sort(tree.values(), tensors, others)
         else:
             for leaf in leaves(tree):
-                found[0 if isinstance(leaf, Tensor) else 1].append(leaf)
+                (tensors if isinstance(leaf, Tensor) else others).append(leaf)
 
 
 def _collect(tree: Any, found: list[Any]) -> None:
@@ -121,7 +121,10 @@ def _collect(tree: Any, found: list[Any]) -> None:
         found.append(tree)
     elif kind is tuple or kind is list:
         for child in tree:
-            _collect(child, found)
+            if type(child) in ATOMS:
+                found.append(child)
+            else:
+                _collect(child, found)
     elif kind is dict:
         for child in tree.values():
             _collect(child, found)

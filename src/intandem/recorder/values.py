@@ -35,17 +35,22 @@ _NOTHING = Renewal((), ())
 
 
 class Values:
-    """Values of one recording, found by tensor. Tensors are kept, so that none is mistaken."""
+    """Values of one recording, found by tensor. Tensors are kept, so that none is mistaken.
+
+    Attributes:
+        drafts: of all values, in order.
+        value_of: the value that a tensor is now, by the tensor's id.
+    """
 
     def __init__(self) -> None:
         self.drafts: list[Draft] = []
-        self._value_of: dict[int, int] = {}
+        self.value_of: dict[int, int] = {}
         self._storages: dict[int, int] = {}
         self._tensors_in: dict[int, list[Tensor]] = {}
 
     def find(self, tensor: Tensor) -> int | None:
         """Return the value that ``tensor`` is now, or None if it is not of this recording."""
-        return self._value_of.get(id(tensor))
+        return self.value_of.get(id(tensor))
 
     def first_producer(self, tensor: Tensor) -> int | None:
         """Return the call that made the memory of ``tensor``; None if it is not known."""
@@ -62,13 +67,15 @@ class Values:
             tensor: known or not.
             producer: index of the call that made it, or -1 for a tensor of the batch.
         """
-        storage = self._storages.setdefault(_storage_key(tensor), len(self._storages))
-        value = len(self.drafts)
+        key = _storage_key(tensor)
+        storage = self._storages.get(key)
+        if storage is None:
+            storage = self._storages[key] = len(self._storages)
+            self._tensors_in[storage] = [tensor]
+        elif not any(other is tensor for other in self._tensors_in[storage]):
+            self._tensors_in[storage].append(tensor)
+        value = self.value_of[id(tensor)] = len(self.drafts)
         self.drafts.append(Draft(tensor, producer, storage, tensor.requires_grad))
-        self._value_of[id(tensor)] = value
-        known = self._tensors_in.setdefault(storage, [])
-        if not any(other is tensor for other in known):
-            known.append(tensor)
         return value
 
     def renew(self, written: Sequence[Tensor], results: list[Tensor], producer: int) -> Renewal:
@@ -87,7 +94,7 @@ class Values:
         for storage in storages:
             for tensor in list(self._tensors_in.get(storage, ())):
                 if not any(result is tensor for result in results):
-                    old = self._value_of[id(tensor)]
+                    old = self.value_of[id(tensor)]
                     pairs.append((old, self.add(tensor, producer)))
         return Renewal(tuple(pairs), tuple(storages))
 
