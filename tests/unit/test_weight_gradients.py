@@ -229,6 +229,66 @@ def test_sums(case, x):
     assert waiting == names
 
 
+def run_b(module, x):
+    output = module(x)
+    entries = [x] if x.requires_grad else []
+    found, pending = differentiate([(output, seed_of(output))], entries, at_once=True)
+    num_late = len(pending.terms)
+    run_w(pending)
+    return found, num_late
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_b_has_the_bits_of_i_and_w(case, x):
+    make, _ = CASES[case]
+    if case.startswith("table") or case == "sparse-table":
+        x = x.detach()
+    if case == "mixed-precision":
+        x = x.detach().float().requires_grad_(x.requires_grad)
+    apart = make()
+    at_once = copy.deepcopy(apart)
+    for _ in range(2):
+        entries, pending = run_i(apart, x)
+        run_w(pending)
+        found, _ = run_b(at_once, x)
+        assert all(map(torch.equal, found, entries))
+    for one, other in zip(at_once.parameters(), apart.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(dense(one.grad), dense(other.grad))
+
+
+@pytest.mark.parametrize("has_entry", [True, False])
+def test_b_keeps_gradients_only_where_autograd_does_not_come(has_entry):
+    """Without an entry, nothing but the first layer's own weights lies behind that layer."""
+    module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    x = torch.randn(3, 4, requires_grad=has_entry)
+    _, num_late = run_b(module, x)
+    assert num_late == (0 if has_entry else 2)
+    assert all(p.grad is not None for p in module.parameters())
+
+
+def test_b_of_a_parameter_at_both_ends():
+    """Terms are added in the order of I and W, wherever autograd comes to them."""
+    torch.manual_seed(3)
+    apart = Made(lambda x, w: ((x @ w).tanh() @ w) + (x * 3) @ w, w=(4, 4))
+    at_once = copy.deepcopy(apart)
+    for _ in range(5):
+        x = torch.randn(64, 4)
+        run_w(run_i(apart, x)[1])
+        run_b(at_once, x)
+    assert torch.equal(apart.w.grad, at_once.w.grad)
+
+
+def test_b_where_all_that_is_behind_was_frozen_since_the_forward():
+    """Autograd has no reason to come to the last layer then; it has its gradients all the same."""
+    first, last = nn.Linear(4, 4), nn.Linear(4, 3)
+    output = last(first(torch.randn(2, 4)))
+    first.requires_grad_(False)
+    run_w(differentiate([(output, seed_of(output))], [], at_once=True)[1])
+    assert first.weight.grad is None
+    assert last.weight.grad is not None
+
+
 class Counted(TorchDispatchMode):
     """Counts what autograd and W call."""
 
