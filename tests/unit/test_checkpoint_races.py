@@ -61,13 +61,11 @@ def test_what_was_never_finished_is_pruned_after_the_next_save(tmp_path):
 
 def test_what_another_process_removes_meanwhile_is_not_whole(tmp_path):
     """A file that goes between two looks at it is refused like one that was not there."""
-    checkpoints = CheckpointFolder(tmp_path)
-    with pipeline(model(), ranks=1) as pipe:
-        pipe.save(checkpoints.path(1))
-
-    files = {"model-rank0-1.safetensors": None}
+    gone = _Gone(CheckpointFolder(tmp_path).path(1))
     with pytest.raises(CheckpointError, match="is missing: the checkpoint is not whole"):
-        check_presence(_Gone(checkpoints.path(1)), files)
+        check_presence(gone, {"model-rank0-1.safetensors": None})
+    with pytest.raises(CheckpointError, match="step-00000001 cannot be read: No such file"):
+        check_presence(gone, {})
 
 
 class _Gone:
@@ -79,8 +77,11 @@ class _Gone:
     def __truediv__(self, name):
         return _GoneFile(self.folder / name)
 
+    def __str__(self):
+        return str(self.folder)
+
     def glob(self, pattern):
-        return self.folder.glob(pattern)
+        raise FileNotFoundError(2, "No such file or directory", pattern)
 
 
 class _GoneFile:

@@ -98,7 +98,12 @@ def check_presence(folder: Path, files: Mapping[str, File]) -> None:
         if found != file.num_bytes:
             msg = f"{path} is damaged: it has {found} bytes, expected {file.num_bytes}"
             raise CheckpointError(msg)
-    for path in sorted(folder.glob("*.safetensors")):
+    try:
+        present = sorted(folder.glob("*.safetensors"))
+    except OSError as error:
+        msg = f"{folder} cannot be read: {error.strerror}"
+        raise CheckpointError(msg) from error
+    for path in present:
         if path.name not in files:
             msg = f"{path} is no file of this checkpoint: its manifest does not name it"
             raise CheckpointError(msg)
