@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := .venv-peers
-BENCHMARKS := two_cores emulated overhead split gpu
+BENCHMARKS := two_cores emulated overhead split checkpoint gpu
 
 .PHONY: demo test test-all check lint types mutants setup peers bench clean
 

@@ -8,7 +8,8 @@ import inspect
 import sys
 import sysconfig
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,28 @@ def call_as_configured(name: str, table: str, /, *positional: Any, **named: Any)
         raise ValueError(msg) from None
     with errors_of(name):
         return function(*positional, **named)
+
+
+def source_files(target: str) -> list[Path]:
+    """Return the files that say what a function is: that of its module, and its own if another.
+
+    Args:
+        target: ``module:function`` or ``file.py:function``; a partial function or an object that
+            can be called will do, too.
+
+    Raises:
+        ValueError: if there is no such function.
+    """
+    found: Any = inspect.unwrap(find_function(target))
+    while isinstance(found, partial):
+        found = inspect.unwrap(found.func)
+    module = import_module(target.rpartition(":")[0])
+    places = [getattr(module, "__file__", None)]
+    is_code = inspect.isroutine(found) or inspect.isclass(found)
+    with suppress(TypeError, OSError):  # written in C, or typed in
+        places.append(inspect.getsourcefile(found if is_code else type(found)))
+    files = [Path(place).resolve() for place in places if place]
+    return [file for file in dict.fromkeys(files) if file.suffix == ".py" and file.is_file()]
 
 
 def takes(name: str, parameter: str) -> bool:

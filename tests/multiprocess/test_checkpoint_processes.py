@@ -124,3 +124,32 @@ def test_a_rank_that_is_killed_while_saving(tmp_path):
     assert first.value[0] == "PeerFailureError", first.value
     assert "rank 1" in first.value[1]
     assert first.value[2:] == [str(CheckpointFolder(root).path(1)), [1]]
+
+
+def told_on_one_rank_alone(root):
+    """A save in the background fails; rank 0 alone waits for it, and all make the next call."""
+    checkpoints, said = CheckpointFolder(root), []
+    with pipeline(model()) as pipe:
+        real, pipe._checkpoints.disk = pipe._checkpoints.disk, Broken("OSError")
+        saved = pipe.save(checkpoints.path(1), wait=False)
+        if torch.distributed.get_rank() == 0:
+            with pytest.raises(CheckpointError, match="step-00000001 was not saved"):
+                saved.wait()
+        pipe._checkpoints.disk = real
+        try:
+            pipe.save(checkpoints.path(2))
+        except CheckpointError as error:
+            said.append(str(error))
+        pipe.save(checkpoints.path(3))
+    return said
+
+
+def test_what_one_rank_was_told_is_raised_on_all(tmp_path):
+    """By the same call, so that none waits for another; then saving goes on."""
+    results = tmp_path / "results"
+    results.mkdir()
+    root = tmp_path / "run"
+    for outcome in run_ranks(told_on_one_rank_alone, 2, results, str(root), timeout_s=110):
+        assert outcome.code == 0, outcome.output[-3000:]
+        assert ["step-00000001 was not saved" in text for text in outcome.value] == [True]
+    assert CheckpointFolder(root).steps() == [3]

@@ -312,7 +312,7 @@ def test_wrong_shapes_and_kinds_are_listed(tmp_path):
         {**state_without_copies(plain()), "stats.num_batches_tracked": torch.tensor(0.5)},
         tmp_path / "model.safetensors",
     )
-    with pytest.raises(ValueError, match=r"float32 in the file and torch.int64 in the model"):
+    with pytest.raises(ValueError, match=r"F32 in the file and torch.int64 in the model"):
         one_step(meta(), tmp_path, 1)
 
 

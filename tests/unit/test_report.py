@@ -63,7 +63,7 @@ class Page(HTMLParser):
         "Planned makespan 9.00 s · bubble ratio 33.3 %",
         "Measured makespan 10.0 s · bubble ratio 35.0 %",
         "peak 2 / 2",
-        "tokens … blocks.2 1.35 M 5.15 MiB 97 % 12.0 ms 13.5 ms 24.0 ms \N{EN DASH} \N{EN DASH}",
+        "tokens … blocks.2 1.35 M 5.15 MiB 97 % 13.5 ms plan 12.0 ms \N{EN DASH} plan 24.0 ms",
         "byte entropy 3.23",
         "torch 2.13.0 cores 2",
     ],

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from report_sample import full_report
@@ -13,6 +14,7 @@ from intandem.schedules import build_schedule
 from intandem.simulator import activations, simulate
 from intandem.views.html import report_html
 from intandem.views.panel import Panel
+from intandem.views.report import StageRow
 from intandem.views.schedule_html import Table, comparison_html, schedule_html
 
 BROWSER = next(
@@ -46,14 +48,21 @@ for (const key of %s) document.activeElement.dispatchEvent(
 CLICK = """<script>document.getElementById("%s").click();</script>"""
 
 
+WIDTH = """<p id="widths"></p><script>
+document.querySelector("#widths").textContent = [...document.querySelectorAll(".scroll")]
+  .filter(box => box.querySelector("table"))
+  .map(box => `${box.scrollWidth}<=${box.clientWidth}`).join(" ");
+</script>"""
+
+
 @pytest.fixture
 def browse(tmp_path):
     """Open a page; return its document after scripts ran, and the console's lines."""
 
-    def run(html, fragment=""):
+    def run(html, fragment="", *options):
         page = tmp_path / "report.html"
         page.write_text(html, encoding="utf-8")
-        command = [BROWSER, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"]
+        command = [BROWSER, *OPTIONS, *options, f"--user-data-dir={tmp_path / 'profile'}"]
         done = subprocess.run(
             [*command, page.as_uri() + fragment],
             capture_output=True,
@@ -103,6 +112,24 @@ def test_pointing_at_a_box_shows_it(browse):
     )
     assert re.search(r'class="box F same" id="planned-0F0"', document)
     assert re.search(r'class="box F" id="planned-0F1"', document)
+
+
+def test_the_widest_table_of_stages_fits(browse):
+    """In 1,200 pixels, with every column that there can be and long numbers in each."""
+    row = StageRow(
+        *(12, (12,), "model.layers.33 … model.layers.40", 123_400_000, 493_600_000, 122_000_000),
+        *(0.1234, 0.2345, 0.1345, 0.2456, 12_340_000),
+        *(0.1234, 0.1345, 0.1111, 0.1222, 123_400_000_000, 246_800_000_000, 123_400_000),
+    )
+    whole = replace(row, measured_input_s=None, measured_weight_s=None)
+    page = report_html(full_report(stages=(row, whole))).replace("</body>", WIDTH + "</body>")
+    document, _ = browse(page, "", "--window-size=1200,900")
+    widths = re.search(r'<p id="widths">(.*?)</p>', document)[1].replace("&lt;", "<").split()
+    assert widths
+    for found in widths:
+        needed, there = map(int, found.split("<="))
+        assert needed <= there <= 1200
+        assert there > 1000
 
 
 def test_a_link_names_a_box(browse):

@@ -355,4 +355,4 @@ def test_a_run_of_its_own(tmp_path):
     assert dict(report.configuration)["micro-batches"] == "4"
     assert {"torch", "python", "device", "threads per rank"} <= set(dict(report.environment))
     page = Page(report_html(replace(report, title="again")))
-    assert "I measured" in page.text
+    assert "wait for W F I W" in page.text

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-from importlib.util import find_spec
 from itertools import pairwise
 
 import pytest
@@ -202,13 +201,6 @@ def test_lines_after_a_checkpoint_are_forgotten(tmp_path):
     forget_after(tmp_path, 2)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 2]
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 3
-
-
-@pytest.mark.skipif(find_spec("tensorboard") is not None, reason="TensorBoard is there")
-def test_without_tensorboard_it_is_named(tmp_path):
-    """The message says what to install."""
-    with pytest.raises(RunError, match=r"pip install .intandem\[tensorboard\]"):
-        find_loggers(LoggingConfig(tensorboard=True), tmp_path, step=0)
 
 
 def test_a_directory_keeps_what_repeats_the_run(tmp_path):

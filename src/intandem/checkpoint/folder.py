@@ -11,6 +11,7 @@ from intandem.argument_types import require_int, require_type
 from intandem.checkpoint.commit import PARTIAL, remove
 from intandem.checkpoint.disk import RealDisk
 from intandem.checkpoint.loading import Checkpoint
+from intandem.checkpoint.manifest import DIGEST
 from intandem.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -92,13 +93,16 @@ class CheckpointFolder:
     def prune(self) -> None:
         """Remove whole checkpoints older than the newest ``keep``, and unfinished older ones.
 
-        Every rank may call it. A checkpoint that is refused stays, for someone to look at.
+        Every rank may call it, at any time: what is being saved stays, and so does a checkpoint
+        that is refused, for someone to look at.
         """
         steps = self.steps()
-        if steps:
-            for path in self._unfinished():
-                if _step_of(_UNFINISHED, path) <= steps[-1]:
-                    self._disk.remove(path)
+        finished_ns = max((_changed_ns(self.path(step) / DIGEST) for step in steps), default=0)
+        for path in self._unfinished():
+            step = _step_of(_UNFINISHED, path)
+            # saves come one after another: one that is under way has begun after the last ended
+            if step in steps or (steps and step < steps[-1] and _changed_ns(path) < finished_ns):
+                self._disk.remove(path)
         if self._keep is not None:
             for step in steps[: -self._keep]:
                 remove(self._disk, self.path(step))
@@ -115,6 +119,14 @@ class CheckpointFolder:
         if not self.root.is_dir():
             return []
         return sorted(path for path in self.root.iterdir() if _UNFINISHED.fullmatch(path.name))
+
+
+def _changed_ns(path: Path) -> int:
+    """Return when a file, or a folder's list of names, was changed; 0 where it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _step_of(pattern: re.Pattern[str], path: Path) -> int:

@@ -1,6 +1,7 @@
 """Reads checkpoints: into a model of any shape of pipeline, or as values.
 
-Everything is looked at before anything is changed: files, names, shapes, the optimizer's kind.
+Everything is looked at before anything is changed: files, names, shapes, kinds of numbers, tied
+values, the optimizer's kind.
 """
 
 from __future__ import annotations
@@ -140,11 +141,11 @@ class Restoring:
         """Look at the content of the named files, and only then into those that will be read.
 
         Raises:
-            CheckpointError: if a file is damaged, or a tensor's shape is not the model's.
+            CheckpointError: if a file is damaged, or a tensor cannot become the model's.
         """
         self._checkpoint.check_content(sorted({*names, *self.files()}))
         try:
-            self._weights.refuse_other_shapes(self._model, self._names)
+            self._weights.refuse_others(self._model, self._names)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
 
@@ -181,20 +182,23 @@ class Restoring:
             raise CheckpointError(msg)
 
     def apply(self) -> None:
-        """Read and fill.
+        """Read and fill. What may be refused is read before anything is changed.
 
         Raises:
-            CheckpointError: if a file cannot be read, or a tensor is of another kind.
+            CheckpointError: if a file cannot be read.
         """
+        saved = self._checkpoint.manifest.optimizer
+        given = [
+            (planned, saved, self._checkpoint.optimizer_tensors(saved, planned.names()))
+            for planned in self._plans
+            if saved is not None
+        ]
         try:
             self._weights.fill(self._model, self._names)
         except (ValueError, OSError) as error:
             raise CheckpointError(str(error)) from error
-        saved = self._checkpoint.manifest.optimizer
-        for planned in self._plans:
-            if saved is not None:
-                tensors = self._checkpoint.optimizer_tensors(saved, planned.names())
-                give(planned, saved, tensors)
+        for planned, state, tensors in given:
+            give(planned, state, tensors)
 
 
 def load_into(

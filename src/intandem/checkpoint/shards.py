@@ -90,13 +90,20 @@ def check_presence(folder: Path, files: Mapping[str, File]) -> None:
     """
     for name, file in files.items():
         path = folder / name
-        if not path.is_file():
-            msg = f"{path} is missing: the checkpoint is not whole"
-            raise CheckpointError(msg)
-        if (found := path.stat().st_size) != file.num_bytes:
+        try:
+            found = path.stat().st_size
+        except OSError as error:  # one that another process is removing is not whole either
+            msg = f"{path} is missing: the checkpoint is not whole ({error.strerror})"
+            raise CheckpointError(msg) from error
+        if found != file.num_bytes:
             msg = f"{path} is damaged: it has {found} bytes, expected {file.num_bytes}"
             raise CheckpointError(msg)
-    for path in sorted(folder.glob("*.safetensors")):
+    try:
+        present = sorted(folder.glob("*.safetensors"))
+    except OSError as error:
+        msg = f"{folder} cannot be read: {error.strerror}"
+        raise CheckpointError(msg) from error
+    for path in present:
         if path.name not in files:
             msg = f"{path} is no file of this checkpoint: its manifest does not name it"
             raise CheckpointError(msg)

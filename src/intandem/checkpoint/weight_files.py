@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,10 +73,10 @@ class WeightFiles:
             What was read.
 
         Raises:
-            ValueError: listing every tensor whose shape or kind is not the model's.
+            ValueError: as ``refuse_others``, before anything is changed.
         """
         shards = self._wanted(model, names)
-        _refuse_other_shapes(self._what, shards)
+        _refuse_others(self._what, shards)
         amount, converted = _read(shards)
         if converted:
             _log.info("%s: converted %s", self._what, ", ".join(sorted(converted)))
@@ -85,13 +86,14 @@ class WeightFiles:
         )  # fmt: skip
         return amount
 
-    def refuse_other_shapes(self, model: nn.Module, names: Collection[str]) -> None:
-        """Refuse what ``fill`` would.
+    def refuse_others(self, model: nn.Module, names: Collection[str]) -> None:
+        """Refuse what ``fill`` would, and change nothing.
 
         Raises:
-            ValueError: listing every tensor whose shape is not the model's.
+            ValueError: listing every tensor whose shape or kind is not the model's, or that is
+                tied to one of other values.
         """
-        _refuse_other_shapes(self._what, self._wanted(model, names))
+        _refuse_others(self._what, self._wanted(model, names))
 
     def files_of(self, names: Iterable[str]) -> set[Path]:
         """Return the files that ``fill`` would open for the named tensors."""
@@ -223,26 +225,58 @@ def _listed(what: str, names: list[str], others: Iterable[str]) -> list[str]:
     return [f"{what} {', '.join(shown)}{more}"]
 
 
-def _refuse_other_shapes(what: str, shards: Mapping[Path, list[tuple[str, Tensor]]]) -> None:
+def _refuse_others(what: str, shards: Mapping[Path, list[tuple[str, Tensor]]]) -> None:
     wrong: list[str] = []
+    read_as: dict[int, tuple[str, Tensor]] = {}
+    num_names = Counter(id(target) for wanted in shards.values() for _, target in wanted)
     for file, wanted in shards.items():
         with _opened(file) as opened:
             inside = set(opened.keys())
             for name, target in wanted:
                 if name not in inside:
                     wrong.append(f"{name} is not in {file.name}, where the index has it")
-                elif (shape := tuple(opened.get_slice(name).get_shape())) != tuple(target.shape):
-                    wrong.append(f"{name} is {shape}, expected {tuple(target.shape)}")
+                elif said := _unlike(name, opened.get_slice(name), target):
+                    wrong.append(said)
+                elif num_names[id(target)] > 1:
+                    own = name, opened.get_tensor(name)
+                    earlier = read_as.setdefault(id(target), own)
+                    wrong += _other_values(earlier, own, target)
     if wrong:
         more = f" and {len(wrong) - _MAX_LISTED} more" if len(wrong) > _MAX_LISTED else ""
         msg = f"{what} is not this model's: {'; '.join(wrong[:_MAX_LISTED])}{more}"
         raise ValueError(msg)
 
 
+def _unlike(name: str, found: Any, target: Tensor) -> str | None:
+    """Say how a tensor in a file cannot become ``target``, if so."""
+    if (shape := tuple(found.get_shape())) != tuple(target.shape):
+        return f"{name} is {shape}, expected {tuple(target.shape)}"
+    if _is_floating(kind := found.get_dtype()) != target.is_floating_point():
+        return f"{name} is {kind} in the file and {target.dtype} in the model"
+    return None
+
+
+def _is_floating(kind: str) -> bool:
+    """Tell of the name that safetensors has for a dtype: F32, BF16, F8_E4M3, I64, BOOL, C64."""
+    return kind.startswith(("F", "BF"))
+
+
+def _other_values(
+    earlier: tuple[str, Tensor], own: tuple[str, Tensor], target: Tensor
+) -> list[str]:
+    """Say that two tensors in files, which are one in the model, are not equal, if so."""
+    (name, tensor), (other_name, other) = earlier, own
+    if torch.equal(tensor.to(target.dtype), other.to(target.dtype)):
+        return []
+    return [
+        f"{name} and {other_name} are tied in the model and differ in the file; untie them "
+        "(tie_word_embeddings=False), or remove one from the file"
+    ]
+
+
 def _read(shards: Mapping[Path, list[tuple[str, Tensor]]]) -> tuple[Amount, set[str]]:
     """Copy tensor by tensor, so that the host never holds a second one."""
     num_bytes, num_tensors, converted = 0, 0, set()
-    filled: dict[int, str] = {}
     for file, wanted in shards.items():
         with _opened(file) as opened, torch.no_grad():
             for name, target in wanted:
@@ -250,24 +284,6 @@ def _read(shards: Mapping[Path, list[tuple[str, Tensor]]]) -> tuple[Amount, set[
                 num_bytes += read.numel() * read.element_size()
                 num_tensors += 1
                 if read.dtype != target.dtype:
-                    converted.add(_conversion(name, read, target))
-                if (earlier := filled.setdefault(id(target), name)) != name:
-                    _refuse_other_value(earlier, name, target, read)
+                    converted.add(f"{read.dtype} to {target.dtype}")
                 target.copy_(read)
     return Amount(num_tensors, num_bytes, tuple(sorted(file.name for file in shards))), converted
-
-
-def _conversion(name: str, read: Tensor, target: Tensor) -> str:
-    if read.is_floating_point() != target.is_floating_point():
-        msg = f"{name} is {read.dtype} in the file and {target.dtype} in the model"
-        raise ValueError(msg)
-    return f"{read.dtype} to {target.dtype}"
-
-
-def _refuse_other_value(earlier: str, name: str, target: Tensor, read: Tensor) -> None:
-    if not torch.equal(target.detach(), read.to(target)):
-        msg = (
-            f"{earlier} and {name} are tied in the model and differ in the file; untie them "
-            "(tie_word_embeddings=False), or remove one from the file"
-        )
-        raise ValueError(msg)

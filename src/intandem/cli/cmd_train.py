@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+import sys
+import traceback
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path  # noqa: TC003  (tyro reads annotations)
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from intandem.cli.arguments import carry_out, parse_arguments
+from intandem.cli.files import in_words
 from intandem.cli.progress import reporting
 from intandem.train.config import Config
 from intandem.train.config_file import checked, read_config, write_config
@@ -71,19 +74,38 @@ def main(argv: list[str]) -> int:
 
 
 def _train(arguments: Arguments) -> int:
+    """Train; returns the exit status: 1 of a run that failed while it trained, and says where.
+
+    Raises:
+        Exception: what is wrong with what was asked for, before anything is trained.
+    """
     config = checked(arguments.settings)
     if arguments.show:
         print(write_config(config), end="")
         return 0
-    from intandem.train.trainer import is_first, train
+    from intandem.train.trainer import is_first, prepared
 
     console = Console(stderr=arguments.format == "json", highlight=False)
-    if not is_first():
-        return train(config, resume=arguments.resume).exit_code
-    console.print(write_config(config), soft_wrap=True, markup=False)
-    with _showing(console) as progress:
-        outcome = train(config, resume=arguments.resume, progress=progress)
-    print(json.dumps(asdict(outcome)) if arguments.format == "json" else _as_text(outcome))
+    if is_first():
+        console.print(write_config(config), soft_wrap=True, markup=False)
+    is_training = False
+    try:
+        with (
+            _showing(console) if is_first() else nullcontext() as progress,
+            prepared(config, resume=arguments.resume, progress=progress) as run,
+        ):
+            is_training = True
+            outcome = run.train()
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # any: from here on it is no fault of what was asked for
+        if not is_training:
+            raise
+        traceback.print_exc()
+        print(f"intandem train: {in_words(error)}", file=sys.stderr)
+        return 1
+    if is_first():
+        print(json.dumps(asdict(outcome)) if arguments.format == "json" else _as_text(outcome))
     return outcome.exit_code
 
 

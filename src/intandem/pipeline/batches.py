@@ -30,6 +30,7 @@ from intandem.runtime.microbatch import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from intandem.pipeline.facade import Pipeline
     from intandem.pipeline.request import Request
     from intandem.recorder import Arguments
 
@@ -44,6 +45,9 @@ class Batches:
         num_ranks: of the pipeline.
         example: tells whether the model is passed the number of labels in the whole batch.
 
+    Attributes:
+        num_microbatches: of a batch that has enough rows.
+
     Raises:
         BatchError: if the request says how to split what ``example`` does not have.
     """
@@ -51,7 +55,7 @@ class Batches:
     def __init__(self, request: Request, num_ranks: int, example: Any) -> None:
         check_split(example, request.split)
         self._request = request
-        self._num_microbatches = request.num_microbatches(num_ranks)
+        self.num_microbatches = request.num_microbatches(num_ranks)
         self._counting: Counting | None = None
         if request.loss is None and takes_token_count(request.model, example):
             self._counting = Counting.DIVIDES
@@ -61,7 +65,7 @@ class Batches:
         whole = plain_batch(batch)
         if device is not None:
             whole = map_tree(lambda x: x.to(device) if isinstance(x, Tensor) else x, whole)
-        split = split_batch(whole, self._num_microbatches, self._request.split)
+        split = split_batch(whole, self.num_microbatches, self._request.split)
         counting = self._counting
         if counting is None or counting is Counting.IGNORES or "labels" not in split.parts[0]:
             return split
@@ -113,6 +117,11 @@ class Batches:
                 "rows: give count=fn(batch) if they are means over something else",
                 type(self._request.model).__name__,
             )
+
+
+def num_microbatches_of(pipe: Pipeline) -> int:
+    """Return how many micro-batches a pipeline makes of a batch that has enough rows."""
+    return pipe._batches.num_microbatches
 
 
 def join_outputs(outputs: Sequence[Any]) -> Any:

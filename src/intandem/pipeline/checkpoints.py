@@ -76,15 +76,30 @@ class Checkpoints:
         self._num_saves = 0
         self._pending: SavedCheckpoint | None = None
 
-    def finish(self) -> None:
-        """Wait for a save in the background.
+    def settle(self) -> None:
+        """Wait for a save in the background, before this process closes.
 
         Raises:
-            CheckpointError: if it has failed, and nobody has been told.
+            CheckpointError: if it has failed, and this process has not been told.
         """
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.settle()
+        if pending is not None and (error := pending.failure()) and not pending.was_waited_for:
+            raise error
+
+    def _settle_together(self, what: str) -> None:
+        """Wait for a save in the background, before a call that is collective.
+
+        Raises:
+            CheckpointError: on every rank, if it has failed and any has not been told: all of them
+                make the same call next.
+        """
+        pending, self._pending = self._pending, None
+        error = None if pending is None else pending.failure()
+        if pending is None or error is None:
+            return
+        own = b"told" if pending.was_waited_for else b""
+        if not isinstance(error, CheckpointError) or not all(self._exchange.gather(what, own)):
+            raise error
 
     def save(
         self,
@@ -96,7 +111,7 @@ class Checkpoints:
         wait: bool,
     ) -> SavedCheckpoint:
         """Save; see ``Pipeline.save``."""
-        self.finish()
+        self._settle_together("save()")
 
         def prepare() -> tuple[Manifest, Content]:
             require_type("directory", directory, (str, Path), "the path of a folder to make")
@@ -120,7 +135,7 @@ class Checkpoints:
 
     def save_pretrained(self, directory: str | Path, max_shard_bytes: int) -> Path:
         """Save for ``transformers``; see ``Pipeline.save_pretrained``."""
-        self.finish()
+        self._settle_together("save_pretrained()")
         model = self._model
 
         def prepare() -> tuple[dict[str, Tensor], list[list[str]]]:
@@ -152,7 +167,7 @@ class Checkpoints:
         self, directory: str | Path, optimizer: Optimizer | None, scaler: GradScaler | None
     ) -> dict[str, Any]:
         """Load; see ``Pipeline.load``."""
-        self.finish()
+        self._settle_together("load()")
 
         def prepare() -> tuple[Checkpoint, Restoring]:
             checkpoint = Checkpoint(directory)

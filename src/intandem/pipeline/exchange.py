@@ -32,6 +32,11 @@ class Exchange:
         return self._transport.rank if self._transport else 0
 
     @property
+    def num_processes(self) -> int:
+        """How many processes there are; 1 where all ranks are here."""
+        return self._transport.num_ranks if self._transport else 1
+
+    @property
     def turn(self) -> int:
         """How many facts have been exchanged; the same in every process between calls."""
         return self._turn

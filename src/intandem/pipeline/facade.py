@@ -386,7 +386,7 @@ class Pipeline:
         """End this pipeline's threads and connections. The model stays as it is."""
         try:
             self._steps.complete()
-            self._checkpoints.finish()
+            self._checkpoints.settle()
         finally:
             self._finalizer()
 

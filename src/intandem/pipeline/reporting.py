@@ -35,17 +35,24 @@ class History:
     """Losses and seconds of the steps so far; the oldest are forgotten after many.
 
     Attributes:
-        losses: of each step.
-        step_s: seconds of each step, without the optimizer.
+        losses: of each step, by its number: steps before a checkpoint was loaded count.
+        step_s: seconds of each step, without the optimizer, by its number.
     """
 
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_STEPS_KEPT))
-    step_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_STEPS_KEPT))
+    losses: deque[tuple[int, float]] = field(default_factory=lambda: _kept())
+    step_s: deque[tuple[int, float]] = field(default_factory=lambda: _kept())
 
-    def add(self, loss: float, seconds: float) -> None:
-        """Take in one step."""
-        self.losses.append(loss)
-        self.step_s.append(seconds)
+    def add(self, step: int, loss: float, seconds: float) -> None:
+        """Take in one step. What had its number, before an older checkpoint was loaded, goes."""
+        for curve in (self.losses, self.step_s):
+            while curve and curve[-1][0] >= step:
+                curve.pop()
+        self.losses.append((step, loss))
+        self.step_s.append((step, seconds))
+
+
+def _kept() -> deque[tuple[int, float]]:
+    return deque(maxlen=_NUM_STEPS_KEPT)
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -79,8 +86,9 @@ def build_report(
 ) -> Report:
     """Return the report of the last step."""
     measured, kept = step.timeline, assembly.plan.kept_bytes
+    seconds = _seconds_by_stage(measured)
     planned = simulate(program, assembly.plan.cost_model())
-    losses = [(i, loss) for i, loss in enumerate(history.losses) if math.isfinite(loss)]
+    losses = [(step, loss) for step, loss in history.losses if math.isfinite(loss)]
     return Report(
         title=title,
         schedule=program.name,
@@ -96,12 +104,12 @@ def build_report(
         idle=idle_parts(measured, program, {u.rank: (u.start_s, u.end_s) for u in step.updates}),
         critical_path=critical_path(measured, program),
         stages=tuple(
-            _row(request.model, assembly, stage, measured)
+            _row(request.model, assembly, stage, seconds)
             for stage in range(program.placement.num_stages)
         ),
         loss=LossCurve(tuple(losses)),
-        throughput=Throughput(tuple((i, 1 / s) for i, s in enumerate(history.step_s)), "steps"),
-        step_s=median(history.step_s),
+        throughput=Throughput(tuple((i, 1 / s) for i, s in history.step_s), "steps"),
+        step_s=median(s for _, s in history.step_s),
         configuration=_configuration(request, program),
         environment=environment_of(assembly.home, step.clock_error_s),
     )
@@ -120,7 +128,7 @@ def _configuration(request: Request, program: Program) -> tuple[tuple[str, str],
     )
 
 
-def _row(model: nn.Module, assembly: Assembly, stage: int, measured: Timeline) -> StageRow:
+def _row(model: nn.Module, assembly: Assembly, stage: int, seconds: _Seconds) -> StageRow:
     part = assembly.example.cuts[stage]
     graph = assembly.example.graph
     names = {name for index in part.calls for name in graph.calls[index].parameters}
@@ -136,13 +144,13 @@ def _row(model: nn.Module, assembly: Assembly, stage: int, measured: Timeline) -
         num_waiting=assembly.plan.num_waiting(stage),
         planned_forward_s=costs.forward_s[stage],
         planned_backward_s=costs.backward_s[stage],
-        measured_forward_s=_median_s(measured, stage, {ActionKind.F}),
-        measured_backward_s=_median_s(measured, stage, {ActionKind.B, ActionKind.I, ActionKind.W}),
+        measured_forward_s=_median_s(seconds, stage, (ActionKind.F,)),
+        measured_backward_s=_median_s(seconds, stage, _BACKWARD),
         sent_bytes=sum(graph.values[v].num_bytes for values in hands for v in values),
         planned_input_s=costs.backward_input_s[stage],
         planned_weight_s=costs.backward_weight_s[stage],
-        measured_input_s=_median_s(measured, stage, {ActionKind.I}),
-        measured_weight_s=_median_s(measured, stage, {ActionKind.W}),
+        measured_input_s=_median_s(seconds, stage, (ActionKind.I,)),
+        measured_weight_s=_median_s(seconds, stage, (ActionKind.W,)),
         forward_flops=assembly.plan.forward_flops(stage),
         backward_flops=assembly.plan.backward_flops(stage),
         activation_bytes=assembly.plan.kept_bytes[stage] if assembly.plan.kept_bytes else None,
@@ -155,11 +163,25 @@ def _blocks(assembly: Assembly, stage: int) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
 
 
-def _median_s(measured: Timeline, stage: int, kinds: set[ActionKind]) -> float | None:
-    """Median over micro-batches of the seconds that ``kinds`` of a stage took together."""
-    by_microbatch: dict[int, float] = {}
+_Seconds = dict[tuple[int, ActionKind], dict[int, float]]
+"""By stage and kind, and then by micro-batch."""
+_BACKWARD = (ActionKind.B, ActionKind.I, ActionKind.W)
+
+
+def _seconds_by_stage(measured: Timeline) -> _Seconds:
+    found: _Seconds = {}
     for span in measured.spans:
-        if span.action.stage == stage and span.action.kind in kinds:
-            mb = span.action.microbatch
-            by_microbatch[mb] = by_microbatch.get(mb, 0.0) + span.end_s - span.start_s
-    return median(by_microbatch.values()) if by_microbatch else None
+        action = span.action
+        by_microbatch = found.setdefault((action.stage, action.kind), {})
+        before_s = by_microbatch.get(action.microbatch, 0.0)
+        by_microbatch[action.microbatch] = before_s + span.end_s - span.start_s
+    return found
+
+
+def _median_s(seconds: _Seconds, stage: int, kinds: tuple[ActionKind, ...]) -> float | None:
+    """Median over micro-batches of the seconds that ``kinds`` of a stage took together."""
+    total: dict[int, float] = {}
+    for kind in kinds:
+        for microbatch, part_s in seconds.get((stage, kind), {}).items():
+            total[microbatch] = total.get(microbatch, 0.0) + part_s
+    return median(total.values()) if total else None

@@ -15,12 +15,13 @@ class SavedCheckpoint:
 
     Attributes:
         path: its folder.
+        was_waited_for: whether this process has been told what came of it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._future: Future[Path] = Future()
-        self._was_waited_for = False
+        self.was_waited_for = False
 
     def __repr__(self) -> str:
         return f"SavedCheckpoint({str(self.path)!r}, done={self.done})"
@@ -37,15 +38,12 @@ class SavedCheckpoint:
             CheckpointError: if it cannot be written.
             PeerFailureError: if the run has ended.
         """
-        self._was_waited_for = True
+        self.was_waited_for = True
         return self._future.result()
 
-    def settle(self) -> None:
-        """Wait, and raise what nobody has been told."""
-        if self._was_waited_for:
-            self._future.exception()
-        else:
-            self.wait()
+    def failure(self) -> BaseException | None:
+        """Wait, and return what it failed with, if it has."""
+        return self._future.exception()
 
     def run(self, work: Callable[[], Path]) -> None:
         """Write it."""

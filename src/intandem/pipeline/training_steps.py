@@ -126,7 +126,7 @@ class TrainingSteps:
 
     def _note(self, trained: Trained, seconds: float) -> None:
         self._last = trained
-        self.history.add(trained.report.value, seconds)
+        self.history.add(trained.step, trained.report.value, seconds)
         trained.report.check_finite(stage=self._passes.last_stage, step=trained.step)
 
 

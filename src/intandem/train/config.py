@@ -132,7 +132,8 @@ class PipelineConfig:
     schedule: str = "auto"
     """A name (`intandem show all` compares them) or the path of a compute-order .csv."""
     microbatches: Count | None = None
-    """Parts that a batch is split into; by default 4 per rank."""
+    """Parts that a batch is split into; by default 4 per rank, and what it was of a run that is
+    gone on with."""
     replicas: Count = 1
     """Copies of the pipeline that share out the micro-batches."""
     recompute: Literal["none", "all"] = "none"

@@ -13,7 +13,7 @@ class State:
     Attributes:
         step: steps done.
         num_steps: that there are.
-        loss: of the last step.
+        loss: of the last step that was logged; None before the first.
         units_per_s: trained on, of late.
         unit: what these are.
         left_s: seconds that remain, or None while unknown.
@@ -21,7 +21,7 @@ class State:
 
     step: int
     num_steps: int
-    loss: float
+    loss: float | None
     units_per_s: float
     unit: str
     left_s: float | None
@@ -33,9 +33,9 @@ class State:
 
     def __str__(self) -> str:
         left = "" if self.left_s is None else f"  {time_text(self.left_s)} left"
+        loss = "" if self.loss is None else f"loss {self.loss:.4f}  "
         return (
-            f"step {self.step}/{self.num_steps}  loss {self.loss:.4f}  "
-            f"{self.units_per_s:,.0f} {self.unit}/s{left}"
+            f"step {self.step}/{self.num_steps}  {loss}{self.units_per_s:,.0f} {self.unit}/s{left}"
         )
 
 

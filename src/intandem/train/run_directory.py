@@ -12,7 +12,7 @@ report.html         the last step, planned and measured
 
 from __future__ import annotations
 
-import inspect
+import itertools
 import json
 import os
 import platform
@@ -26,13 +26,21 @@ from typing import TYPE_CHECKING, Any
 from intandem.errors import RunError
 from intandem.train.config_file import read_config, table_of, write_config
 from intandem.train.loggers import METRICS, forget_after
-from intandem.user_code import find_function
+from intandem.user_code import source_files
 
 if TYPE_CHECKING:
     from intandem.train.config import Config
 
 CONFIG = "config.toml"
-_KEPT = ("seed", "data.seq", "data.rows", "data.tokenizer", "data.vocab", "data.validation")
+_KEPT = (
+    "seed",
+    "precision",
+    "data.seq",
+    "data.rows",
+    "data.tokenizer",
+    "data.vocab",
+    "data.validation",
+)
 """Keys that stay the same when a run is gone on with, and all of ``model`` but its loss."""
 
 
@@ -60,9 +68,29 @@ class RunDirectory:
         return self.path / "tokenizer.json"
 
     @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Where numbers are."""
+        return self.path / METRICS
+
+    @property
     def report(self) -> Path:
         """Where the report goes."""
         return self.path / "report.html"
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is something to go on with."""
+        is_logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return is_logged or any(self.checkpoints.glob("step-*"))
+
+    def forget_tokens(self) -> None:
+        """Remove learned tokens, which are of another text. Every rank may call it."""
+        self.tokenizer.unlink(missing_ok=True)
 
     def refuse_other_run(self) -> None:
         """Refuse a directory that has a run in it already.
@@ -70,8 +98,7 @@ class RunDirectory:
         Raises:
             RunError: saying what can be done.
         """
-        path = self.path / METRICS
-        if path.is_file() and path.stat().st_size:
+        if self.has_run:
             msg = (
                 f"{self.path} has a run in it; go on with it by --resume, or take another "
                 "--directory"
@@ -119,13 +146,17 @@ class RunDirectory:
         return found
 
     def _copy_code(self, config: Config) -> None:
+        sources: dict[Path, None] = {}
         names = (config.data.source, config.model.name, config.model.loss or "")
         for name in (*names, config.optimizer.name, *config.logging.loggers):
             if ":" in name and not name.startswith(("text:", "images:")):
-                source = inspect.getsourcefile(inspect.unwrap(find_function(name)))
-                if source is not None:
-                    (self.path / "code").mkdir(exist_ok=True)
-                    shutil.copy(source, self.path / "code" / Path(source).name)
+                sources.update(dict.fromkeys(source_files(name)))
+        taken: set[str] = set()
+        for source in sources:
+            (self.path / "code").mkdir(exist_ok=True)
+            name = _free_name(source, taken)
+            taken.add(name)
+            shutil.copy(source, self.path / "code" / name)
 
 
 def environment() -> dict[str, Any]:
@@ -155,6 +186,12 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def _free_name(source: Path, taken: set[str]) -> str:
+    """Return the name of a file, or ``name.2.py`` where another one has that."""
+    names = (f"{source.stem}.{n}{source.suffix}" for n in itertools.count(2))
+    return next(name for name in itertools.chain([source.name], names) if name not in taken)
 
 
 def _replace(path: Path, text: str) -> None:

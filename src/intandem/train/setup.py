@@ -11,11 +11,12 @@ import torch
 from intandem.pipeline import Options, Pipeline
 from intandem.runtime.transport.process_group import launched_num_ranks
 from intandem.train.data.dataset import Stateful, as_rows
-from intandem.train.data.iterator import BatchIterator, in_order
+from intandem.train.data.iterator import BatchIterator, in_order, next_batch
 from intandem.train.models import find_loss, find_model
 from intandem.train.optimizers import find_optimizer
 
 if TYPE_CHECKING:
+    from intandem.pipeline.optimizer import PipelineOptimizer
     from intandem.pipeline.scaling import PipelineGradScaler
     from intandem.train.config import Config
     from intandem.train.data.dataset import Data
@@ -33,7 +34,7 @@ class Parts:
         batches: to train on.
         validation: batches held out, and how many rows each has.
         pipe: the pipeline.
-        optimizer: of this process's parameters.
+        optimizer: of this process's parameters, which each rank steps by itself.
         scaler: of gradients, with fp16.
         num_parameters: of the model.
     """
@@ -43,7 +44,7 @@ class Parts:
     batches: Stateful
     validation: list[tuple[Any, int]]
     pipe: Pipeline
-    optimizer: torch.optim.Optimizer
+    optimizer: PipelineOptimizer
     scaler: PipelineGradScaler | None
     num_parameters: int
 
@@ -71,7 +72,7 @@ def set_up(config: Config, data: Data) -> Parts:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     pipe = _pipeline(config, data, model, batches)
     try:
-        optimizer = find_optimizer(config.optimizer, pipe.named_parameters(), every)
+        optimizer = _optimizer(config, pipe, every)
         scaler = pipe.grad_scaler() if config.precision == "fp16" else None
     except BaseException:
         pipe.close()
@@ -103,7 +104,7 @@ def _pipeline(config: Config, data: Data, model: torch.nn.Module, batches: State
     )
     return Pipeline(
         model,
-        example=_peek(batches),
+        example=_peek(batches, config.steps),
         loss=find_loss(config, data),
         ranks=asked.ranks or (1 if launched_num_ranks() is None else None),
         schedule=asked.schedule,
@@ -115,9 +116,20 @@ def _pipeline(config: Config, data: Data, model: torch.nn.Module, batches: State
     )
 
 
-def _peek(batches: Stateful) -> Any:
+def _optimizer(config: Config, pipe: Pipeline, every: list[str]) -> PipelineOptimizer:
+    """Return an optimizer that each rank steps in its own thread of work."""
+    name_of = {id(parameter): name for name, parameter in pipe.named_parameters()}
+
+    def of_rank(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        named = [(name_of[id(parameter)], parameter) for parameter in parameters]
+        return find_optimizer(config.optimizer, named, every)
+
+    return pipe.optimizer(of_rank)
+
+
+def _peek(batches: Stateful, num_steps: int) -> Any:
     """Return the next batch, and leave it where it is."""
     position = batches.state_dict()
-    batch = next(batches)
+    batch = next_batch(batches, step=0, num_steps=num_steps)
     batches.load_state_dict(position)
     return batch

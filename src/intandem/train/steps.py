@@ -2,69 +2,65 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from intandem.recorder.trees import tensors_in
+from intandem.train.data.iterator import next_batch
 from intandem.train.learning_rate import factor
 from intandem.train.optimizers import set_learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from intandem.runtime.loss_report import PromisedLoss, StepLoss
     from intandem.train.setup import Parts
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a step leaves.
+    """A step that was begun; ranks may still be at it.
 
     Attributes:
-        loss: of the step, over all of its batches.
+        losses: of its batches.
         rate: learning rate.
         grad_norm: before clipping; None where gradients are not clipped.
-        metrics: that the loss function returned, by name.
         num_units: trained on.
-        seconds: that it took.
     """
 
-    loss: float
+    losses: tuple[StepLoss | PromisedLoss, ...]
     rate: float
     grad_norm: float | None
     num_units: int
-    seconds: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, float]:
+        """Wait for the loss; return it and the loss function's metrics, means over batches.
+
+        Raises:
+            NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
+        """
+        return weighed(({**loss.metrics, "loss": loss.item()}, 1) for loss in self.losses)
 
 
 def train_step(parts: Parts, step: int) -> Trained:
     """Train step ``step``, counted from 0, on the next batches. Collective.
 
     Raises:
-        NonFiniteLossError: if a micro-batch's loss is NaN or infinite.
-        PipelineError: if a rank failed.
+        NonFiniteLossError: if a micro-batch's loss, of this step or of the one before, is NaN or
+            infinite.
+        PipelineError: if a rank failed, or the data have ended.
     """
-    config, began_s = parts.config, time.perf_counter()
+    config = parts.config
     rate = config.optimizer.lr * factor(config.learning_rate, step, config.steps)
     set_learning_rate(parts.optimizer, rate)
-    losses: list[tuple[Mapping[str, float], int]] = []
-    num_rows = 0
+    losses, num_rows = [], 0
     for _ in range(config.accumulate):
-        batch = next(parts.batches)
+        batch = next_batch(parts.batches, step=step, num_steps=config.steps)
         with parts.precision():
-            loss = parts.pipe.step(batch)
-        losses.append(({**loss.metrics, "loss": loss.item()}, 1))
+            losses.append(parts.pipe.step(batch))
         num_rows += _num_rows(batch)
     norm = _update(parts)
-    metrics = weighed(losses)
-    return Trained(
-        loss=metrics.pop("loss"),
-        rate=rate,
-        grad_norm=norm,
-        num_units=num_rows * parts.data.units_per_row,
-        seconds=time.perf_counter() - began_s,
-        metrics=metrics,
-    )
+    return Trained(tuple(losses), rate, norm, num_rows * parts.data.units_per_row)
 
 
 def validate(parts: Parts) -> dict[str, float]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from intandem.pipeline.exchange import Exchange
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -32,6 +34,34 @@ class Stop:
 
 
 _DEFAULT = signal.SIG_DFL
+
+
+class SharedStop:
+    """What any process was told, known to all of them after the same step.
+
+    Each leaves what it has heard after every step, and reads what all had heard a step before: so
+    none waits for the slowest.
+
+    Args:
+        stop: of this process.
+        exchange: with the others.
+    """
+
+    def __init__(self, stop: Stop, exchange: Exchange) -> None:
+        self._stop, self._exchange = stop, exchange
+        self._num_calls = 0
+
+    def heard(self) -> int:
+        """The signal that a process was told to stop by, or 0: the same on all. Collective."""
+        ranks = range(self._exchange.num_processes)
+        if len(ranks) == 1:
+            return self._stop.signum
+        before, self._num_calls = self._num_calls, self._num_calls + 1
+        own = str(self._stop.signum).encode()
+        self._exchange.leave(f"stop/{self._num_calls}/{self._exchange.rank}", own)
+        if not before:
+            return 0
+        return max(int(self._exchange.read(f"stop/{before}/{rank}")) for rank in ranks)
 
 
 @contextmanager

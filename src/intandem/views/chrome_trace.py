@@ -19,7 +19,7 @@ from intandem.views.passes import groups, passes_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from intandem.ir import Program, Span, Timeline
+    from intandem.ir import Arrival, Program, Span, Timeline
     from intandem.views.passes import Passes
     from intandem.views.report import OptimizerSpan, StepFunction
 
@@ -121,12 +121,13 @@ def _complete(
 
 def _waits(timeline: Timeline) -> Iterator[tuple[int, str, float, float]]:
     """Rank, message, start and end of each wait: from when the rank was free to the arrival."""
-    for rank in range(timeline.num_ranks):
+    arrivals: dict[int, list[Arrival]] = {}
+    for arrival in timeline.arrivals:
+        arrivals.setdefault(arrival.rank, []).append(arrival)
+    for rank, received in sorted(arrivals.items()):
         spans = timeline.of_rank(rank)
         free_s, place = timeline.start_s, 0
-        for arrival in timeline.arrivals:
-            if arrival.rank != rank:
-                continue
+        for arrival in received:
             while place < len(spans) and spans[place].start_s < arrival.time_s:
                 free_s = max(free_s, spans[place].end_s)
                 place += 1

@@ -26,11 +26,11 @@ def stage_section(stages: Sequence[StageRow]) -> str:
     )
     body = "\n".join(f"<tr>{cells}</tr>" for cells in rows)
     return (
-        "<section>\n<h2>Stages <small>times, operations and bytes kept and sent are of one "
-        "micro-batch; B is I and W together where they are split; gradients that can wait for W "
-        "are computed there, the others in I; FLOPs are of products, convolutions and attention"
-        "</small></h2>\n"
-        f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        "<section>\n<h2>Stages <small>times as measured and as planned, operations and bytes "
+        "kept and sent are of one micro-batch; B is I and W together where they are split; "
+        "gradients that can wait for W are computed there, the others in I; FLOPs are of "
+        "products, convolutions and attention</small></h2>\n"
+        f'<div class="scroll"><table class="stages">\n<thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
     )
 
@@ -44,17 +44,13 @@ def _columns(stages: Sequence[StageRow]) -> Iterator[tuple[str, Callable[[StageR
     yield "parameters", lambda row: units.count(row.num_parameters)
     yield "bytes", lambda row: units.size(row.parameter_bytes)
     yield "wait for W", lambda row: _share(row.num_waiting, row.num_parameters)
-    yield "F planned", lambda row: _time(row.planned_forward_s)
-    yield "F measured", lambda row: _time(row.measured_forward_s)
+    yield "F", lambda row: _times(row.measured_forward_s, row.planned_forward_s)
     split = [row.measured_input_s is not None for row in stages]
     if any(split):
-        yield "I planned", lambda row: _time(row.planned_input_s)
-        yield "I measured", lambda row: _time(row.measured_input_s)
-        yield "W planned", lambda row: _time(row.planned_weight_s)
-        yield "W measured", lambda row: _time(row.measured_weight_s)
+        yield "I", lambda row: _times(row.measured_input_s, row.planned_input_s)
+        yield "W", lambda row: _times(row.measured_weight_s, row.planned_weight_s)
     if not all(split):
-        yield "B planned", lambda row: _time(row.planned_backward_s)
-        yield "B measured", lambda row: _time(row.measured_backward_s)
+        yield "B", lambda row: _times(row.measured_backward_s, row.planned_backward_s)
     if any(row.forward_flops is not None for row in stages):
         yield "FLOPs F", lambda row: _known(row.forward_flops, units.count)
         yield "FLOPs B", lambda row: _known(row.backward_flops, units.count)
@@ -63,8 +59,10 @@ def _columns(stages: Sequence[StageRow]) -> Iterator[tuple[str, Callable[[StageR
     yield "sent", lambda row: _known(row.sent_bytes, units.size)
 
 
-def _time(time_s: float | None) -> str:
-    return UNKNOWN if time_s is None else units.duration(time_s)
+def _times(measured_s: float | None, planned_s: float | None) -> str:
+    """Write what was measured, and what was planned below it."""
+    plan = "" if planned_s is None else f"<small>plan {units.duration(planned_s)}</small>"
+    return (UNKNOWN if measured_s is None else units.duration(measured_s)) + plan
 
 
 def _known(number: int | None, write: Callable[[float], str]) -> str:

@@ -50,7 +50,8 @@ class Data:
         units_per_row: how many of them a row has.
         facts: what a model has to know: ``vocab`` and ``seq``, or ``size``, ``channels`` and
             ``classes``.
-        fingerprint: tells other data from this; a run is not gone on with on other data.
+        fingerprint: tells other data from this; a run is not gone on with on other data. By
+            default, it is made of some rows.
         about: the same for reading.
     """
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from intandem.errors import BatchError
+from intandem.errors import BatchError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from intandem.train.data.dataset import Rows
+    from intandem.train.data.dataset import Rows, Stateful
 
 _PRIME = 1_000_003
 
@@ -80,6 +80,27 @@ class BatchIterator:
     def _order_of(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(self._seed * _PRIME + epoch)
         return torch.randperm(len(self._rows), generator=generator)
+
+
+def next_batch(batches: Stateful, *, step: int, num_steps: int) -> Any:
+    """Return the next batch.
+
+    Args:
+        batches: may be an iterator of the user's.
+        step: that it is for, counted from 0.
+        num_steps: of the run.
+
+    Raises:
+        RunError: if there is none.
+    """
+    try:
+        return next(batches)
+    except StopIteration:
+        msg = (
+            f"the data ended early: {type(batches).__name__} has no batch for step {step + 1} of "
+            f"{num_steps}; begin anew in its __next__, or take fewer steps"
+        )
+        raise RunError(msg) from None
 
 
 def in_order(rows: Rows, *, batch_rows: int, num_batches: int) -> list[tuple[Any, int]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from intandem.train.data.dataset import Data
+from intandem.train.data.fingerprint import fingerprint_of
 from intandem.train.data.images import image_data
 from intandem.train.data.text import text_data
 from intandem.user_code import call_as_configured
@@ -56,4 +57,5 @@ def _own(config: Config) -> Data:
         )
         raise TypeError(msg)
     about = found.about or f"data of {source}"
-    return replace(found, about=about)
+    known = found.fingerprint or fingerprint_of(found.training)
+    return replace(found, about=about, fingerprint=known)

@@ -86,7 +86,8 @@ def text_data(config: DataConfig, seed: int, tokenizer_path: Path) -> Data:
     if not len(windows):
         msg = (
             f"{sources.place} gives {len(training)} tokens to train on, and a row has "
-            f"data.seq = {config.seq}; give more text"
+            f"data.seq = {config.seq}; give more text, or hold out less of it "
+            f"(data.validation = {config.validation})"
         )
         raise RunError(msg)
     held = Windows(heldout, config.seq)
@@ -123,9 +124,7 @@ def find_sources(config: DataConfig, seed: int) -> Sources:
         return _split(root, list(find_files(root, "**/*.py", SKIPPED)), config.validation, seed)
     root = Path(config.source.removeprefix("text:")).expanduser()
     if root.is_file():
-        data = root.read_bytes()
-        at = len(data) - math.floor(len(data) * config.validation)
-        return Sources(root, 1, data[:at], data[at:])
+        return Sources(root, 1, *hold_out_end(root.read_bytes(), config.validation))
     if not root.is_dir():
         msg = f"data.source is {config.source!r}, and there is no file or folder {root.resolve()}"
         raise RunError(msg)
@@ -151,10 +150,21 @@ def read_files(paths: Iterable[Path]) -> list[bytes]:
 
 
 def hold_out(texts: list[bytes], share: float, seed: int) -> tuple[bytes, bytes]:
-    """Return the training text and the one held out; ``seed`` decides which files that is."""
+    """Return the training text and the one held out; ``seed`` decides which files that is.
+
+    One file at least is trained on; of a single one, what comes before its end.
+    """
+    if len(texts) == 1:
+        return hold_out_end(texts[0], share)
     random.Random(seed).shuffle(texts)
-    num_heldout = math.ceil(len(texts) * share)
+    num_heldout = min(math.ceil(len(texts) * share), max(0, len(texts) - 1))
     return b"".join(texts[num_heldout:]), b"".join(texts[:num_heldout])
+
+
+def hold_out_end(text: bytes, share: float) -> tuple[bytes, bytes]:
+    """Return the training text and the one held out, which is the end."""
+    at = len(text) - math.floor(len(text) * share)
+    return text[:at], text[at:]
 
 
 def find_tokenizer(config: DataConfig, sources: Sources, path: Path) -> Tokenizer:
