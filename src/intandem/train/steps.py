@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from intandem.pipeline.exchange import doing
 from intandem.recorder.trees import tensors_in
+from intandem.runtime.watch import OPTIMIZER
 from intandem.train.learning_rate import factor
 from intandem.train.optimizers import set_learning_rate
 
@@ -98,12 +100,13 @@ def _update(parts: Parts) -> float | None:
             if parameter.grad is not None:
                 parameter.grad.div_(config.accumulate)
     norm = parts.pipe.clip_grad_norm_(config.clip) if config.clip else None
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
-    optimizer.zero_grad()
+    with doing(parts.pipe, OPTIMIZER):
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
     return norm
 
 
