@@ -22,6 +22,9 @@ LAUNCHERS = ("intandem run", "torchrun", "threads")
 HANG_S = 0.5
 """Limit of an action; ten times as long for a checkpoint and between steps."""
 
+TORCHRUNS_OWN = "torchelastic_"
+"""What torchrun leaves behind of every run that fails: the folder of its logs, empty."""
+
 LIMIT_S = 90.0
 LEFT_S = 3.0
 """Seconds after which nothing may be left."""
@@ -55,7 +58,7 @@ class Found:
         gone_s: seconds from the fault until no process of the run was left.
         num_processes: left 3 s after the last survivor had its error.
         num_ports: of those that the run listened on, still open then.
-        num_files: left in the directory for temporary files.
+        num_files: left in the directory for temporary files, torchrun's own left out.
         exposed: addresses other than loopback that ranks, or our launcher, listened on.
         exposed_by_torchrun: the same of torchrun's own process.
         text: what was printed.
@@ -120,7 +123,8 @@ def run_cell(cell: Cell) -> Found:
                 process.kill()
                 process.wait()
         found.code = process.returncode
-        found.num_files = len(list((folder / "tmp").iterdir()))
+        left = [path.name for path in (folder / "tmp").iterdir()]
+        found.num_files = sum(not name.startswith(TORCHRUNS_OWN) for name in left)
         found.text = (folder / "output").read_text("utf-8", errors="replace")
         _read_told(cell, folder, found)
         return found
