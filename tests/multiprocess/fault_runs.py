@@ -59,6 +59,23 @@ def run(launcher, fault, ranks=3, script=SCRIPT):
     return Ended(done.returncode, text, errors_of(done.stderr), gone_s, processes_with(token))
 
 
+def stopped(launcher, signum, ranks=3):
+    """Tell the launcher to stop once every rank is at work, and wait until everybody is gone."""
+    token = uuid.uuid4().hex
+    line = command(launcher, ranks, str(SCRIPT), "forever", token)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(line, text=True, start_new_session=True, **pipes) as process:
+        try:
+            joined = 0
+            while joined < ranks:
+                joined += "at work" in process.stdout.readline()
+            process.send_signal(signum)
+            text, _ = process.communicate(timeout=HANG_S)
+        finally:
+            process.kill()
+    return Ended(process.returncode, text, errors_of(text), float("nan"), processes_with(token))
+
+
 def errors_of(stderr):
     """The line that names the error, of each rank that showed a traceback of its own."""
     pattern = r"\[rank(\d+)\]: ((?:[\w.]+\.)?(?:PeerFailureError|RunError)): (.*)"

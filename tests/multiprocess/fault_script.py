@@ -1,8 +1,8 @@
 """A training loop in miniature: every micro-batch passes through all ranks in order.
 
 Run as a rank: ``fault_script.py FAULT TOKEN [CULPRIT]``. Rank CULPRIT (1) does FAULT at step 5,
-micro-batch 2. Each transfer is done by a helper thread while the main thread looks at the watch, as
-transports do.
+micro-batch 2; with ``forever``, steps go on. Each transfer is done by a helper thread while the
+main thread looks at the watch, as transports do.
 """
 
 import datetime
@@ -19,11 +19,12 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from intandem.runtime.distributed_watch import DistributedWatch
+from intandem.runtime.suspicion import Limits
 from intandem.runtime.watch import Position
 
 CULPRIT = int(sys.argv[3]) if len(sys.argv) > 3 else 1
 STEP, MICROBATCH = 5, 2
-NUM_STEPS = 12
+NUM_STEPS = 100_000 if sys.argv[1] == "forever" else 12
 NUM_MICROBATCHES = 4
 
 
@@ -48,6 +49,8 @@ def die(fault):
         case "SIGKILL" | "SIGTERM" | "SIGSTOP" | "SIGSEGV":
             os.kill(os.getpid(), getattr(signal, fault))
             time.sleep(60)
+        case "hang":
+            threading.Event().wait()
         case "gil":
             re.match(r"(a?){40}a{40}", "a" * 40)
 
@@ -110,10 +113,14 @@ def microbatch(watch, wire, step, index, fault):
 def main(fault):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-    watch = DistributedWatch(_get_default_store(), dist.get_rank(), dist.get_world_size())
+    limits = Limits(hang_s=1.0)
+    watch = DistributedWatch(
+        _get_default_store(), dist.get_rank(), dist.get_world_size(), limits=limits
+    )
     wire = Wire(watch)
     dist.barrier()
     time.sleep(0.5)  # ranks map each other's positions within a beat of joining
+    say(f"at work: rank {dist.get_rank()}")
     for step in range(NUM_STEPS):
         for index in range(NUM_MICROBATCHES):
             try:

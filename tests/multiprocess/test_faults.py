@@ -1,9 +1,10 @@
 """Whatever happens to one rank, every other one names it, and all end."""
 
 import re
+import signal
 
 import pytest
-from fault_runs import TRAIN_SCRIPT, errors_of, run, run_by_hand
+from fault_runs import TRAIN_SCRIPT, errors_of, run, run_by_hand, stopped
 
 BOUND_S = 20
 """Guards against a hang; the seconds measured are printed."""
@@ -14,6 +15,7 @@ GONE = f"rank 1 died (its process is gone) {PLACE}"
 TERMINATED = f"rank 1 was told to end by SIGTERM {PLACE}"
 LEFT = f"rank 1 left the run early while others waited for it {PLACE}"
 STOPPED = f"rank 1 was stopped (SIGSTOP) for 3 s {PLACE}"
+HUNG = f"rank 1 has not moved for SECONDS s (limit 1 s) {PLACE} (traceback of rank 1 below)"
 
 EXPECTED = {
     ("intandem", "raise"): (RAISED, 1),
@@ -26,6 +28,7 @@ EXPECTED = {
     ("intandem", "SIGSEGV"): (f"rank 1 was killed by SIGSEGV {PLACE}", 139),
     ("intandem", "SIGTERM"): (TERMINATED, 143),
     ("intandem", "SIGSTOP"): (STOPPED, 1),
+    ("intandem", "hang"): (HUNG, 1),
     ("intandem", "gil"): (f"rank 1 did not answer for 10 s (stuck or cut off) {PLACE}", 1),
     ("torchrun", "raise"): (RAISED, 1),
     ("torchrun", "outside"): (RAISED, 1),
@@ -37,11 +40,17 @@ EXPECTED = {
     ("torchrun", "SIGSEGV"): (GONE, 1),
     ("torchrun", "SIGTERM"): (TERMINATED, 1),
     ("torchrun", "SIGSTOP"): (STOPPED, 1),
+    ("torchrun", "hang"): (HUNG, 1),
     ("torchrun", "gil"): (f"rank 1 did not answer for 10 s (stuck or cut off) {PLACE}", 1),
 }
 """(launcher, fault): what every survivor says, and the exit code of the launcher."""
 
-EVERY_COMMIT = {("intandem", "raise"), ("intandem", "SIGKILL"), ("torchrun", "SIGKILL")}
+EVERY_COMMIT = {
+    ("intandem", "raise"),
+    ("intandem", "SIGKILL"),
+    ("torchrun", "SIGKILL"),
+    ("intandem", "hang"),
+}
 
 
 def matrix():
@@ -61,10 +70,36 @@ def test_every_survivor_names_the_culprit(launcher, fault):
     ended = run(launcher, fault)
 
     for survivor in (0, 2):
-        assert ended.errors.get(survivor) == f"intandem.errors.PeerFailureError: {text}", ended.text
+        error = re.sub(r"moved for [\d.]+ s", "moved for SECONDS s", ended.errors.get(survivor, ""))
+        assert error == f"intandem.errors.PeerFailureError: {text}", ended.text
     assert ended.code == code
     assert ended.left == []
     assert ended.gone_s < BOUND_S
+
+
+def test_the_stack_of_a_rank_that_hangs_is_shown():
+    """The line that it stands in, on every rank."""
+    ended = run("intandem", "hang", ranks=2)
+
+    assert ended.text.count("threading.Event().wait()") >= 2, ended.text
+
+
+@pytest.mark.parametrize(
+    ("launcher", "signum", "code"),
+    [
+        ("intandem", signal.SIGTERM, 143),
+        ("intandem", signal.SIGINT, 130),
+        pytest.param("torchrun", signal.SIGTERM, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_nobody_is_blamed_for_a_run_that_is_told_to_stop(launcher, signum, code):
+    """Every rank says that the run was stopped; none says that another one has failed."""
+    ended = stopped(launcher, signum)
+
+    assert ended.code == code, ended.text
+    assert not re.search(r"rank \d (was|raised|left|died|ended|has)", ended.text), ended.text
+    assert f"the run was stopped by {signal.Signals(signum).name}" in ended.text
+    assert ended.left == []
 
 
 def test_raising_again_after_the_error_was_swallowed():

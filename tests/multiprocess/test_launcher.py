@@ -228,6 +228,17 @@ def test_ranks_that_are_told_to_stop_have_time_for_it(script):
         assert launcher.wait(HANG_S) == 0
 
 
+def test_a_rank_that_ends_of_the_signal_leaves_the_others_time(script):
+    """One ends at once; another is still at its last checkpoint, which is saved."""
+    text = SAVE.replace("signal.signal", "if os.environ['RANK'] == '0': signal.signal")
+    text = text.replace("import signal", "import os, signal")
+    with running(2, script(text), until="begun", times=2) as launcher:
+        launcher.terminate()
+
+        assert launcher.stdout.read().count("saved") == 1
+        assert launcher.wait(HANG_S) == 143
+
+
 def test_ranks_that_had_to_be_killed_did_not_end_well(script):
     """A second Ctrl-C kills at once what would not stop: that is no success."""
     stubborn = SLEEP.replace("import", "import signal,", 1).replace(

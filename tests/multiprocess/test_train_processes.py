@@ -64,7 +64,13 @@ def environment():
 
 def start(launcher, config, directory, *words):
     """Begin; standard output and error come together."""
-    command = [*LAUNCHERS[launcher], str(config), "--directory", str(directory), *words]
+    command = [
+        *LAUNCHERS.get(str(launcher), launcher),
+        str(config),
+        "--directory",
+        str(directory),
+        *words,
+    ]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -163,6 +169,20 @@ def test_sigkill_of_any_rank_at_any_step(config, tmp_path, ranks, uninterrupted)
 
     complete("threads", config, directory, "--resume", "--pipeline.ranks", str(ranks))
 
+    assert curve(directory) == uninterrupted
+
+
+def test_a_restart_by_torchrun_goes_on(config, tmp_path, uninterrupted):
+    """A rank is killed; all are started again, find each other, and go on, with the same bits."""
+    directory = tmp_path / "run"
+    launcher = [*LAUNCHERS["torchrun"][:3], "--standalone", "--max-restarts", "1"]
+    process = start([*launcher, *LAUNCHERS["torchrun"][3:]], config, directory, "--resume")
+    wait_for_step(directory, 9, process)
+    os.kill(ranks_of(process.pid)[0], signal.SIGKILL)
+    code, out = finish(process)
+
+    assert code == 0, out
+    assert re.search(r"going on after step \d+", out), out
     assert curve(directory) == uninterrupted
 
 

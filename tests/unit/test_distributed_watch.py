@@ -316,3 +316,40 @@ def test_a_launcher_that_speaks_up_after_a_rank_has_come_is_believed():
     Board(store).supervise()
 
     assert (before, sentinel.is_supervised) == (False, True)
+
+
+def test_a_restarted_run_has_a_health_of_its_own(store):
+    """The store may outlive the processes: what ended an earlier attempt is over."""
+    Board(store, 0).accuse(Verdict(1, "was killed by SIGKILL"))
+
+    assert Board(store, 1).look((0, 1)).verdict is None
+    assert Board(store, 0).look((0, 1)).verdict is not None
+
+
+def test_an_error_while_the_run_is_stopped_is_told(join, store):
+    """What a rank raises by itself is news; a connection lost to a rank that stopped is none."""
+    one, two = join(2)
+    Board(store).stop("SIGTERM")
+    one.fail(raised(RuntimeError("Connection closed by peer")))
+
+    assert str(error_of(two)) == "the run was stopped by SIGTERM"
+
+
+def test_a_rank_alone_that_is_told_to_end_is_named(join):
+    """The others were not."""
+    one, two = join(2)
+    one.terminate()
+
+    assert str(error_of(two)).startswith("rank 0 was told to end by SIGTERM")
+
+
+def test_all_ranks_that_are_told_to_end_blame_nobody(join):
+    """As torchrun does when it is stopped."""
+    watches = join(3)
+    threads = [threading.Thread(target=watch.terminate) for watch in watches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {watch.verdict for watch in watches} == {Verdict.stopped("SIGTERM")}

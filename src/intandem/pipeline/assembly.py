@@ -149,7 +149,7 @@ def assemble(
     edges = _edges(recorded, placement) | tied.edges()
     return Assembly(
         home=home,
-        ranks=home.start(weights, tied, edges, request.options.timeout_s),
+        ranks=home.start(weights, tied, edges, request.options),
         recordings=recordings,
         programs=Programs(request, num_ranks, plan.cost_model(), reduces=tied.any),
         weights=weights,

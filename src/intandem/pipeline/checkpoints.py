@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from torch.optim import Optimizer
 
@@ -47,7 +48,25 @@ if TYPE_CHECKING:
     from intandem.pipeline.exchange import Exchange
     from intandem.pipeline.passing import Passes
 
-    Done = TypeVar("Done")
+
+Done = TypeVar("Done")
+P = ParamSpec("P")
+
+
+def _named(
+    what: str,
+) -> Callable[[Callable[Concatenate[Checkpoints, P], Done]], Callable[..., Done]]:
+    """Have the other processes told ``what`` this one does while it does it."""
+
+    def named(method: Callable[Concatenate[Checkpoints, P], Done]) -> Callable[..., Done]:
+        @wraps(method)
+        def told(self: Checkpoints, *args: P.args, **kwargs: P.kwargs) -> Done:
+            with self._assembly.home.doing(what):
+                return method(self, *args, **kwargs)
+
+        return told
+
+    return named
 
 
 class Checkpoints:
@@ -101,6 +120,7 @@ class Checkpoints:
         if not isinstance(error, CheckpointError) or not all(self._exchange.gather(what, own)):
             raise error
 
+    @_named("save()")
     def save(
         self,
         directory: str | Path,
@@ -133,6 +153,7 @@ class Checkpoints:
             wait=wait,
         )
 
+    @_named("save_pretrained()")
     def save_pretrained(self, directory: str | Path, max_shard_bytes: int) -> Path:
         """Save for ``transformers``; see ``Pipeline.save_pretrained``."""
         self._settle_together("save_pretrained()")
@@ -163,6 +184,7 @@ class Checkpoints:
         )
         return saved.wait()
 
+    @_named("load()")
     def load(
         self, directory: str | Path, optimizer: Optimizer | None, scaler: GradScaler | None
     ) -> dict[str, Any]:

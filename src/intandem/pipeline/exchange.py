@@ -8,6 +8,8 @@ from intandem.errors import RunError
 from intandem.runtime.transport.protocol import exchange
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from intandem.pipeline.facade import Pipeline
     from intandem.runtime.transport.protocol import Transport
 
@@ -96,6 +98,11 @@ def exchange_of(pipe: Pipeline) -> Exchange:
 def tell_failure(pipe: Pipeline, error: Exception) -> None:
     """Tell the other processes of a pipeline that this one cannot go on, and why."""
     pipe._assembly.home.fail(error)
+
+
+def doing(pipe: Pipeline, what: str) -> AbstractContextManager[None]:
+    """Tell the others what this process does between steps, while open; they name it in errors."""
+    return pipe._assembly.home.doing(what)
 
 
 def _labelled(what: str, value: bytes) -> bytes:

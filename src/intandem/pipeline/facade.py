@@ -394,7 +394,7 @@ class Pipeline:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self.close() if kind is None else self._finalizer()
+        self.close() if kind is None else self._assembly.ranks.abandon()
 
     def _scale(self) -> float:
         return 1.0 if self._scaler is None else self._scaler.get_scale()

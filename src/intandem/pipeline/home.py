@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,19 @@ import torch
 
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.ranks import LocalRanks, ProcessRank, default_threads_per_rank
+from intandem.runtime.suspicion import Limits
 from intandem.runtime.transport.distributed import connect
 from intandem.runtime.transport.edges import Edge
 from intandem.runtime.transport.process_group import (
+    attempt,
     default_store,
     join_process_group,
     local_rank,
 )
+from intandem.runtime.watch import BETWEEN_STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from torch import nn
 
@@ -60,6 +64,19 @@ class Home:
         if self.watch is not None:
             self.watch.fail(error)
 
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what the caller's thread does between passes, while open.
+
+        After an error it is still at it: that is where it failed.
+        """
+        if self.watch is None:
+            yield
+            return
+        self.watch.begin(what)
+        yield
+        self.watch.begin(BETWEEN_STEPS)
+
     def check(self) -> None:
         """Return while the run is healthy.
 
@@ -84,7 +101,7 @@ class Home:
         weights: Weights,
         tied: TiedGradients,
         edges: Iterable[tuple[int, int]],
-        timeout_s: float,
+        options: Options,
     ) -> Ranks:
         """Return the ranks of this process, connected.
 
@@ -92,16 +109,17 @@ class Home:
             weights: of the model.
             tied: adds up gradients held in parts.
             edges: every (source rank, target rank) that exchanges messages.
-            timeout_s: how long neighbours may take to connect, in seconds.
+            options: of the user's.
         """
         if self.membership is None or self.watch is None:
-            return LocalRanks(weights, tied, len(self.own_ranks), self.threads_per_rank)
+            num_ranks, hang_s = len(self.own_ranks), options.hang_s
+            return LocalRanks(weights, tied, num_ranks, self.threads_per_rank, hang_s=hang_s)
         transport = connect(
             self.membership,
             sorted(Edge(source, target) for source, target in edges),
             self.watch,
             device=self.device,
-            timeout_s=timeout_s,
+            timeout_s=options.timeout_s,
         )
         return ProcessRank(transport, self.watch, weights, tied)
 
@@ -117,7 +135,13 @@ def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
         return Home(tuple(range(num_ranks)), _asked_device(options), threads)
     device = _process_device(options)
     membership = join_process_group(device, timeout_s=options.timeout_s)
-    watch = DistributedWatch(default_store(), membership.rank, membership.num_ranks)
+    watch = DistributedWatch(
+        default_store(),
+        membership.rank,
+        membership.num_ranks,
+        attempt=attempt(),
+        limits=Limits(hang_s=options.hang_s),
+    )
     threads = options.threads_per_rank or torch.get_num_threads()
     return Home((membership.rank,), device, threads, membership, watch)
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from intandem.argument_types import require_type
 from intandem.errors import RunError
+from intandem.runtime.watch import OPTIMIZER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,7 +79,7 @@ class PipelineOptimizer(Optimizer):
                 part.step()
                 self.updates[rank] = (start_s, time.perf_counter())
 
-        self._ranks.ask(step)
+        self._ranks.ask(OPTIMIZER, step)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Have every rank drop its gradients, or set them to zero."""
@@ -87,7 +88,7 @@ class PipelineOptimizer(Optimizer):
             if rank in self._parts:
                 self._parts[rank].zero_grad(set_to_none)
 
-        self._ranks.ask(zero)
+        self._ranks.ask("zero_grad()", zero)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every rank's optimizer, once the ranks are done."""

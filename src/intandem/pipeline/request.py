@@ -18,6 +18,7 @@ from intandem.recorder.blocks import Open, find_blocks
 from intandem.recorder.stage_chain import StageChain
 from intandem.rules import early_backward, verify
 from intandem.runtime.losses import WholeBatchLoss, refuse_trained_loss
+from intandem.runtime.stillness import HANG_S
 from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import leaves_open, unknown_schedule
 from intandem.schedules.replication import replicated
@@ -44,12 +45,16 @@ class Options:
         seed: keys every random draw of the run.
         timeout_s: how long processes may take to find each other, in seconds.
         threads_per_rank: torch's own threads for each local rank; by default the cores shared out.
+        hang_s: how long an action may take at least before its rank is taken to hang, in seconds;
+            5 times the longest that was seen, where that is more. ``float("inf")`` waits for ever.
+            See docs/faults.md.
     """
 
     device: torch.device | str | None = None
     seed: int = 0
     timeout_s: float = 300.0
     threads_per_rank: int | None = None
+    hang_s: float = HANG_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,7 @@ class Request:
         require_int("options.threads_per_rank", self.options.threads_per_rank)
         require_int("options.seed", self.options.seed)
         require_number("options.timeout_s", self.options.timeout_s)
+        require_number("options.hang_s", self.options.hang_s)
         if self.split is not None:
             require_type("split", self.split, Mapping, "a dictionary")
         for name in ("loss", "count", "inputs"):
@@ -133,13 +139,14 @@ class Request:
         if self.replicas < 1:
             msg = f"replicas={self.replicas}; a pipeline has 1 or more"
             raise ValueError(msg)
-        threads, timeout_s = self.options.threads_per_rank, self.options.timeout_s
+        threads = self.options.threads_per_rank
         if threads is not None and threads < 1:
             msg = f"options.threads_per_rank={threads}; expected 1 or more"
             raise ValueError(msg)
-        if not timeout_s > 0:
-            msg = f"options.timeout_s={timeout_s}; expected seconds, more than 0"
-            raise ValueError(msg)
+        for name in ("timeout_s", "hang_s"):
+            if not (seconds := getattr(self.options, name)) > 0:
+                msg = f"options.{name}={seconds}; expected seconds, more than 0"
+                raise ValueError(msg)
         if self.recompute not in {"auto", "none", "all", True, False}:
             msg = f"recompute={self.recompute!r}; expected 'auto', 'none' or 'all'"
             raise ValueError(msg)

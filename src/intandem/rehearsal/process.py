@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from intandem.rehearsal.rank import run_rank
 from intandem.rehearsal.request import decode_request, encode_report
 from intandem.rehearsal.running import PROGRESS_FILE, REQUEST_FILE, report_file
 from intandem.runtime.distributed_watch import DistributedWatch
+from intandem.runtime.suspicion import Limits
 from intandem.runtime.transport.distributed import connect
 from intandem.runtime.transport.edges import Edge
 from intandem.runtime.transport.process_group import default_store, join_process_group
@@ -33,7 +35,8 @@ def main(folder: Path) -> None:
 
 def _run(request: Request, folder: Path) -> tuple[int, RankReport]:
     membership = join_process_group(_CPU)
-    watch = DistributedWatch(default_store(), membership.rank, membership.num_ranks)
+    limits = Limits(hang_s=math.inf)  # an emulated action takes as long as it was asked to
+    watch = DistributedWatch(default_store(), membership.rank, membership.num_ranks, limits=limits)
     edges = [Edge(*way) for a, b in request.sizes() for way in ((a, b), (b, a))]
     transport = connect(membership, edges, watch, device=_CPU)
     progress = folder / PROGRESS_FILE

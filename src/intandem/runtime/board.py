@@ -1,6 +1,6 @@
 """The health of a run in its store: one verdict, one beat per rank.
 
-All keys are below ``intandem/`` of the run's own store, whatever prefixes the store that was
+All keys are below ``intandem/health/`` of the run's own store, whatever prefixes the store that was
 handed in has, so that the launcher and every process of the run find the same ones. Ranks are
 global ones.
 """
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _VERDICT = "verdict"
 _SUPERVISED = "supervised"
+_STOPPED_BY = "stopped_by"
+_NUM_TOLD = "num_told"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,17 @@ class Sight:
 class Board:
     """Reads and writes the health of a run. Thread-safe; every call is one round trip."""
 
-    def __init__(self, store: dist.Store) -> None:
-        """Use a connection of its own to ``store``, so that nobody's waiting gets in the way."""
+    def __init__(self, store: dist.Store, attempt: int = 0) -> None:
+        """Use a connection of its own to ``store``, so that nobody's waiting gets in the way.
+
+        Args:
+            store: of the run.
+            attempt: how often the run has been restarted: an earlier verdict counts no more.
+        """
         while isinstance(store, dist.PrefixStore):
             store = store.underlying_store
-        self._store = dist.PrefixStore("intandem", store.clone())  # type: ignore[attr-defined]
+        copy = store.clone()  # type: ignore[attr-defined]
+        self._store = dist.PrefixStore(f"intandem/health/{attempt}", copy)
         self._made: set[str] = set()
 
     def look(self, ranks: Iterable[int]) -> Sight:
@@ -74,6 +82,18 @@ class Board:
     def is_supervised(self) -> bool:
         """Whether a launcher of ours reports every death."""
         return self._store.check([_SUPERVISED])
+
+    def stop(self, name: str) -> None:
+        """Say that the launcher tells every rank to end, by the signal called ``name``."""
+        self._store.set(_STOPPED_BY, name)
+
+    def stopped_by(self) -> str:
+        """The signal by which the launcher tells every rank to end, or nothing."""
+        return self._store.get(_STOPPED_BY).decode() if self._store.check([_STOPPED_BY]) else ""
+
+    def count_told(self, more: int) -> int:
+        """Count ``more`` ranks that were told to end; return how many there are."""
+        return self._store.add(_NUM_TOLD, more)
 
     def _make(self, keys: Iterable[str]) -> None:
         """Let every key exist, empty: reading one that does not would wait for it."""

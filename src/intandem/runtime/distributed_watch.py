@@ -10,6 +10,7 @@ from intandem.runtime.process_hooks import ProcessHooks
 from intandem.runtime.sentinel import Sentinel
 from intandem.runtime.suspicion import Limits
 from intandem.runtime.verdict import Verdict, is_consequence, verdict_text
+from intandem.runtime.watch import after
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -33,6 +34,7 @@ class DistributedWatch:
         rank: int,
         num_ranks: int,
         *,
+        attempt: int = 0,
         limits: Limits | None = None,
         hooks: Hooks | None = None,
     ) -> None:
@@ -42,13 +44,14 @@ class DistributedWatch:
             store: of the default process group. Keys are below ``intandem/`` of its root.
             rank: global rank of this process; instructions must name peers by the same numbers.
             num_ranks: all processes of the run.
+            attempt: how often the run has been restarted.
             limits: how long signs of loss may last.
             hooks: what happens at the end of the process; of use to tests.
         """
         self._limits = limits or Limits()
         self._hooks = hooks or ProcessHooks()
         self._rank = rank
-        self._sentinel = Sentinel(store, rank, num_ranks, self._limits, self._hooks.end)
+        self._sentinel = Sentinel(store, rank, num_ranks, self._limits, self._hooks.end, attempt)
         self._sentinel.start()
         self._hooks.install(self)
 
@@ -65,6 +68,10 @@ class DistributedWatch:
     def at(self, position: Position) -> None:
         """Say where this rank is now."""
         self._sentinel.at(position)
+
+    def begin(self, what: str) -> None:
+        """Say that this rank is at something between passes; see ``Watch.begin``."""
+        self.at(after(self._sentinel.position, what))
 
     def check(self) -> None:
         """Return while the run is healthy; see ``Watch.check``.
@@ -90,7 +97,13 @@ class DistributedWatch:
             self.suspect(str(error))
             if self.wait_for_verdict(self._limits.verdict_s) is not None:
                 return
+            if name := self._sentinel.stopped_by():
+                self._sentinel.accuse(Verdict.stopped(name))
+                return
         self._sentinel.delivered = True
+        if isinstance(error, KeyboardInterrupt) and self._sentinel.is_stop():
+            self._sentinel.accuse(Verdict.stopped("SIGINT"))
+            return
         self._sentinel.accuse(Verdict.of_error(self._rank, self._sentinel.position, error))
 
     def suspect(self, reason: str) -> None:
@@ -104,23 +117,23 @@ class DistributedWatch:
         """Wait for a verdict, at most ``timeout_s`` seconds. Takes no lock."""
         end_s = time.monotonic() + timeout_s
         while self.verdict is None and time.monotonic() < end_s:
+            self._sentinel.num_checks += 1
             time.sleep(0.01)
         return self.verdict
 
     def terminate(self) -> Verdict:
         """Say that this process was told to end (SIGTERM), and return who ended the run.
 
-        A launcher tells all others to end once one has died: that one is waited for. A launcher
-        of ours has named it before.
+        A launcher tells all others to end once one has died: that one is waited for. If all are
+        told, nobody is to blame.
         """
         self.suspect("SIGTERM")
-        if not self._sentinel.is_supervised:
-            self.wait_for_verdict(self._limits.verdict_s)
-        if self.verdict is not None:
-            self._sentinel.terminated = True
-            return self.verdict
         told = Verdict(self._rank, "was told to end by SIGTERM", self._sentinel.position)
-        return self._sentinel.accuse(told)
+        if self._sentinel.is_stop():
+            told = Verdict.stopped(self._sentinel.stopped_by() or "SIGTERM")
+        verdict = self._sentinel.accuse(told) if self.verdict is None else self.verdict
+        self._sentinel.terminated = verdict.rank != self._rank
+        return verdict
 
     def close(self) -> None:
         """This rank leaves the run in good order. What a failed run still needs stays."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from intandem.errors import PeerFailureError
 from intandem.runtime.passes import Pass
 from intandem.runtime.row_executor import RowExecutor
+from intandem.runtime.watch import BETWEEN_STEPS
 from intandem.runtime.work import Mode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from intandem.runtime.tied import TiedGradients
     from intandem.runtime.transport.protocol import Transport
     from intandem.runtime.watch import Watch
@@ -37,6 +41,7 @@ class Executor:
     ) -> None:
         self.rank = rank
         self._transport = transport
+        self._watch = watch
         self._weights = weights
         self._tied = tied
         self._rows = RowExecutor(rank, watch)
@@ -56,6 +61,18 @@ class Executor:
         if work.is_told and self.rank in work.last_ranks().values():
             self._transport.publish(work.end(self.rank), b"")
         return run.result
+
+    def call(self, what: str, do: Callable[[int], None]) -> None:
+        """Call ``do(rank)`` between passes; the watch is told ``what`` it is, and of failures."""
+        self._watch.begin(what)
+        try:
+            do(self.rank)
+        except PeerFailureError:
+            raise
+        except Exception as error:
+            self._watch.fail(error)
+            raise
+        self._watch.begin(BETWEEN_STEPS)
 
     def _reduce(self, work: StepWork) -> None:
         self._tied.reduce(self.rank, self._transport, work.sequence)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from intandem.errors import PeerFailureError
+from intandem.runtime.stacks import stack_of
+from intandem.runtime.stillness import Glance, Stillness
+from intandem.runtime.watch import after
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from intandem.runtime.watch import Position
+
+LOOK_S = 0.2
+"""How often the thread that waits for ranks looks whether one of them hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +51,22 @@ class _Board:
 
 
 class LocalWatch:
-    """One rank's end of the shared knowledge; see ``Watch``. Made by ``local_watches``."""
+    """One rank's end of the shared knowledge; see ``Watch``. Made by ``local_watches``.
+
+    Attributes:
+        rank: whose.
+        first_step: that it has been at, or None before that.
+        thread_id: of its thread, or None before that.
+        num_checks: how often it has looked for a failure: grows while it waits.
+        hangs: it was found to hang.
+    """
 
     def __init__(self, rank: int, board: _Board) -> None:
         self.rank = rank
+        self.first_step: int | None = None
+        self.thread_id: int | None = None
+        self.num_checks = 0
+        self.hangs = False
         self._board = board
 
     @property
@@ -65,7 +86,14 @@ class LocalWatch:
 
     def at(self, position: Position) -> None:
         """Say where this rank is now."""
+        if self.first_step is None and position.is_action:
+            self.first_step = position.step
+        self.thread_id = threading.get_ident()
         self._board.positions[self.rank] = position
+
+    def begin(self, what: str) -> None:
+        """Say that this rank is at something between passes; see ``Watch.begin``."""
+        self.at(after(self._board.positions[self.rank], what))
 
     def fail(self, error: BaseException) -> None:
         """Say that this rank cannot go on; only the first failure of a run is kept."""
@@ -83,6 +111,7 @@ class LocalWatch:
         Raises:
             PeerFailureError: naming the culprit, its position and its error, which is the cause.
         """
+        self.num_checks += 1
         failure = self._board.failure
         if failure is not None and failure.rank != self.rank:
             raise PeerFailureError(str(failure)) from failure.error
@@ -96,3 +125,40 @@ def local_watches(num_ranks: int) -> tuple[LocalWatch, ...]:
     """Return one watch per rank, all of one run."""
     board = _Board(num_ranks)
     return tuple(LocalWatch(rank, board) for rank in range(num_ranks))
+
+
+class Lookout:
+    """Finds a rank that hangs, of ranks that are threads. Used by the thread that waits for them.
+
+    Args:
+        watches: of all ranks.
+        hang_s: that an action may take at least; see ``stillness``.
+    """
+
+    def __init__(self, watches: Sequence[LocalWatch], hang_s: float) -> None:
+        self._watches = tuple(watches)
+        self._each = [Stillness(hang_s) for _ in watches]
+        self._looked_s = time.monotonic()
+
+    def look(self) -> None:
+        """Return while none hangs.
+
+        Raises:
+            PeerFailureError: naming the one that does; the others end at their next wait.
+        """
+        now_s = time.monotonic()
+        passed_s, self._looked_s = min(now_s - self._looked_s, 2 * LOOK_S), now_s
+        for watch, stillness in zip(self._watches, self._each, strict=True):
+            position = watch.positions[watch.rank]
+            seen = Glance(position, watch.num_checks, watch.first_step, is_awaited=False)
+            hang = stillness.look(seen, passed_s)
+            if hang is None or (stack := stack_of(watch.thread_id)).is_debugged:
+                continue
+            watch.hangs = True
+            msg = (
+                f"rank {watch.rank} {hang} at {position}; threads cannot be ended, so it is left "
+                f"where it is (stack of rank {watch.rank} below)\n{stack.text}"
+            )
+            error = PeerFailureError(msg)
+            watch.fail(error)
+            raise error

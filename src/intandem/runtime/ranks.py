@@ -13,8 +13,10 @@ import torch
 
 from intandem.errors import PeerFailureError, RunError
 from intandem.runtime.executor import Executor
-from intandem.runtime.local_watch import local_watches
+from intandem.runtime.local_watch import LOOK_S, Lookout, local_watches
+from intandem.runtime.stillness import HANG_S
 from intandem.runtime.transport.local import local_transports
+from intandem.runtime.watch import BETWEEN_STEPS
 from intandem.runtime.work import RankResult
 
 if TYPE_CHECKING:
@@ -65,10 +67,11 @@ class Ranks(Protocol):
         """Run one pass; see ``Underway.wait``."""
         ...
 
-    def ask(self, do: Callable[[int], None]) -> None:
+    def ask(self, what: str, do: Callable[[int], None]) -> None:
         """Have every own rank call ``do(rank)``, once it has done what was asked before.
 
-        What that raises ends the run: it is raised by ``join``, or when a later pass is waited for.
+        ``what`` is told to the watch (``Watch.begin``). What that raises ends the run: it is raised
+        by ``join``, or when a later pass is waited for.
         """
         ...
 
@@ -80,6 +83,10 @@ class Ranks(Protocol):
         """Leave the run in good order; threads end."""
         ...
 
+    def abandon(self) -> None:
+        """Let go after an error of the caller's; if its process ends of that, it says so."""
+        ...
+
 
 class LocalRanks:
     """Every rank is a thread of this process.
@@ -89,6 +96,7 @@ class LocalRanks:
         tied: adds up gradients held in parts.
         num_ranks: threads to start.
         threads_per_rank: torch's own threads for each rank.
+        hang_s: that an action may take at least; see ``stillness``.
     """
 
     def __init__(
@@ -97,8 +105,11 @@ class LocalRanks:
         tied: TiedGradients,
         num_ranks: int,
         threads_per_rank: int,
+        *,
+        hang_s: float = HANG_S,
     ) -> None:
         self._watches = local_watches(num_ranks)
+        self._lookout = Lookout(self._watches, hang_s)
         self._transports = local_transports(self._watches)
         self._failure: BaseException | None = None
         self._closed = False
@@ -132,19 +143,22 @@ class LocalRanks:
     def begin(self, work: StepWork) -> Underway:
         """Have the threads run a pass; see ``Ranks.begin``."""
         answers = self._put(lambda executor: executor.execute(work))
-        return _Threads(answers, len(self._jobs), self._fail)
+        return self._underway(answers)
 
     def execute(self, work: StepWork) -> list[RankResult]:
         """Run one pass; see ``Underway.wait``."""
         return self.begin(work).wait()
 
-    def ask(self, do: Callable[[int], None]) -> None:
+    def ask(self, what: str, do: Callable[[int], None]) -> None:
         """Have the threads call a function; see ``Ranks.ask``."""
-        self._put(lambda executor: do(executor.rank))
+        self._put(lambda executor: executor.call(what, do))
 
     def join(self) -> None:
         """Wait for the threads; see ``Ranks.join``."""
-        _Threads(self._put(lambda _: None), len(self._jobs), self._fail).wait()
+        self._underway(self._put(lambda _: None)).wait()
+
+    def _underway(self, answers: _Answers) -> _Threads:
+        return _Threads(answers, len(self._jobs), self._fail, self._lookout)
 
     def _put(self, do: Callable[[Executor], RankResult | None]) -> _Answers:
         if self._closed:
@@ -166,15 +180,19 @@ class LocalRanks:
             watch.fail(error)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads; one that hangs is left to the end of the process."""
         self._closed = True
         for jobs in self._jobs:
             jobs.put(None)
-        for thread in self._threads:
-            thread.join(timeout=5)
+        for thread, watch in zip(self._threads, self._watches, strict=True):
+            thread.join(timeout=0 if watch.hangs else 5)
         for transport, watch in zip(self._transports, self._watches, strict=True):
             transport.close()
             watch.close()
+
+    def abandon(self) -> None:
+        """End the threads."""
+        self.close()
 
 
 class ProcessRank:
@@ -192,7 +210,7 @@ class ProcessRank:
     ) -> None:
         self._transport = transport
         self._watch = watch
-        self._closed = False
+        self._closed = self._abandoned = False
         self._executor = Executor(transport.rank, transport, watch, weights, tied)
         self._last: StepWork | None = None
 
@@ -220,9 +238,9 @@ class ProcessRank:
         self._last = work
         return [result]
 
-    def ask(self, do: Callable[[int], None]) -> None:
+    def ask(self, what: str, do: Callable[[int], None]) -> None:
         """Call a function; see ``Ranks.ask``."""
-        do(self._transport.rank)
+        self._executor.call(what, do)
 
     def join(self) -> None:
         """Return: what is asked is done at once."""
@@ -233,13 +251,22 @@ class ProcessRank:
         Others may still be at the last step, and this process may host the store that they need
         for it: the ends of the last stages are waited for.
         """
+        if self._abandoned:
+            return
         self._closed = True
+        self._watch.begin("close()")
         with suppress(RunError):
             for fact in () if self._last is None else self._last.ends():
                 self._transport.read(fact)
         self._last = None
         self._transport.close()
         self._watch.close()
+
+    def abandon(self) -> None:
+        """Let go of connections, and leave the watch on; see ``Ranks.abandon``."""
+        self._closed = self._abandoned = True
+        self._watch.begin(BETWEEN_STEPS)
+        self._transport.close()
 
 
 def default_threads_per_rank(num_ranks: int) -> int:
@@ -260,14 +287,20 @@ class _Done:
 class _Threads:
     """A pass that threads are at."""
 
-    def __init__(self, answers: _Answers, num_ranks: int, fail: Callable[..., None]) -> None:
+    def __init__(
+        self, answers: _Answers, num_ranks: int, fail: Callable[..., None], lookout: Lookout
+    ) -> None:
         self._answers = answers
         self._num_ranks = num_ranks
         self._fail = fail
+        self._lookout = lookout
 
     def wait(self) -> list[RankResult]:
         try:
-            found = [self._answers.get() for _ in range(self._num_ranks)]
+            found = [self._next() for _ in range(self._num_ranks)]
+        except PeerFailureError as error:
+            self._fail(error, is_from_outside=False)
+            raise
         except BaseException as error:  # KeyboardInterrupt
             self._fail(error, is_from_outside=True)
             raise
@@ -279,6 +312,12 @@ class _Threads:
             raise first
         results = [item for item in found if isinstance(item, RankResult)]
         return sorted(results, key=lambda result: result.rank)
+
+    def _next(self) -> RankResult | BaseException | None:
+        while True:
+            with suppress(queue.Empty):
+                return self._answers.get(timeout=LOOK_S)
+            self._lookout.look()
 
 
 def _work(executor: Executor, jobs: queue.SimpleQueue[_Job | None], num_threads: int) -> None:

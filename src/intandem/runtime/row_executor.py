@@ -22,7 +22,7 @@ from intandem.runtime.interpreter import (
     Run,
     Transmit,
 )
-from intandem.runtime.watch import Position
+from intandem.runtime.watch import BETWEEN_STEPS, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,5 +166,5 @@ class _Row:
     def of(cls, program: Program, rank: int) -> _Row:
         row = program.instructions[rank]
         places = [_place(slot, instruction) for slot, instruction in enumerate(row)]
-        end = _Place(len(row), None, None, "none (between steps)")
+        end = _Place(len(row), None, None, BETWEEN_STEPS)
         return cls(program, Interpreter(row), (*places, end))

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 
 from intandem.runtime.alive import Life, kill, life_of, this_process
 from intandem.runtime.board import Board
+from intandem.runtime.stacks import stack_of
+from intandem.runtime.stillness import Glance, Stillness
 from intandem.runtime.suspicion import Judge, Observed
 from intandem.runtime.trail import Trail, Trails
 from intandem.runtime.verdict import Beat, Presence, Verdict, verdict_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch.distributed as dist
 
     from intandem.runtime.suspicion import Limits
+    from intandem.runtime.verdict import Origin
     from intandem.runtime.watch import Position
 
 NUM_NEIGHBOURS = 2
@@ -41,6 +44,8 @@ class Sentinel:
 
     Attributes:
         position: where the rank is.
+        first_step: that it has been at, or None before that.
+        thread_id: of its thread of work, or None before that.
         num_checks: how often it has looked for a verdict: grows while it waits.
         verdict: who ended the run, or None.
         delivered: the rank's thread of work knows the verdict.
@@ -54,6 +59,7 @@ class Sentinel:
         num_ranks: int,
         limits: Limits,
         end: Callable[[str], None],
+        attempt: int = 0,
     ) -> None:
         """Say that ``rank`` is there.
 
@@ -63,19 +69,23 @@ class Sentinel:
             num_ranks: of the run.
             limits: how long signs of loss may last.
             end: ends the process, showing a text.
+            attempt: how often the run has been restarted.
         """
         self.position: Position | None = None
+        self.first_step: int | None = None
+        self.thread_id: int | None = None
         self.num_checks = 0
         self.verdict: Verdict | None = None
         self.delivered = False
         self.terminated = False
         self._rank, self._num_ranks, self._limits, self._end = rank, num_ranks, limits, end
-        self._board = Board(store)
+        self._board = Board(store, attempt)
         self._is_supervised = False
         self._trail = Trail()
         self._trails = Trails()
         self._self = this_process(self._trail.fd)
         self._judge = Judge(limits)
+        self._stillness = Stillness(limits.hang_s)
         self._counts = count(time.monotonic_ns())
         self._suspected_s = float("-inf")
         self._stopping = False
@@ -114,6 +124,9 @@ class Sentinel:
 
     def at(self, position: Position) -> None:
         """The rank is there now."""
+        if self.first_step is None and position.is_action:
+            self.first_step = position.step
+        self.thread_id = threading.get_ident()
         self.position = position
         self._trail.write(position)
 
@@ -128,13 +141,38 @@ class Sentinel:
             verdict = self._board.accuse(verdict)
         return self._decide(verdict)
 
+    def is_stop(self) -> bool:
+        """This rank was told to end by a signal: whether all are, so that none is to blame.
+
+        A launcher of ours says so. Of another one it shows in the number of those that were told;
+        a rank that has died, and is why the others were told, is waited for.
+        """
+        with suppress(RuntimeError):
+            num_told = self._board.count_told(1)
+            wait_s = self._limits.notice_s if self.is_supervised else self._limits.verdict_s
+            end_s = time.monotonic() + wait_s
+            while self.verdict is None and time.monotonic() < end_s:
+                if self._board.stopped_by() or num_told >= max(2, self._num_ranks):
+                    return True
+                self.num_checks += 1
+                time.sleep(0.01)
+                num_told = self._board.count_told(0)
+            return self.verdict is None and num_told > 1
+        return False
+
+    def stopped_by(self) -> str:
+        """The signal by which a launcher of ours tells every rank to end, or nothing."""
+        with suppress(RuntimeError):
+            return self._board.stopped_by()
+        return ""
+
     def _decide(self, verdict: Verdict) -> Verdict:
         if self.verdict is None:
             self.verdict = verdict
         return self.verdict
 
-    def _say(self, presence: Presence) -> None:
-        beat = Beat(next(self._counts), presence, self._self, self.position)
+    def _say(self, presence: Presence, *, waits: bool = False) -> None:
+        beat = Beat(next(self._counts), presence, self._self, self.position, waits)
         self._board.beat(self._rank, beat)
 
     def _others(self) -> list[int]:
@@ -172,21 +210,24 @@ class Sentinel:
                 return
 
     def _beat(self, passed_s: float) -> None:
-        self._say(Presence.RUNNING)
         suspicious = time.monotonic() - self._suspected_s < self._limits.doubt_s
         peers = self._awaited()
         ranks = set(self._others()) if suspicious or peers else self._neighbours()
         lives = self._lives(ranks)
-        sight = self._board.look(sorted(ranks))
-        self._beats.update(sight.beats)
-        self._trails.follow(sight.beats)
+        sight = self._board.look(sorted({*ranks, self._rank}))
+        beats = {rank: beat for rank, beat in sight.beats.items() if rank != self._rank}
+        self._beats.update(beats)
+        self._trails.follow(beats)
         if sight.verdict is not None:
             self._decide(sight.verdict)
             return
-        seen = Observed(passed_s, sight.beats, lives, suspicious, self._missing(peers))
-        verdict = self._judge.verdict(seen)
+        self._say(Presence.RUNNING, waits=bool(peers))
+        seen = Observed(passed_s, beats, lives, suspicious, self._missing(peers))
+        verdict, hang = self._judge.verdict(seen), self._own_hang(passed_s, sight.beats)
         if verdict is not None and not self._stopping:
             self._convict(self._trails.complete(verdict))
+        elif hang is not None and not self._stopping:
+            self.accuse(hang)
 
     def _convict(self, verdict: Verdict) -> None:
         """Accuse a rank that does not answer, and end it: nobody else may for a long time."""
@@ -194,6 +235,26 @@ class Sentinel:
             beat = self._beats[verdict.rank]
             if beat.presence is Presence.RUNNING:
                 kill(beat.origin, seen_from=self._self)
+
+    def _own_hang(self, passed_s: float, beats: Mapping[int, Beat]) -> Verdict | None:
+        """Say that this rank hangs, and where; unless somebody looks at it in a debugger.
+
+        [Note: several pipelines] A process may have several, each with a watch that beats for the
+        same rank. While it is between steps of one, it may be at a step of another.
+        """
+        own = beats.get(self._rank)
+        is_elsewhere = own is not None and _is_of_another(own, self._self)
+        is_awaited = any(beat.waits for rank, beat in beats.items() if rank != self._rank)
+        seen = Glance(
+            self.position, self.num_checks, self.first_step, is_awaited and not is_elsewhere
+        )
+        hang = self._stillness.look(seen, min(passed_s, 2 * self._limits.beat_s))
+        if hang is None:
+            return None
+        stack = stack_of(self.thread_id)
+        if stack.is_debugged:
+            return None
+        return Verdict(self._rank, str(hang), self.position, traceback=stack.text)
 
     def _neighbours(self) -> set[int]:
         near = {(self._rank + 1 + i) % self._num_ranks for i in range(NUM_NEIGHBOURS)}
@@ -243,8 +304,14 @@ class Sentinel:
         since_s = time.monotonic()
         while not self._stopping:
             time.sleep(self._limits.beat_s / 8)
-            if time.monotonic() - since_s < self._limits.grace_s:
+            grace_s = self._limits.stop_s if verdict.is_stop else self._limits.grace_s
+            if time.monotonic() - since_s < grace_s:
                 continue
             if self.terminated or not self.delivered:
                 self._end("" if self.delivered else verdict_text(verdict))
                 return
+
+
+def _is_of_another(beat: Beat, own: Origin) -> bool:
+    """Whether a watch other than this one beats for the same rank."""
+    return beat.presence is Presence.RUNNING and beat.origin.joined_ns != own.joined_ns

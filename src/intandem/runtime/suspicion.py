@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from intandem.runtime.alive import Life
+from intandem.runtime.stillness import HANG_S
 from intandem.runtime.verdict import Beat, Presence, Verdict
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class Limits:
         doubt_s: for how long an error seen here counts.
         verdict_s: an error seen here waits for another rank's name.
         grace_s: from a verdict to the forced end of a process that does not end by itself.
+        stop_s: the same where the run was told to stop: a last checkpoint takes a while.
+        notice_s: being told to end waits for a launcher of ours to say that all are.
+        hang_s: that an action may take at least; see ``stillness``.
     """
 
     beat_s: float = 0.2
@@ -38,7 +42,10 @@ class Limits:
     left_s: float = 2.0
     doubt_s: float = 5.0
     verdict_s: float = 2.5
-    grace_s: float = 2.5
+    grace_s: float = 1.5
+    stop_s: float = 30.0
+    notice_s: float = 0.5
+    hang_s: float = HANG_S
 
 
 @dataclass(frozen=True, slots=True)

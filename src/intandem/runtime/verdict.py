@@ -26,6 +26,7 @@ class Verdict:
         position: where it was, or None if it had not begun.
         last_seen: the position was read by others and may be a beat old.
         traceback: of the culprit's exception, or empty.
+        is_stop: nobody failed: the run was told to stop.
     """
 
     rank: int | None
@@ -33,6 +34,12 @@ class Verdict:
     position: Position | None = None
     last_seen: bool = False
     traceback: str = ""
+    is_stop: bool = False
+
+    @classmethod
+    def stopped(cls, name: str) -> Verdict:
+        """What is said of a run that was told to stop by the signal called ``name``."""
+        return cls(None, f"the run was stopped by {name}", is_stop=True)
 
     @classmethod
     def of_error(cls, rank: int, position: Position | None, error: BaseException) -> Verdict:
@@ -125,12 +132,14 @@ class Beat:
         presence: whether the rank takes part.
         origin: its process.
         position: where it is, or None before its first instruction.
+        waits: it waits for another rank.
     """
 
     count: int
     presence: Presence
     origin: Origin
     position: Position | None
+    waits: bool = False
 
 
 def encode(value: Verdict | Beat) -> str:
@@ -152,6 +161,7 @@ def decode_beat(text: bytes) -> Beat:
         Presence(fields["presence"]),
         Origin(**fields["origin"]),
         _position(fields["position"]),
+        fields["waits"],
     )
 
 

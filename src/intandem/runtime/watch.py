@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+BETWEEN_STEPS = "none (between steps)"
+"""What a rank does while the user's own code runs."""
+
+OPTIMIZER = "optimizer"
+"""What a rank does while it updates its parameters."""
+
 
 class Position(NamedTuple):
     """Where a rank is in its program. Readable from any thread.
@@ -17,7 +23,8 @@ class Position(NamedTuple):
         slot: index of the instruction in the rank's program.
         stage: stage of the instruction, or None where it has none.
         microbatch: micro-batch of the instruction, or None where it has none.
-        doing: the instruction's text, such as ``1F3`` or ``recv:0F3>1@0``.
+        doing: the instruction's text, such as ``1F3`` or ``recv:0F3>1@0``; a call of the user's,
+            such as ``save()``; ``OPTIMIZER`` or ``BETWEEN_STEPS``.
     """
 
     step: int
@@ -26,10 +33,26 @@ class Position(NamedTuple):
     microbatch: int | None
     doing: str
 
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether the user's own code runs."""
+        return self.doing == BETWEEN_STEPS
+
+    @property
+    def is_action(self) -> bool:
+        """Whether it is part of every step, and takes about as long in each."""
+        return not (self.is_between_steps or self.doing.endswith("()"))
+
     def __str__(self) -> str:
         stage = "" if self.stage is None else f" stage {self.stage}"
         microbatch = "" if self.microbatch is None else f" micro-batch {self.microbatch}"
         return f"step {self.step}{stage}{microbatch} action {self.doing}"
+
+
+def after(position: Position | None, what: str) -> Position:
+    """Return where a rank is that does ``what`` after it has been at ``position``."""
+    step, slot = (0, 0) if position is None else (position.step, position.slot)
+    return Position(step, slot, None, None, what)
 
 
 class Watch(Protocol):
@@ -37,6 +60,10 @@ class Watch(Protocol):
 
     def at(self, position: Position) -> None:
         """Say where this rank is now."""
+        ...
+
+    def begin(self, what: str) -> None:
+        """Say that this rank is at something between passes, such as ``OPTIMIZER``."""
         ...
 
     def fail(self, error: BaseException) -> None:

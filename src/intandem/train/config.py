@@ -147,6 +147,9 @@ class PipelineConfig:
     with other numbers of ranks."""
     timeout_s: Positive = 300.0
     """How long processes may take to find each other, in seconds."""
+    hang_s: Positive = 30.0
+    """How long an action may take at least before its rank is taken to hang, in seconds; 5 times
+    the longest that was seen, where that is more. With `inf`, never. docs/faults.md tells more."""
 
 
 @dataclass(frozen=True, slots=True)

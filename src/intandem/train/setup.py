@@ -101,6 +101,7 @@ def _pipeline(config: Config, data: Data, model: torch.nn.Module, batches: State
         seed=config.seed,
         timeout_s=asked.timeout_s,
         threads_per_rank=asked.threads_per_rank,
+        hang_s=asked.hang_s,
     )
     return Pipeline(
         model,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from intandem.pipeline.exchange import doing
 from intandem.recorder.trees import tensors_in
+from intandem.runtime.watch import OPTIMIZER
 from intandem.train.data.iterator import next_batch
 from intandem.train.learning_rate import factor
 from intandem.train.optimizers import set_learning_rate
@@ -94,12 +96,13 @@ def _update(parts: Parts) -> float | None:
             if parameter.grad is not None:
                 parameter.grad.div_(config.accumulate)
     norm = parts.pipe.clip_grad_norm_(config.clip) if config.clip else None
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
-    optimizer.zero_grad()
+    with doing(parts.pipe, OPTIMIZER):
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
     return norm
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 MAX_RANKS = 256
 """Processes of one machine. More is taken for a slip of the finger."""
 
-GRACE_S = 3.0
-"""Seconds from a verdict until processes that have not ended are killed."""
+GRACE_S = 2.0
+"""Seconds from a verdict until processes that have not ended are killed: none is left after 3 s."""
 
 
 class Show(StrEnum):

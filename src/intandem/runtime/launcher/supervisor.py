@@ -108,6 +108,9 @@ class Supervisor:
             self.kill()
         elif not self._passed_on:
             self._passed_on = True
+            if self._host.board is not None:  # else nobody has joined
+                with suppress(RuntimeError):
+                    self._host.board.stop(signal.Signals(signum).name)
             self._kill_at_s = min(self._kill_at_s, time.monotonic() + STOP_S)
             for child in self._children:
                 child.signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
@@ -161,17 +164,20 @@ class Supervisor:
     def _convict(self, verdict: Verdict) -> None:
         """Let ``verdict`` count, unless there is one; the clock of the grace time starts.
 
-        What ends after the run was told to stop ends of that.
+        What ends after the run was told to stop ends of that, unless a rank says otherwise; others
+        may still be at their own end.
         """
         if self.verdict is not None:
             return
-        if self._passed_on:
-            name = signal.Signals(self._interrupts[0]).name
-            verdict = Verdict(None, f"the run was stopped by {name}")
+        if self._passed_on and not verdict.traceback:
+            verdict = Verdict.stopped(signal.Signals(self._interrupts[0]).name)
         self.verdict = verdict = self._trails.complete(verdict)
         if self._host.board is not None:
             self._publish(self._host.board, verdict)
-        self._kill_at_s = min(self._kill_at_s, time.monotonic() + self._grace_s)
+        grace_s = STOP_S if verdict.is_stop else self._grace_s
+        self._kill_at_s = min(self._kill_at_s, time.monotonic() + grace_s)
+        if verdict.is_stop:
+            return
         for child in self._children:
             if child.is_alive and self._beat_of(child.rank) is None:
                 child.signal(signal.SIGTERM)  # it has no watch that would tell it

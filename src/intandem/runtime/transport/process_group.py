@@ -61,7 +61,7 @@ def join_process_group(
     if not dist.is_initialized():
         _initialise(backend, store, timedelta(seconds=timeout_s))
     rank = dist.get_rank()
-    shared = dist.PrefixStore(f"intandem/{_attempt()}", store or default_store())
+    shared = dist.PrefixStore(f"intandem/{attempt()}", store or default_store())
     joining = shared.add(f"joined/{rank}", 1)
     own = dist.PrefixStore(str(joining), shared)
     return Membership(rank, dist.get_world_size(), own, backend)
@@ -77,7 +77,7 @@ def _initialise(backend: str, store: dist.Store | None, timeout: timedelta) -> N
             rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         # [Note: one prefix per attempt] A store outlives a restart of its processes, and the
         # addresses that an earlier attempt left in it lead nowhere.
-        prefixed = dist.PrefixStore(f"attempt/{_attempt()}", store)
+        prefixed = dist.PrefixStore(f"attempt/{attempt()}", store)
         dist.init_process_group(
             backend, store=prefixed, rank=rank, world_size=num_ranks, timeout=timeout
         )
@@ -99,8 +99,8 @@ def default_store() -> dist.Store:
     return world.get_group_store()
 
 
-def _attempt() -> int:
-    """How often the launcher has restarted this run."""
+def attempt() -> int:
+    """Return how often the launcher has restarted this run."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
