@@ -1,8 +1,12 @@
 """Every module call of one thread is seen, and nothing is left of it afterwards."""
 
+import gc
 import threading
+import weakref
 
+import torch
 from torch import nn
+from torch.autograd import Function
 
 from intandem.recorder.interception import intercepted
 
@@ -54,6 +58,25 @@ def test_nested_listeners_hear_every_module_and_leave_none_behind():
     assert set(outer.modules) == {module, other}
     assert _method() == before
     assert vars(Named)["__call__"] is own
+
+
+def test_what_keeps_apply_keeps_no_listener():
+    """A module imported by a call may keep ``apply`` of a function of its own for ever."""
+
+    class Twice(Function):
+        @staticmethod
+        def forward(ctx, x):
+            del ctx
+            return 2 * x
+
+    listener = Listener()
+    with intercepted((), listener):
+        apply = Twice.apply
+    gone = weakref.ref(listener)
+    del listener
+    gc.collect()
+    assert gone() is None
+    assert apply(torch.ones(2)).tolist() == [2, 2]
 
 
 def test_other_threads_are_not_heard():

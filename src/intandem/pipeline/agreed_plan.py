@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from intandem.errors import RunError
-from intandem.pipeline.opening import is_gain, worth_opening
+from intandem.pipeline.opening import is_gain, opening, worth_opening
 from intandem.pipeline.stages import StagePlan, balanced_starts, named_starts
 from intandem.profiler.counted import NOMINAL_FLOP_PER_S, counted_costs
 from intandem.profiler.kept import use_of_segments
@@ -70,7 +70,7 @@ def agree_on_plan(
         return StagePlan.decode(encoded)
     plan = _plan(subject, num_stages, home.threads_per_rank)
     if names := worth_opening(subject, plan):
-        plan = _finer_plan(subject.request.opening(names), plan, home, study_again) or plan
+        plan = _finer_plan(opening(subject.request, names), plan, home, study_again) or plan
     home.agree("plan", identity + b"\n" + plan.encode())
     return plan
 

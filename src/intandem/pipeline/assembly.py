@@ -16,6 +16,7 @@ from intandem.ir import StageLinks
 from intandem.pipeline.agreed_plan import agree_on_plan
 from intandem.pipeline.home import Home, place
 from intandem.pipeline.materialise import materialise_parameters
+from intandem.pipeline.opening import opening
 from intandem.pipeline.ownership import (
     buffer_owners,
     free_parameters,
@@ -114,7 +115,7 @@ def assemble(
         lambda asked: study(asked, example, bind, placement).subject,
     )
     if plan.opened:
-        request = request.opening(plan.opened)
+        request = opening(request, plan.opened)
         studied = study(request, example, bind, placement)
     subject = studied.subject
     began_s = time.perf_counter()

@@ -8,28 +8,37 @@ model that draws random numbers is cut between whole blocks, whatever the number
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from intandem.recorder.blocks import has_hooks, named_whole
+from torch import nn
+
+from intandem.recorder.blocks import Open, has_hooks, named_whole
 from intandem.recorder.graph import CallKind
 from intandem.recorder.modes import compiles
 from intandem.recorder.modules import named_modules
 from intandem.recorder.stage_chain import StageChain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from torch import nn
-
+    from intandem.pipeline.request import Request
     from intandem.pipeline.stages import StagePlan
     from intandem.pipeline.study import Subject
     from intandem.recorder import Graph
+
+_Dropout = nn.modules.dropout._DropoutNd
 
 LEAST_GAIN = 0.02
 """Of the slowest stage's time, what must be won."""
 
 LEAST_GAIN_S = 1e-3
 """For each micro-batch, what must be won."""
+
+
+def opening(request: Request, names: Iterable[str]) -> Request:
+    """Return the same request, with some blocks looked into."""
+    return replace(request, blocks=(*request.blocks, *map(Open, names)))
 
 
 def is_gain(before_s: Sequence[float], after_s: Sequence[float]) -> bool:
@@ -47,7 +56,7 @@ def worth_opening(subject: Subject, plan: StagePlan) -> tuple[str, ...]:
         and not isinstance(request.model, StageChain)
         and subject.meter is None
     )
-    if not is_ours_to_cut or not is_gain(stage_s, evenly_s) or _draws(graph):
+    if not is_ours_to_cut or not is_gain(stage_s, evenly_s) or _draws(request.model, graph):
         return ()
     names = []
     for stage, start in enumerate(plan.starts[1:]):
@@ -63,10 +72,11 @@ def worth_opening(subject: Subject, plan: StagePlan) -> tuple[str, ...]:
     )
 
 
-def _draws(graph: Graph) -> bool:
-    """Tell whether it draws random numbers, or runs code in backward that belongs to a block."""
+def _draws(model: nn.Module, graph: Graph) -> bool:
+    """Tell whether it draws random numbers, or may; or has code of its own in backward."""
     draws = graph.draws_python or graph.chances or any(call.site for call in graph.calls)
-    return draws or graph.own_backward
+    drops = any(isinstance(one, _Dropout) and one.p > 0 for one in model.modules())  # in training
+    return draws or drops or graph.own_backward
 
 
 def _has_parts(module: nn.Module) -> bool:

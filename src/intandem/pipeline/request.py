@@ -14,7 +14,7 @@ from intandem.argument_types import require_int, require_number, require_type
 from intandem.errors import RunError, ScheduleError
 from intandem.ir import Schedule, parse_compute_csv
 from intandem.pipeline.stages import check_hand_count, check_names_count
-from intandem.recorder.blocks import Open, find_blocks
+from intandem.recorder.blocks import find_blocks
 from intandem.recorder.stage_chain import StageChain
 from intandem.rules import early_backward, verify
 from intandem.runtime.losses import WholeBatchLoss, refuse_trained_loss
@@ -24,11 +24,12 @@ from intandem.schedules.registry import leaves_open, unknown_schedule
 from intandem.schedules.replication import replicated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from intandem.costs import CostModel
     from intandem.pipeline.materialise import Weights
     from intandem.recorder import Arguments
+    from intandem.recorder.blocks import Open
 
 AUTO_SCHEDULE = "1f1b"
 WHOLE_BATCH_SCHEDULE = "gpipe"
@@ -171,10 +172,6 @@ class Request:
                 "split_points, stages and blocks out"
             )
             raise ValueError(msg)
-
-    def opening(self, names: Iterable[str]) -> Request:
-        """Return the same request, with some blocks looked into."""
-        return replace(self, blocks=(*self.blocks, *map(Open, names)))
 
     @property
     def first_modules(self) -> tuple[str, ...] | None:

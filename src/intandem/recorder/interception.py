@@ -68,6 +68,7 @@ def intercepted(
     """
     thread = threading.get_ident()
     original_apply = vars(Function)["apply"]
+    told: Listener | None = listener
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -79,9 +80,9 @@ def intercepted(
 
     def apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:
         proceed = original_apply.__get__(None, function)
-        if threading.get_ident() != thread:
+        if threading.get_ident() != thread or told is None:
             return proceed(*args, **kwargs)
-        return listener.on_autograd_function(function, proceed, args, kwargs)
+        return told.on_autograd_function(function, proceed, args, kwargs)
 
     with ExitStack() as replaced:
         for owner, name in _methods(blocks, others):
@@ -93,6 +94,7 @@ def intercepted(
                 yield
         finally:
             Function.apply = original_apply  # type: ignore[method-assign]
+            told = None  # what was imported meanwhile may hold on to ``apply``
 
 
 @contextmanager
