@@ -20,7 +20,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.suspicion import Limits
-from intandem.runtime.watch import Position
+from intandem.runtime.watch import BETWEEN_STEPS, Position
 
 CULPRIT = int(sys.argv[3]) if len(sys.argv) > 3 else 1
 STEP, MICROBATCH = 5, 2
@@ -129,6 +129,7 @@ def main(fault):
                 if fault != "swallow":
                     raise
                 say(f"swallowed {type(error).__name__}")
+    watch.begin(BETWEEN_STEPS)
     dist.barrier()
     if fault == "none" and dist.get_rank() == dist.get_world_size() - 1:
         time.sleep(2)  # ranks of a healthy run end at different times
