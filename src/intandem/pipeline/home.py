@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from intandem.runtime.allocator import keep_freed_memory
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.ranks import LocalRanks, ProcessRank, default_threads_per_rank
 from intandem.runtime.suspicion import Limits
@@ -111,6 +112,8 @@ class Home:
             edges: every (source rank, target rank) that exchanges messages.
             options: of the user's.
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.membership is None or self.watch is None:
             num_ranks, hang_s = len(self.own_ranks), options.hang_s
             return LocalRanks(weights, tied, num_ranks, self.threads_per_rank, hang_s=hang_s)

@@ -88,10 +88,14 @@ class _Operand(NamedTuple):
         """Add ``left @ right`` to the gradient of the parameter itself."""
         leaf = self.leaf
         grad = leaf.grad
-        if grad is None or grad.layout is not torch.strided:
-            add_gradient(leaf, left.matmul(right))
-        else:
+        if grad is not None and grad.layout is torch.strided:
             grad.addmm_(left, right)
+            return
+        product = left.matmul(right)
+        if grad is None and (product.stride(), product.dtype) == (leaf.stride(), leaf.dtype):
+            leaf.grad = product  # nobody else has it
+        else:
+            add_gradient(leaf, product)
 
 
 def _operand(edge: _Edge) -> _Operand | None:
