@@ -2,8 +2,9 @@
 
 A mutant is a ``*.patch`` file next to this one: a header line ``# test: <pytest id>``, then a
 unified diff. It is applied to a copy of the tree. It is *caught* if the test fails with an
-assertion or an error of the library's own; it *survives* if the test passes. Anything else, such as
-a patch that does not apply or a test that cannot be collected, is *broken*.
+assertion or an error of the library's own, or with Python's that a header line ``# error: <class>``
+names; it *survives* if the test passes. Anything else, such as a patch that does not apply or a
+test that cannot be collected, is *broken*.
 
     python tests/mutants/run.py            all of them
     python tests/mutants/run.py tied norm  those with one of these words in their names
@@ -54,7 +55,9 @@ def main(words):
 
 def judge(patch):
     """Apply one patch to a copy of the tree and run its test there."""
-    test = re.search(r"^# test: (\S+)$", patch.read_text(), re.MULTILINE)
+    text = patch.read_text()
+    test = re.search(r"^# test: (\S+)$", text, re.MULTILINE)
+    error = re.search(r"^# error: (\S+)$", text, re.MULTILINE)
     if test is None:
         return Verdict(patch.stem, "broken", "no header line '# test: <pytest id>'")
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
@@ -63,7 +66,8 @@ def judge(patch):
         if applied.returncode:
             return Verdict(patch.stem, "broken", f"does not apply: {applied.stderr.strip()}")
         try:
-            return verdict_of(patch.stem, test[1], run_test(test[1], folder))
+            done = run_test(test[1], folder)
+            return verdict_of(patch.stem, test[1], done, error and error[1])
         except subprocess.TimeoutExpired:
             return Verdict(patch.stem, "broken", f"{test[1]} took more than {LIMIT_S} s")
 
@@ -84,11 +88,12 @@ def run_test(test, folder):
     return run([sys.executable, "-m", "pytest", *options, test], folder)
 
 
-def verdict_of(name, test, done):
-    """Read pytest's report."""
+def verdict_of(name, test, done, error):
+    """Read pytest's report; ``error`` is what the test may fail with besides, or None."""
     if done.returncode == 0:
         return Verdict(name, "SURVIVED", test)
-    if done.returncode == 1 and OWN_ERRORS.search(done.stdout):
+    is_foretold = error is not None and f" - {error}: " in done.stdout
+    if done.returncode == 1 and (is_foretold or OWN_ERRORS.search(done.stdout)):
         return Verdict(name, "caught", test)
     return Verdict(name, "broken", f"{test}\n{done.stdout[-1500:]}{done.stderr[-500:]}")
 

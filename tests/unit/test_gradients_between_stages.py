@@ -1,5 +1,6 @@
 """Gradients cross stages as autograd made them: in their memory layout, in memory of their own."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -72,9 +73,15 @@ def _entry(kept):
     return leaf
 
 
-def test_memory_of_its_own():
-    """A gradient on its way is not changed when the next micro-batch is added to a weight's."""
+@pytest.mark.parametrize("hooked", [True, False])
+def test_memory_of_its_own(hooked):
+    """A gradient on its way is not changed when the next micro-batch is added to a weight's.
+
+    A weight with hooks has its gradient from autograd, which takes memory that others see as well.
+    """
     bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    if hooked:
+        bias.register_post_accumulate_grad_hook(lambda _: None)
     kept = backward.Kept()
     end = ((_entry(kept) + bias.view(1, 4)) * 3).sum()
     kept.ends.append((end, torch.ones_like(end)))

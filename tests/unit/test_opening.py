@@ -31,11 +31,11 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Three equal blocks: two stages of whole ones have one and two."""
+    """Three equal blocks: two stages of whole ones have one and two. Three of four: one has two."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, num_blocks=3, **kwargs):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(**kwargs) for _ in range(3))
+        self.blocks = nn.ModuleList(Block(**kwargs) for _ in range(num_blocks))
 
     def forward(self, x):
         for block in self.blocks:
@@ -46,7 +46,7 @@ class Model(nn.Module):
 @pytest.fixture
 def seconds(monkeypatch):
     """What an element of a parameter costs, in a list of one."""
-    each, sizes = [1e-4], {name: p.numel() for name, p in Model().named_parameters()}
+    each, sizes = [1e-4], {name: p.numel() for name, p in Model(4).named_parameters()}
 
     def costs(graph, found, *rest):
         del rest
@@ -108,6 +108,18 @@ def test_kept_whole(seconds, batch, model, asked):
     with pipeline(Model(**model).double(), batch, **asked) as pipe:
         assert opened(pipe) == ()
         pipe.step(batch)
+
+
+def test_named_beside_one_that_is_opened(seconds, batch):
+    """What is named stays whole, and may get hooks, where a block beside another cut is opened."""
+    model, seen = Model(4).double(), []
+    with pipeline(model, batch, ranks=3) as pipe:
+        assert opened(pipe) == ("blocks.1", "blocks.2")
+    with pipeline(model, batch, ranks=3, blocks=["blocks.1"]) as pipe:
+        assert opened(pipe) == ("blocks.2",)
+        model.blocks[1].register_forward_hook(lambda *_: seen.append(1))
+        pipe.step(batch)
+    assert seen == [1, 1]
 
 
 def test_little_is_not_worth_it(seconds, batch):
