@@ -39,7 +39,7 @@ def intandem(task: Task, schedule: str, kind: str) -> Trainer:
         ranks=2 if kind.startswith("local") else None,
         microbatches=task.microbatches,
         schedule=schedule,
-        options=it.Options(threads_per_rank=1),
+        options=it.Options(threads_per_rank=1, open_blocks=True),
     )
     # An optimizer made by the pipeline steps each thread's own parameters: no barrier. Processes
     # have optimizers of their own anyway.

@@ -41,5 +41,5 @@ def test_every_survivor_names_the_culprit_and_nothing_is_left(cell):
     assert found.num_wrong == 0, found.errors
     assert found.code != 0
     assert cell.fault != "raise" or all("ValueError: boom" in error for error in found.errors)
-    assert (found.num_ports, found.num_files) == (0, 0)
+    assert (found.num_processes, found.num_ports, found.num_files) == (0, 0, 0)
     assert found.exposed == []

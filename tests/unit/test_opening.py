@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import intandem as it
 from intandem.errors import CaptureError
@@ -18,8 +19,9 @@ WIDTH = 8
 class Block(nn.Module):
     """Two linear layers around a residual stream, the second with half of the block's weights."""
 
-    def __init__(self, dropout=0.0, *, decides=False):
+    def __init__(self, dropout=0.0, *, decides=False, looks=False, recomputes=False):
         super().__init__()
+        self.looks, self.recomputes = looks, recomputes
         self.norm, self.first = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
         self.second = nn.Linear(2 * WIDTH, WIDTH)
         self.dropout, self.decides = nn.Dropout(dropout), decides
@@ -27,7 +29,14 @@ class Block(nn.Module):
     def forward(self, x):
         if self.decides and x.sum() > 1e9:
             return x
-        return x + self.dropout(self.second(F.gelu(self.first(self.norm(x)))))
+        if self.looks and not self.training:
+            self.seen = x.sum().item()
+        if self.recomputes:
+            return x + checkpoint(self.add, x, use_reentrant=False)
+        return x + self.add(x)
+
+    def add(self, x):
+        return self.dropout(self.second(F.gelu(self.first(self.norm(x)))))
 
 
 class Model(nn.Module):
@@ -59,7 +68,7 @@ def seconds(monkeypatch):
 
 
 def pipeline(model, batch, **kwargs):
-    kwargs = {"ranks": 2, "options": it.Options(threads_per_rank=1), **kwargs}
+    kwargs = {"ranks": 2, "options": it.Options(threads_per_rank=1, open_blocks=True), **kwargs}
     return it.Pipeline(model, example=batch, loss=F.mse_loss, microbatches=2, **kwargs)
 
 
@@ -97,11 +106,23 @@ def test_cut_inside_of_a_block(seconds, batch):
     [
         ({"dropout": 0.1}, {}),
         ({"decides": True}, {}),
+        ({"looks": True}, {}),
+        ({"recomputes": True}, {}),
+        ({}, {"options": it.Options(threads_per_rank=1)}),
         ({}, {"blocks": ["blocks.1"]}),
         ({}, {"blocks": [Block]}),
         ({}, {"split_points": ["blocks.1"]}),
     ],
-    ids=["draws", "decides by data", "named", "class named", "cut by hand"],
+    ids=[
+        "draws",
+        "decides by data",
+        "other in evaluation",
+        "recomputes",
+        "not asked",
+        "named",
+        "class named",
+        "cut by hand",
+    ],
 )
 def test_kept_whole(seconds, batch, model, asked):
     """Blocks that draw, cannot be recorded, or are the user's to say; the pipeline runs."""
@@ -139,7 +160,7 @@ def test_hooks_of_blocks(seconds, batch, when):
         if when == "after":
             model.blocks[1].register_forward_hook(lambda *_: seen.append(1))
             with pytest.raises(
-                CaptureError, match=r"blocks\.1 is cut inside.*blocks=\['blocks.1'\]"
+                CaptureError, match=r"blocks\.1 may be cut inside.*blocks=\['blocks.1'\]"
             ):
                 pipe.step(batch)
             return
@@ -147,3 +168,22 @@ def test_hooks_of_blocks(seconds, batch, when):
         seen.clear()
         pipe.step(batch)
     assert seen == [1, 1]
+
+
+def test_draws_that_come_later_are_refused(seconds, batch):
+    """They would be keyed by other names than those of one rank."""
+    model = Model().double()
+    with pipeline(model, batch) as pipe:
+        pipe.step(batch)
+        model.blocks[1].dropout.p = 0.5
+        with pytest.raises(CaptureError, match=r"draws random numbers now; blocks\.1 may be cut"):
+            pipe.step(batch)
+
+
+def test_what_cannot_be_recorded_later_says_that_a_block_is_cut_inside(seconds, batch):
+    model = Model().double()
+    with pipeline(model, batch) as pipe:
+        pipe.step(batch)
+        model.blocks[1].decides = True
+        with pytest.raises(CaptureError, match=r"blocks=\['blocks\.1'\] keeps it whole"):
+            pipe.step(batch)

@@ -69,7 +69,14 @@ def agree_on_plan(
             raise RunError(msg)
         return StagePlan.decode(encoded)
     plan = _plan(subject, num_stages, home.threads_per_rank)
-    if names := worth_opening(subject, plan):
+    names = worth_opening(subject, plan)
+    if names and not subject.request.options.open_blocks:
+        _log.info(
+            "the slowest stage takes %.1f ms, all of them %.1f on average; "
+            "Options(open_blocks=True) may cut inside of %s",
+            1e3 * max(plan.stage_s()), 1e3 * sum(plan.stage_s()) / num_stages, ", ".join(names),
+        )  # fmt: skip
+    elif names:
         plan = _finer_plan(opening(subject.request, names), plan, home, study_again) or plan
     home.agree("plan", identity + b"\n" + plan.encode())
     return plan

@@ -25,7 +25,8 @@ from intandem.pipeline.ownership import (
     uses_of_ranks,
 )
 from intandem.pipeline.programs import Programs
-from intandem.pipeline.study import study
+from intandem.pipeline.study import Subject, study
+from intandem.recorder.capture import record
 from intandem.recorder.cut import Cuts, Segment, cut
 from intandem.runtime.recordings import Recorded, Recordings
 from intandem.runtime.stage import Draw
@@ -107,13 +108,13 @@ def assemble(
     model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
     studied = study(request, example, bind, placement)
-    plan = agree_on_plan(
-        studied.subject,
-        home,
-        placement.num_stages,
-        source,
-        lambda asked: study(asked, example, bind, placement).subject,
-    )
+
+    def study_again(asked: Request) -> Subject:
+        with evaluating(model):
+            record(model, example, bind, blocks=asked.blocks)
+        return study(asked, example, bind, placement).subject
+
+    plan = agree_on_plan(studied.subject, home, placement.num_stages, source, study_again)
     if plan.opened:
         request = opening(request, plan.opened)
         studied = study(request, example, bind, placement)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from intandem.errors import CheckpointError
 from intandem.runtime.allocator import keep_freed_memory
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.ranks import LocalRanks, ProcessRank, default_threads_per_rank
@@ -69,13 +70,17 @@ class Home:
     def doing(self, what: str) -> Iterator[None]:
         """Say what the caller's thread does between passes, while open.
 
-        After an error it is still at it: that is where it failed.
+        After another error than of a checkpoint, it is still at it: that is where it failed.
         """
         if self.watch is None:
             yield
             return
         self.watch.begin(what)
-        yield
+        try:
+            yield
+        except CheckpointError:  # may be caught; every rank has been told
+            self.watch.begin(BETWEEN_STEPS)
+            raise
         self.watch.begin(BETWEEN_STEPS)
 
     def check(self) -> None:

@@ -1,8 +1,10 @@
 """Looking into blocks, where cuts between whole ones leave a stage slower than it need be.
 
 A cut inside a block changes nothing that is computed: the block's own ``forward`` is recorded like
-the model's, and what it calls is run by the stages. Only draws would be keyed by other names, so a
-model that draws random numbers is cut between whole blocks, whatever the number of stages.
+the model's, and what it calls is run by the stages. But draws would be keyed by other names,
+recomputation in it would be lost, and its Python would run once for each recording. So it is done
+where the user allows it, and for what neither draws nor recomputes; a later recording that does is
+refused.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import nn
+from torch.nn.modules import module as global_hooks
 
 from intandem.recorder.blocks import Open, has_hooks, named_whole
-from intandem.recorder.graph import CallKind
+from intandem.recorder.graph import CallKind, draws
 from intandem.recorder.modes import compiles
 from intandem.recorder.modules import named_modules
 from intandem.recorder.stage_chain import StageChain
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from intandem.pipeline.study import Subject
     from intandem.recorder import Graph
 
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks", "_global_forward_pre_hooks",
+    "_global_backward_hooks", "_global_backward_pre_hooks",
+)  # fmt: skip
 _Dropout = nn.modules.dropout._DropoutNd
 
 LEAST_GAIN = 0.02
@@ -55,8 +62,9 @@ def worth_opening(subject: Subject, plan: StagePlan) -> tuple[str, ...]:
         request.first_modules is None
         and not isinstance(request.model, StageChain)
         and subject.meter is None
+        and not any(getattr(global_hooks, name) for name in _GLOBAL_HOOKS)
     )
-    if not is_ours_to_cut or not is_gain(stage_s, evenly_s) or _draws(request.model, graph):
+    if not is_ours_to_cut or not is_gain(stage_s, evenly_s) or _may_draw(request.model, graph):
         return ()
     names = []
     for stage, start in enumerate(plan.starts[1:]):
@@ -72,11 +80,10 @@ def worth_opening(subject: Subject, plan: StagePlan) -> tuple[str, ...]:
     )
 
 
-def _draws(model: nn.Module, graph: Graph) -> bool:
-    """Tell whether it draws random numbers, or may; or has code of its own in backward."""
-    draws = graph.draws_python or graph.chances or any(call.site for call in graph.calls)
-    drops = any(isinstance(one, _Dropout) and one.p > 0 for one in model.modules())  # in training
-    return draws or drops or graph.own_backward
+def _may_draw(model: nn.Module, graph: Graph) -> bool:
+    """Tell whether it draws random numbers or will, or has code of its own in backward."""
+    drops = any(isinstance(one, _Dropout) and one.p > 0 for one in model.modules())
+    return drops or graph.chances or draws(graph) or graph.own_backward
 
 
 def _has_parts(module: nn.Module) -> bool:

@@ -86,6 +86,7 @@ class Passes:
         self._exchange = exchange
         self.observer: Observer | None = None
         self._num_passes = 0
+        self._run_before: set[tuple[Mode, int]] = set()
         self.position = Position(request.options.seed, 0)
         self._unused: list[StepWork] = []
 
@@ -223,6 +224,8 @@ class Passes:
         foretold = foretold_count(microbatches, loss, autocast) if asked else None
         if foretold is None and program.placement.replicas:
             foretold = float(sum(parts.rows))
+        new = {(mode, id(recorded)) for recorded in found} - self._run_before
+        self._run_before |= new
         self._num_passes += 1
         return StepWork(
             sequence=self._num_passes,
@@ -242,6 +245,7 @@ class Passes:
             observer=self.observer,
             joining=joining,
             is_told=self._assembly.home.membership is not None,
+            has_new_calls=bool(new),
         )
 
     def _report_of(self, work: StepWork) -> LossReport:

@@ -45,6 +45,7 @@ class Options:
             any: the process's own under a launcher, one for all local ranks without.
         seed: keys every random draw of the run.
         timeout_s: how long processes may take to find each other, in seconds.
+        open_blocks: whether a block beside an uneven cut may be cut inside: docs/capture.md.
         threads_per_rank: torch's own threads for each local rank; by default the cores shared out.
         hang_s: how long an action may take at least before its rank is taken to hang, in seconds;
             5 times the longest that was seen, where that is more. ``float("inf")`` waits for ever.
@@ -55,6 +56,7 @@ class Options:
     seed: int = 0
     timeout_s: float = 300.0
     threads_per_rank: int | None = None
+    open_blocks: bool = False
     hang_s: float = HANG_S
 
 

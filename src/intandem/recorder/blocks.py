@@ -70,7 +70,7 @@ def _opened(model: nn.Module, named: Sequence[str | type[nn.Module] | Open]) -> 
     for name in sorted(names):
         if has_hooks(model.get_submodule(name)):
             msg = (
-                f"{name} is cut inside, so that nothing would call the hooks that it has now; "
+                f"{name} may be cut inside, so that nothing would call the hooks that it has now; "
                 f"register them before Pipeline(...), or keep it whole with blocks=[{name!r}]"
             )
             raise CaptureError(msg)

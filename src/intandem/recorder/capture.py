@@ -211,6 +211,7 @@ def _record_once(
         written |= {*manner.updated, *recorder.updated_without_data()}
         names = tuple(name for name, _ in named)
         graph = finished(recorder, names, output, written)
+        recorder.check_opened(graph)
         refuse_overlapping_buffers({b.name: b.tensor for b in saved}, written)
         refuse_counting(model, graph, kept.before)
 

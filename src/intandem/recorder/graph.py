@@ -218,6 +218,11 @@ class Graph:
         return "\n".join(lines)
 
 
+def draws(graph: Graph) -> bool:
+    """Tell whether running ``graph`` draws random numbers."""
+    return graph.draws_python or any(call.site is not None for call in graph.calls)
+
+
 def refs(*trees: Any) -> list[int]:
     """Return the values that argument templates mention, in order."""
     return [leaf.value for tree in trees for leaf in leaves(tree) if isinstance(leaf, Ref)]

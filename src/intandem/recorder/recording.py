@@ -28,7 +28,7 @@ from intandem.recorder.functions import (
     may_draw_or_count,
     may_look_at_numbers,
 )
-from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site
+from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site, draws
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
 from intandem.recorder.hooks import refuse_backward_hooks, refuse_late_hook
 from intandem.recorder.inner import MadeInside
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from torch.autograd import Function
 
     from intandem.recorder.draws import Draws
+    from intandem.recorder.graph import Graph
     from intandem.recorder.modules import Tree
 
 
@@ -70,6 +71,7 @@ class Recorder:
     ) -> None:
         self._model = tree.model
         self.blocks = find_blocks(tree.model, blocks)
+        self._opened = [one.name for one in blocks if isinstance(one, Open)]
         self.calls: list[Call] = []
         self.guards: list[Guard] = []
         self.values = Values()
@@ -224,13 +226,25 @@ class Recorder:
             unread=self._unread(seen.given) if target.kind is CallKind.BLOCK else (),
         )
 
+    def check_opened(self, graph: Graph) -> None:
+        """Refuse draws where blocks are cut inside: they would be keyed by other names.
+
+        Raises:
+            CaptureError: naming the blocks.
+        """
+        if self._opened and draws(graph):
+            raise refusals.opened(self._opened, "draws random numbers")
+
     def _unread(self, given: list[Tensor]) -> tuple[int, ...]:
         values = [self.values.find(t) for t in given if id(t) not in self.looking.read]
         return tuple(value for value in values if value is not None)
 
     def _expect(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         is_compiled = target.module is not None and self._registered_in.is_compiled(target.module)
-        if target.kind is CallKind.BLOCK and saved_tensors_are_hooked():
+        is_hooked = saved_tensors_are_hooked()
+        if self._opened and (is_hooked or target.name == CheckpointFunction.__name__):
+            raise refusals.opened(self._opened, "runs forwards again in backward")
+        if target.kind is CallKind.BLOCK and is_hooked:
             self.checkpointed.append(target.name)
         may_draw = target.kind is CallKind.GLUE and may_draw_or_count(target.proceed)
         self.looking.expect(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from intandem.errors import CaptureError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from intandem.recorder.graph import Guard
 
 
@@ -135,3 +137,13 @@ def depends_on_activation(guard: Guard) -> CaptureError:
         f"{whole}, or use torch.where; what is only looked at can be looked at in a forward hook "
         "of a block"
     )
+
+
+def opened(names: Sequence[str], what: str) -> CaptureError:
+    """Forward does something that only whole blocks can do."""
+    return CaptureError(f"forward {what} now; {kept_whole(names)}")
+
+
+def kept_whole(names: Sequence[str]) -> str:
+    """Say how blocks that are cut inside can be kept whole."""
+    return f"{', '.join(names)} may be cut inside: blocks={list(names)} keeps it whole"

@@ -69,6 +69,10 @@ class DistributedWatch:
         """Say where this rank is now."""
         self._sentinel.at(position)
 
+    def be_patient(self, step: int) -> None:
+        """Say that something runs for the first time in ``step``; see ``Watch.be_patient``."""
+        self._sentinel.patient_step = step
+
     def begin(self, what: str) -> None:
         """Say that this rank is at something between passes; see ``Watch.begin``."""
         self.at(after(self._sentinel.position, what))

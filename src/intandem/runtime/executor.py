@@ -55,6 +55,8 @@ class Executor:
         """
         if work.mode is Mode.TRAIN:
             self._tied.begin(self.rank)
+        if work.has_new_calls:
+            self._watch.be_patient(work.step)
         run = Pass(self.rank, self._transport, self._weights, work)
         self._rows.execute(run, work.program, work.step, lambda: self._reduce(work))
         run.end()

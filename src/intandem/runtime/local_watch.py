@@ -55,7 +55,7 @@ class LocalWatch:
 
     Attributes:
         rank: whose.
-        first_step: that it has been at, or None before that.
+        patient_step: the last in which something runs for the first time, or None.
         thread_id: of its thread, or None before that.
         num_checks: how often it has looked for a failure: grows while it waits.
         hangs: it was found to hang.
@@ -63,7 +63,7 @@ class LocalWatch:
 
     def __init__(self, rank: int, board: _Board) -> None:
         self.rank = rank
-        self.first_step: int | None = None
+        self.patient_step: int | None = None
         self.thread_id: int | None = None
         self.num_checks = 0
         self.hangs = False
@@ -86,10 +86,12 @@ class LocalWatch:
 
     def at(self, position: Position) -> None:
         """Say where this rank is now."""
-        if self.first_step is None and position.is_action:
-            self.first_step = position.step
         self.thread_id = threading.get_ident()
         self._board.positions[self.rank] = position
+
+    def be_patient(self, step: int) -> None:
+        """Say that something runs for the first time in ``step``; see ``Watch.be_patient``."""
+        self.patient_step = step
 
     def begin(self, what: str) -> None:
         """Say that this rank is at something between passes; see ``Watch.begin``."""
@@ -150,7 +152,7 @@ class Lookout:
         passed_s, self._looked_s = min(now_s - self._looked_s, 2 * LOOK_S), now_s
         for watch, stillness in zip(self._watches, self._each, strict=True):
             position = watch.positions[watch.rank]
-            seen = Glance(position, watch.num_checks, watch.first_step, is_awaited=False)
+            seen = Glance(position, watch.num_checks, watch.patient_step, is_awaited=False)
             hang = stillness.look(seen, passed_s)
             if hang is None or (stack := stack_of(watch.thread_id)).is_debugged:
                 continue

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from intandem.errors import CaptureError
+from intandem.recorder import refusals
 from intandem.recorder.blocks import Open, find_blocks
 from intandem.recorder.capture import record
 from intandem.recorder.code_state import CodeState
@@ -189,7 +191,10 @@ class Recordings:
         if made is None:
             blocks = self._named_blocks
             self.before_recording()
-            made = record(self._model, batch, self._bind, updated, blocks, draws=draw)
+            try:
+                made = record(self._model, batch, self._bind, updated, blocks, draws=draw)
+            except CaptureError as error:
+                raise self._refused_again(error) from error
         recorded = self.add(made.graph)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
         if made.graph.draws_python:
@@ -204,6 +209,13 @@ class Recordings:
         if len(self._known) > _MAX_KEYS:
             del self._known[next(iter(self._known))]
         return index, recorded
+
+    def _refused_again(self, error: CaptureError) -> CaptureError:
+        """Say what may have to do with it, as the model could be recorded before."""
+        opened = [one.name for one in self._named_blocks if isinstance(one, Open)]
+        if not opened or "cut inside" in str(error):
+            return error
+        return CaptureError(f"{error} ({refusals.kept_whole(opened)})")
 
     def expect_updates(self, graph: Graph) -> None:
         """Take the buffers that ``graph`` updates for updated in this mode's other recordings."""

@@ -44,7 +44,7 @@ class Sentinel:
 
     Attributes:
         position: where the rank is.
-        first_step: that it has been at, or None before that.
+        patient_step: the last in which something runs for the first time, or None.
         thread_id: of its thread of work, or None before that.
         num_checks: how often it has looked for a verdict: grows while it waits.
         verdict: who ended the run, or None.
@@ -72,7 +72,7 @@ class Sentinel:
             attempt: how often the run has been restarted.
         """
         self.position: Position | None = None
-        self.first_step: int | None = None
+        self.patient_step: int | None = None
         self.thread_id: int | None = None
         self.num_checks = 0
         self.verdict: Verdict | None = None
@@ -124,8 +124,6 @@ class Sentinel:
 
     def at(self, position: Position) -> None:
         """The rank is there now."""
-        if self.first_step is None and position.is_action:
-            self.first_step = position.step
         self.thread_id = threading.get_ident()
         self.position = position
         self._trail.write(position)
@@ -246,7 +244,7 @@ class Sentinel:
         is_elsewhere = own is not None and _is_of_another(own, self._self)
         is_awaited = any(beat.waits for rank, beat in beats.items() if rank != self._rank)
         seen = Glance(
-            self.position, self.num_checks, self.first_step, is_awaited and not is_elsewhere
+            self.position, self.num_checks, self.patient_step, is_awaited and not is_elsewhere
         )
         hang = self._stillness.look(seen, min(passed_s, 2 * self._limits.beat_s))
         if hang is None:

@@ -5,7 +5,7 @@ that waits for another rank, many times per second. So a rank that stands still 
 hangs; those that wait for it are never taken for it. How long it may stand still:
 
 at an action, or the optimizer      ``hang_s``, or 5 times the longest that was seen
-in the first step (compilation)     10 times ``hang_s``, or 5 times the longest
+in what runs for the first time     10 times ``hang_s``, or 5 times the longest
 in a call such as ``save()``        the same; what is written to may be slow
 between steps (the user's code)     the same, and only while another rank waits
 """
@@ -33,13 +33,13 @@ class Glance(NamedTuple):
     Attributes:
         position: where it is; another object for each time that it comes to a place.
         num_checks: how often it has looked for a verdict.
-        first_step: that it has been at, or None before that.
+        patient_step: in which something runs for the first time, or None.
         is_awaited: whether another rank waits.
     """
 
     position: Position | None
     num_checks: int
-    first_step: int | None
+    patient_step: int | None
     is_awaited: bool
 
 
@@ -80,10 +80,10 @@ class Stillness:
         if place is None or (place.is_between_steps and not seen.is_awaited):
             return None
         self._still_s += passed_s
-        limit_s = self._limit_s(place, seen.first_step)
+        limit_s = self._limit_s(place, seen.patient_step)
         return Hang(self._still_s, limit_s) if self._still_s > limit_s else None
 
-    def _limit_s(self, place: Position, first_step: int | None) -> float:
-        is_patient = not place.is_action or place.step == first_step
+    def _limit_s(self, place: Position, patient_step: int | None) -> float:
+        is_patient = not place.is_action or place.step == patient_step
         least_s = self._hang_s * (TIMES_PATIENT if is_patient else 1)
         return max(least_s, TIMES_LONGEST * self._longest_s[place.is_action])

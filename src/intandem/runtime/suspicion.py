@@ -42,7 +42,7 @@ class Limits:
     left_s: float = 2.0
     doubt_s: float = 5.0
     verdict_s: float = 2.5
-    grace_s: float = 1.5
+    grace_s: float = 2.0
     stop_s: float = 30.0
     notice_s: float = 0.5
     hang_s: float = HANG_S

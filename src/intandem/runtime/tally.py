@@ -107,24 +107,30 @@ class LossTally:
         What is returned waits for that and keeps the numbers, so that ``told`` and ``report`` wait
         for nothing. Asked directly, they would wait for all that the GPU has been given since.
         """
-        terms = list(self._terms.items())
-        roots = [term.root for _, term in terms] + [
-            metric.root for _, term in terms for metric in term.metrics.values()
-        ]
-        if not any(root.is_cuda for root in roots):
+        roots = {
+            (index, name): root
+            for index, term in self._terms.items()
+            for name, root in [(None, term.root), *((n, m.root) for n, m in term.metrics.items())]
+            if root.is_cuda
+        }
+        if not roots:
             return None
-        numbers = torch.stack([root.detach().reshape(()).double() for root in roots])
+        numbers = torch.stack([root.detach().reshape(()).double() for root in roots.values()])
         fetched = torch.empty(len(roots), dtype=torch.float64, pin_memory=True)
         fetched.copy_(numbers, non_blocking=True)
         is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        is_there.record()
+        is_there.record(torch.cuda.current_stream(numbers.device))
 
         def keep() -> None:
             is_there.synchronize()
-            found = iter(fetched)
-            roots = [next(found) for _ in terms]
-            for (index, term), root in zip(terms, roots, strict=True):
-                metrics = {n: LossTerm(next(found), m.count) for n, m in term.metrics.items()}
+            found = dict(zip(roots, fetched, strict=True))
+            for index in {index for index, _ in found}:
+                term = self._terms[index]
+                metrics = {
+                    name: LossTerm(found.get((index, name), metric.root), metric.count)
+                    for name, metric in term.metrics.items()
+                }
+                root = found.get((index, None), term.root)
                 self._terms[index] = LossTerm(root, term.count, metrics)
 
         return keep

@@ -66,6 +66,10 @@ class Watch(Protocol):
         """Say that this rank is at something between passes, such as ``OPTIMIZER``."""
         ...
 
+    def be_patient(self, step: int) -> None:
+        """Say that something runs for the first time in ``step``: it may take long to compile."""
+        ...
+
     def fail(self, error: BaseException) -> None:
         """Say that this rank cannot go on; the first failure of a run wins."""
         ...

@@ -106,7 +106,11 @@ class _Parts(NamedTuple):
         Autograd comes to an operation that it needs not only for what waits. All uses of one
         parameter are kept together, so that its terms are added in one order.
         """
-        late = {id(use.leaf) for use in self.waiting if use.node in self.ends}
+        late = {
+            id(use.leaf)
+            for use in self.waiting
+            if use.node in self.ends or not use.leaf.is_cpu  # whose streams autograd joins itself
+        }
         met: dict[Node, list[Use]] = {}
         for use in self.waiting:
             if id(use.leaf) not in late:
@@ -136,16 +140,15 @@ def differentiate(
     parts = _parts(tensors, entries)
     if parts is None:
         return _whole(tensors, seeds, entries), Pending()
-    waiting, leaves = parts.waiting, parts.leaves
+    waiting, leaves, has_own_code = parts.waiting, parts.leaves, parts.has_own_code
     if at_once:
-        waiting, met = parts.without_those_met()
-        for node, uses in met.items():
-            node.register_prehook(_adds(uses))
+        waiting = _met(parts)
+    del parts  # what is added on the way is let go on the way
     nodes = list(dict.fromkeys([use.node for use in waiting]))
     wanted: list[Any] = [*entries, *leaves, *[GradientEdge(node, 0) for node in nodes]]
     if not wanted:
         return (), Pending()
-    seen = _shown_to(nodes) if hooked or parts.has_own_code else {}
+    seen = _shown_to(nodes) if hooked or has_own_code else {}
     found = _engine_run_backward(
         tensors, seeds, False, False, tuple(wanted), allow_unreachable=True, accumulate_grad=False
     )
@@ -176,6 +179,14 @@ def num_hooks_made() -> int:
     Threads of ranks count together: one may be told of hooks of another's, or of ``_shown_to``.
     """
     return RemovableHandle.next_id
+
+
+def _met(parts: _Parts) -> list[Use]:
+    """Have parameters added to where autograd comes to their operations; return the other uses."""
+    waiting, met = parts.without_those_met()
+    for node, uses in met.items():
+        node.register_prehook(_adds(uses))
+    return waiting
 
 
 def _adds(uses: Sequence[Use]) -> Callable[[tuple[Tensor | None, ...]], None]:

@@ -60,6 +60,7 @@ class StepWork:
         joining: how outputs are joined where the loss is the whole batch's; else None.
         scale: what the loss is multiplied by before it is differentiated.
         is_told: whether other processes wait to be told the losses.
+        has_new_calls: whether a recording, or its mode, is run for the first time.
         is_linear: whether gradients may be multiplied by a factor once backward is over.
     """
 
@@ -77,6 +78,7 @@ class StepWork:
     scale: float = 1.0
     is_linear: bool = True
     is_told: bool = False
+    has_new_calls: bool = False
 
     def end_of_forwards(self, replica: int) -> str:
         """Return the name of the fact that says a replica's forwards are over, and their losses."""

@@ -150,6 +150,8 @@ class PipelineConfig:
     hang_s: Positive = 30.0
     """How long an action may take at least before its rank is taken to hang, in seconds; 5 times
     the longest that was seen, where that is more. With `inf`, never. docs/faults.md tells more."""
+    open_blocks: bool = False
+    """Whether a block beside an uneven cut may be cut inside."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ def _pipeline(config: Config, data: Data, model: torch.nn.Module, batches: State
         timeout_s=asked.timeout_s,
         threads_per_rank=asked.threads_per_rank,
         hang_s=asked.hang_s,
+        open_blocks=asked.open_blocks,
     )
     return Pipeline(
         model,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_RANKS = 256
 """Processes of one machine. More is taken for a slip of the finger."""
 
-GRACE_S = 2.0
+GRACE_S = 2.4
 """Seconds from a verdict until processes that have not ended are killed: none is left after 3 s."""
 
 

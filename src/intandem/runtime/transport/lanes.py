@@ -98,9 +98,9 @@ class _Lane:
     def _work(self) -> None:
         beside: torch.cuda.Stream | None = None
         while (job := self._jobs.get()) is not None:
-            if beside is None and job.flat.is_cuda:
-                beside = torch.cuda.Stream(job.flat.device)  # type: ignore[no-untyped-call]
             try:
+                if beside is None and job.flat.is_cuda:
+                    beside = torch.cuda.Stream(job.flat.device)  # type: ignore[no-untyped-call]
                 arrived = job.finish(beside)
             except RuntimeError as error:
                 job.transfer.state = "lost"

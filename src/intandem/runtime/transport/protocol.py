@@ -54,8 +54,9 @@ Payload = tuple["Tensor | None", ...]
 
 
 class Transport(Protocol):
-    """Moves messages between ranks. One object per rank; used by that rank's thread of work.
+    """Moves messages between ranks. One object per rank.
 
+    It is used by that rank's thread of work, but for ``publish``, which any thread may call.
     Every wait ends with ``PeerFailureError`` once the run has failed elsewhere.
     """
 

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,7 +172,7 @@ def find_tokenizer(config: DataConfig, sources: Sources, path: Path) -> Tokenize
     """Return the tokenizer: learned from the training text unless ``path`` has it already."""
     if config.tokenizer == "bytes":
         return ByteTokenizer()
-    if path.is_file():
+    with suppress(FileNotFoundError):  # also where another process forgets what is no run's
         return load_pairs(path)
     tokenizer = learn_pairs([sources.training], config.vocab)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # processes learn the same tokens
