@@ -22,6 +22,7 @@ class Idle(Pass):
         self._transport: Any = self
         self._at_hand: dict[Any, Any] = {}
         self._work: Any = Sequence
+        self._recomputed_last = None
 
     def _forward(self, action: Action) -> None:
         pass

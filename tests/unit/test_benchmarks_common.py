@@ -11,6 +11,7 @@ from common.ratios import interval_of_median, paired_ratio
 from common.rounds import Progress, take_turns, time_left_s, turns
 from common.tables import markdown
 from common.workers import WorkerError, Workers, rank_environments
+from overhead.noting import noting_us
 from two_cores.report import table
 from two_cores.sides import PARTS, Side, parse_side
 
@@ -152,3 +153,8 @@ def test_every_process_is_told_and_answers():
         assert workers.tell_each(["rank a", "rank b"]) == [["0", "a"], ["1", "b"]]
     finally:
         workers.close()
+
+
+def test_noting_is_told_from_not_noting():
+    """The stand-in of a pass has all that a pass needs to run an action and take a message."""
+    assert set(noting_us(10)) == {"an action", "an arrival"}
