@@ -56,7 +56,7 @@ def main(words):
 def judge(patch):
     """Apply one patch to a copy of the tree and run its test there."""
     text = patch.read_text()
-    test = re.search(r"^# test: (\S+)$", text, re.MULTILINE)
+    test = re.search(r"^# test: (\S.*)$", text, re.MULTILINE)
     error = re.search(r"^# error: (\S+)$", text, re.MULTILINE)
     if test is None:
         return Verdict(patch.stem, "broken", "no header line '# test: <pytest id>'")

@@ -19,9 +19,9 @@ WIDTH = 8
 class Block(nn.Module):
     """Two linear layers around a residual stream, the second with half of the block's weights."""
 
-    def __init__(self, dropout=0.0, *, decides=False, looks=False, recomputes=False):
+    def __init__(self, dropout=0.0, *, decides=False, looks=False, hooked=False, recomputes=None):
         super().__init__()
-        self.looks, self.recomputes = looks, recomputes
+        self.looks, self.hooked, self.recomputes = looks, hooked, recomputes
         self.norm, self.first = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
         self.second = nn.Linear(2 * WIDTH, WIDTH)
         self.dropout, self.decides = nn.Dropout(dropout), decides
@@ -32,8 +32,11 @@ class Block(nn.Module):
         if self.looks and not self.training:
             self.seen = x.sum().item()
         if self.recomputes:
-            return x + checkpoint(self.add, x, use_reentrant=False)
-        return x + self.add(x)
+            return x + checkpoint(self.add, x, **self.recomputes)
+        added = self.add(x)
+        if self.hooked and added.requires_grad:
+            added.register_hook(lambda gradient: gradient)
+        return x + added
 
     def add(self, x):
         return self.dropout(self.second(F.gelu(self.first(self.norm(x)))))
@@ -107,7 +110,8 @@ def test_cut_inside_of_a_block(seconds, batch):
         ({"dropout": 0.1}, {}),
         ({"decides": True}, {}),
         ({"looks": True}, {}),
-        ({"recomputes": True}, {}),
+        ({"recomputes": {"use_reentrant": False}}, {}),
+        ({"hooked": True}, {}),
         ({}, {"options": it.Options(threads_per_rank=1)}),
         ({}, {"blocks": ["blocks.1"]}),
         ({}, {"blocks": [Block]}),
@@ -118,6 +122,7 @@ def test_cut_inside_of_a_block(seconds, batch):
         "decides by data",
         "other in evaluation",
         "recomputes",
+        "hooks on tensors",
         "not asked",
         "named",
         "class named",
@@ -128,6 +133,15 @@ def test_kept_whole(seconds, batch, model, asked):
     """Blocks that draw, cannot be recorded, or are the user's to say; the pipeline runs."""
     with pipeline(Model(**model).double(), batch, **asked) as pipe:
         assert opened(pipe) == ()
+        pipe.step(batch)
+
+
+def test_what_will_draw_is_kept_whole(seconds, batch):
+    """A pipeline that is built in evaluation mode may be trained."""
+    model = Model(dropout=0.1).double().eval()
+    with pipeline(model, batch) as pipe:
+        assert opened(pipe) == ()
+        model.train()
         pipe.step(batch)
 
 
@@ -177,6 +191,17 @@ def test_draws_that_come_later_are_refused(seconds, batch):
         pipe.step(batch)
         model.blocks[1].dropout.p = 0.5
         with pytest.raises(CaptureError, match=r"draws random numbers now; blocks\.1 may be cut"):
+            pipe.step(batch)
+
+
+@pytest.mark.parametrize("is_reentrant", [True, False])
+def test_recomputation_that_comes_later_is_refused(seconds, batch, is_reentrant):
+    """It would be lost, as stages call what is in the block."""
+    model = Model().double()
+    with pipeline(model, batch) as pipe:
+        pipe.step(batch)
+        model.blocks[1].recomputes = {"use_reentrant": is_reentrant}
+        with pytest.raises(CaptureError, match=r"again in backward now; blocks\.1 may be cut"):
             pipe.step(batch)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -265,6 +266,21 @@ def test_b_keeps_gradients_only_where_autograd_does_not_come(has_entry):
     _, num_late = run_b(module, x)
     assert num_late == (0 if has_entry else 2)
     assert all(p.grad is not None for p in module.parameters())
+
+
+def test_b_lets_go_on_the_way():
+    """Once backward is at the first layer, what those behind it were given takes no memory."""
+    first, *others = [nn.Linear(4, 4) for _ in range(4)]
+    x, given, are_gone = torch.randn(3, 4, requires_grad=True), [], []
+    output = first(x)
+    output.register_hook(lambda _: are_gone.extend(memory.expired() for memory in given))
+    for layer in others:
+        output = output.tanh()
+        given.append(StorageWeakRef(output.untyped_storage()))
+        output = layer(output)
+    assert not any(memory.expired() for memory in given)
+    differentiate([(output, seed_of(output))], [x], at_once=True, hooked=False)
+    assert are_gone == [True, True, True]
 
 
 def test_b_of_a_parameter_at_both_ends():
