@@ -7,7 +7,6 @@ import math
 import os
 import random
 import sysconfig
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,8 +171,12 @@ def find_tokenizer(config: DataConfig, sources: Sources, path: Path) -> Tokenize
     """Return the tokenizer: learned from the training text unless ``path`` has it already."""
     if config.tokenizer == "bytes":
         return ByteTokenizer()
-    with suppress(FileNotFoundError):  # also where another process forgets what is no run's
-        return load_pairs(path)
+    if path.is_file():
+        try:
+            return load_pairs(path)
+        except RunError:
+            if path.is_file():
+                raise  # else another process has just forgotten what is no run's
     tokenizer = learn_pairs([sources.training], config.vocab)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # processes learn the same tokens
     tokenizer.save(unfinished)
