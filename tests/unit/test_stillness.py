@@ -141,8 +141,8 @@ def stuck():
     made.leave.set()
 
 
-def pipeline(stuck, **options):
-    batch = {"input": torch.ones(4, 4), "target": torch.zeros(4, 4)}
+def pipeline(stuck, width=4, **options):
+    batch = {"input": torch.ones(4, 4), "target": torch.zeros(4, width)}
     pipe = it.Pipeline(
         nn.Sequential(nn.Linear(4, 4), stuck),
         example=batch,
@@ -205,15 +205,7 @@ def test_an_optimizer_that_raises_on_one_rank_ends_the_others(stuck):
             return super().step()
 
     stuck.linear = nn.Linear(4, 3)
-    batch = {"input": torch.ones(4, 4), "target": torch.zeros(4, 3)}
-    pipe = it.Pipeline(
-        nn.Sequential(nn.Linear(4, 4), stuck),
-        example=batch,
-        loss=lambda output, batch: nn.functional.mse_loss(output, batch["target"]),
-        ranks=2,
-        microbatches=2,
-        stages=["1"],
-    )
+    pipe, batch = pipeline(stuck, width=3)
     optimizer = pipe.optimizer(lambda parameters: Breaks(parameters, lr=0.1))
     pipe.step(batch)
     optimizer.step()

@@ -27,6 +27,7 @@ from intandem.train.config import (
 )
 from intandem.train.loggers import read_metrics
 from intandem.train.stopping import Stop
+from train_runs import CrashAt, HaltError, curve
 
 
 @pytest.fixture(scope="module")
@@ -65,33 +66,6 @@ def whole(base, tmp_path_factory):
     torch.set_num_threads(1)
     train(replace(base, directory=str(directory)))
     return curve(directory)
-
-
-def curve(directory):
-    """What was logged, without what the clock says."""
-    timed = ("seconds", "tokens_per_s", "rows_per_s")
-    return [
-        {key: value for key, value in line.items() if key not in timed}
-        for line in read_metrics(directory)
-    ]
-
-
-class HaltError(Exception):
-    """In place of a crash."""
-
-
-class CrashAt:
-    """A progress that raises when a step is over."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def __call__(self, state):
-        if state.step == self.step:
-            raise HaltError
-
-    def say(self, line):
-        pass
 
 
 def crashed(config, step):

@@ -25,7 +25,7 @@ from intandem.pipeline.ownership import (
     uses_of_ranks,
 )
 from intandem.pipeline.programs import Programs
-from intandem.pipeline.study import Subject, study
+from intandem.pipeline.study import Study, Subject, study
 from intandem.recorder.capture import record
 from intandem.recorder.cut import Cuts, Segment, cut
 from intandem.runtime.recordings import Recorded, Recordings
@@ -107,17 +107,7 @@ def assemble(
     """
     model, num_ranks, example = request.model, home.num_ranks, examples[0]
     placement = request.build_schedule(num_ranks, request.num_microbatches(num_ranks)).placement
-    studied = study(request, example, bind, placement)
-
-    def study_again(asked: Request) -> Subject:
-        with evaluating(model):
-            record(model, example, bind, blocks=asked.blocks)
-        return study(asked, example, bind, placement).subject
-
-    plan = agree_on_plan(studied.subject, home, placement.num_stages, source, study_again)
-    if plan.opened:
-        request = opening(request, plan.opened)
-        studied = study(request, example, bind, placement)
+    studied, plan = _study_and_plan(request, example, bind, placement, home, source)
     subject = studied.subject
     began_s = time.perf_counter()
     graph, found = subject.graph, subject.segments
@@ -137,7 +127,7 @@ def assemble(
         weights,
         Cuts(tuple((segment.name, segment.call) for segment in found), tuple(plan.starts)),
         _own_stages(home, placement),
-        request.blocks,
+        subject.request.blocks,
     )
     recordings.expect_updates(graph)
     with torch.enable_grad():
@@ -164,6 +154,31 @@ def assemble(
         loss_is_sum=studied.loss.count is not None,
         joining=subject.joining,
     )
+
+
+def _study_and_plan(
+    request: Request,
+    example: Any,
+    bind: Callable[[Any], Arguments],
+    placement: Placement,
+    home: Home,
+    source: Source | None,
+) -> tuple[Study, StagePlan]:
+    """Study the model and agree on where it is cut; with blocks opened, if the plan opens any.
+
+    A block is opened only if the model can be recorded like that in evaluation as well.
+    """
+    studied = study(request, example, bind, placement)
+
+    def study_again(asked: Request) -> Subject:
+        with evaluating(request.model):
+            record(request.model, example, bind, blocks=asked.blocks)
+        return study(asked, example, bind, placement).subject
+
+    plan = agree_on_plan(studied.subject, home, placement.num_stages, source, study_again)
+    if plan.opened:
+        studied = study(opening(request, plan.opened), example, bind, placement)
+    return studied, plan
 
 
 def _say_cut(first_segments: Sequence[str], seconds: float) -> None:
