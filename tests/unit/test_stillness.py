@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import intandem as it
-from intandem.errors import PeerFailureError, RunError
+from intandem.errors import CheckpointError, PeerFailureError, RunError
+from intandem.pipeline.home import Home
+from intandem.runtime.local_watch import LocalWatch
 from intandem.runtime.stacks import stack_of
 from intandem.runtime.stillness import Glance, Stillness
 from intandem.runtime.watch import BETWEEN_STEPS, OPTIMIZER, Position
@@ -224,3 +226,35 @@ def test_a_slow_rank_does_not_hang(stuck):
     pipe.step(batch)
 
     pipe.close()
+
+
+def test_patience_is_for_what_runs_for_the_first_time(monkeypatch):
+    """A first step and a first evaluation may be compiled; the second ones are not."""
+    told = []
+
+    def note(watch, step):
+        told.append((watch.rank, step))
+
+    monkeypatch.setattr(LocalWatch, "be_patient", note)
+    pipe, batch = pipeline(nn.Linear(4, 4))
+    with pipe:
+        for _ in range(2):
+            pipe.step(batch)
+            pipe.evaluate(batch)
+    assert sorted(told) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("error", "last"), [(CheckpointError, BETWEEN_STEPS), (RunError, "save()")]
+)
+def test_a_save_that_failed_is_over(error, last):
+    """It may be caught, and the script goes on; after another error the rank is where it failed."""
+
+    class Places(list):
+        begin = list.append
+
+    places, msg = Places(), "disk full"
+    home = Home((0,), torch.device("cpu"), 1, watch=places)
+    with pytest.raises(error), home.doing("save()"):
+        raise error(msg)
+    assert places[-1] == last
