@@ -29,7 +29,7 @@ EXPECTED = {
     ("intandem", "SIGTERM"): (TERMINATED, 143),
     ("intandem", "SIGSTOP"): (STOPPED, 1),
     ("intandem", "hang"): (HUNG, 1),
-    ("intandem", "gil"): (f"rank 1 did not answer for 10 s (stuck or cut off) {PLACE}", 1),
+    ("intandem", "gil"): (f"rank 1 did not answer for 4 s (stuck or cut off) {PLACE}", 1),
     ("torchrun", "raise"): (RAISED, 1),
     ("torchrun", "outside"): (RAISED, 1),
     ("torchrun", "sys.exit(0)"): (LEFT, 1),
@@ -41,7 +41,7 @@ EXPECTED = {
     ("torchrun", "SIGTERM"): (TERMINATED, 1),
     ("torchrun", "SIGSTOP"): (STOPPED, 1),
     ("torchrun", "hang"): (HUNG, 1),
-    ("torchrun", "gil"): (f"rank 1 did not answer for 10 s (stuck or cut off) {PLACE}", 1),
+    ("torchrun", "gil"): (f"rank 1 did not answer for 4 s (stuck or cut off) {PLACE}", 1),
 }
 """(launcher, fault): what every survivor says, and the exit code of the launcher."""
 

@@ -266,6 +266,8 @@ os.kill(os.getpid(), signal.SIGKILL)
         process.wait(HANG_S)
 
     assert life_of(beat.origin, seen_from=here) is Life.DEAD
+    assert trails.refreshed({1: beat})[1].position == Position(5, 7, 1, None, "1F2")
+    assert trails.refreshed({2: beat}) == {2: beat}
     verdict = trails.complete(Verdict(1, "died", None, last_seen=True))
     assert verdict == Verdict(1, "died", Position(5, 7, 1, None, "1F2"))
 

@@ -1,5 +1,6 @@
 """When one rank takes another for lost: on a clock of numbers."""
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from intandem.runtime.alive import Life
 from intandem.runtime.suspicion import Judge, Limits, Observed
 from intandem.runtime.verdict import Beat, Origin, Presence
-from intandem.runtime.watch import Position
+from intandem.runtime.watch import BETWEEN_STEPS, Position
 
 BEAT_S = 0.2
 HERE = Position(5, 7, 1, 2, "1F2")
@@ -60,8 +61,8 @@ def test_dead_process_that_said_goodbye_is_not_lost():
     ("life", "suspicious", "after_s", "cause"),
     [
         (Life.UNKNOWN, True, 1.5, "did not answer for 1.6 s (dead, stopped or cut off)"),
-        (Life.UNKNOWN, False, 10, "did not answer for 10 s (stuck or cut off)"),
-        (Life.ALIVE, True, 10, "did not answer for 10 s (stuck or cut off)"),
+        (Life.UNKNOWN, False, 4, "did not answer for 4 s (stuck or cut off)"),
+        (Life.ALIVE, True, 4, "did not answer for 4 s (stuck or cut off)"),
         (Life.STOPPED, False, 3, "was stopped (SIGSTOP) for 3 s"),
     ],
 )
@@ -73,6 +74,17 @@ def test_silence_counts_after_a_while(life, suspicious, after_s, cause):
 
     assert after_s <= at_s <= after_s + 2 * BEAT_S
     assert verdict.cause == cause
+
+
+@pytest.mark.parametrize("doing", [BETWEEN_STEPS, "save()"])
+def test_silence_outside_of_a_step_takes_longer_to_count(doing):
+    """The user's own code may hold Python's lock for a while, to read a large file."""
+    away = replace(beat(0), position=Position(5, 7, None, None, doing))
+
+    at_s, verdict = seconds_until_verdict(lambda _: view({1: away}, lives={1: Life.ALIVE}))
+
+    assert 10 <= at_s <= 10 + 2 * BEAT_S
+    assert verdict.cause == "did not answer for 10 s (stuck or cut off)"
 
 
 def test_process_held_by_a_debugger_is_left_alone():

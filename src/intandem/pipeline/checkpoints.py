@@ -300,7 +300,8 @@ class Checkpoints:
         told, name = json.loads(self._exchange.first(what, json.dumps([told, name]).encode()))
         if failed is not None or told:
             raise CheckpointError(told) from failed
-        return Place(self.disk, target.with_name(name), target)
+        at = f"after {self._passes.position.num_steps} steps, in {what}"
+        return Place(self.disk, target.with_name(name), target, at)
 
     def _write(
         self,

@@ -29,6 +29,7 @@ from intandem.checkpoint.manifest import (
 from intandem.checkpoint.shards import split, write_shards
 from intandem.checkpoint.tensors import registered
 from intandem.errors import CheckpointError
+from intandem.runtime.verdict import traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,9 +45,17 @@ _log = logging.getLogger(__name__)
 
 
 class Report(Struct, frozen=True):
-    """What one process has written, or what kept it from that."""
+    """What one process has written, or what kept it from that.
+
+    Attributes:
+        error: in a line, or None.
+        traceback: of an error that is none of ours, or empty.
+        model: files of parameters and buffers.
+        optimizer: its state and files.
+    """
 
     error: str | None = None
+    traceback: str = ""
     model: dict[str, File] = {}
     optimizer: OptimizerState | None = None
 
@@ -165,11 +174,19 @@ def last_files(manifest: Manifest, expected: set[str]) -> Callable[[Sequence[Rep
 
 
 class Place(NamedTuple):
-    """Where a folder is being written: on which disk, under which name, and under which later."""
+    """Where a folder is being written.
+
+    Attributes:
+        disk: that does it.
+        partial: its name until it is whole.
+        target: its name from then on.
+        at: step and call, as an error tells them.
+    """
 
     disk: Disk
     partial: Path
     target: Path
+    at: str
 
 
 def write_together(
@@ -196,26 +213,46 @@ def write_together(
         own = write()
     except Exception as error:  # any: the others wait for a report
         _log.warning("cannot save %s: %s", place.target, error)
-        own = Report(error=in_words(error))
+        own = _failed(error, place.at)
 
     def conclude(reports: list[bytes]) -> bytes:
         try:
             found = [msgspec.json.decode(report, type=Report) for report in reports]
-            errors = [f"rank {r}: {one.error}" for r, one in enumerate(found) if one.error]
-            if errors:
-                raise CheckpointError("; ".join(errors))
-            finish(place.disk, place.partial, place.target, last(found))
+            problem = _errors_of(found)
+            if not problem:
+                finish(place.disk, place.partial, place.target, last(found))
         except Exception as error:  # any: the others wait for the end
+            problem = _errors_of([_failed(error, place.at)])
+        if problem:
             with suppress(OSError):
                 place.disk.remove(place.partial)
-            return in_words(error).encode()
-        return b""
+        return problem.encode()
 
     told = meeting.conclude(f"saves/{number}", msgspec.json.encode(own), conclude)
     if told:
         msg = f"{place.target} was not saved: {told.decode()}"
         raise CheckpointError(msg)
     return place.target
+
+
+def _failed(error: Exception, at: str) -> Report:
+    """What a process reports that could not write its part."""
+    if isinstance(error, CheckpointError):
+        return Report(error=str(error))
+    return Report(error=f"{in_words(error)} {at}", traceback=traceback_of(error))
+
+
+def _errors_of(reports: Sequence[Report]) -> str:
+    """Return what kept processes from writing: a line for all, and the first one's traceback.
+
+    Nothing if nothing did.
+    """
+    failed = {rank: report for rank, report in enumerate(reports) if report.error}
+    line = "; ".join(f"rank {rank}: {report.error}" for rank, report in failed.items())
+    for rank, report in failed.items():
+        if report.traceback:
+            return f"{line} (traceback of rank {rank} below)\n{report.traceback}"
+    return line
 
 
 def in_words(error: Exception) -> str:

@@ -220,7 +220,8 @@ class Sentinel:
             self._decide(sight.verdict)
             return
         self._say(Presence.RUNNING, waits=bool(peers))
-        seen = Observed(passed_s, beats, lives, suspicious, self._missing(peers))
+        now = self._trails.refreshed(beats)
+        seen = Observed(passed_s, now, lives, suspicious, self._missing(peers))
         verdict, hang = self._judge.verdict(seen), self._own_hang(passed_s, sight.beats)
         if verdict is not None and not self._stopping:
             self._convict(self._trails.complete(verdict))

@@ -25,7 +25,8 @@ class Limits:
         beat_s: between two beats.
         suspect_s: without a beat, where an error was seen here too.
         stopped_s: stopped process.
-        silent_s: without a beat and without any other sign.
+        silent_s: without a beat and without any other sign, at an action.
+        absent_s: the same elsewhere: the user's own code may hold Python's lock to read a file.
         left_s: waiting for a rank that has left.
         doubt_s: for how long an error seen here counts.
         verdict_s: an error seen here waits for another rank's name.
@@ -38,7 +39,8 @@ class Limits:
     beat_s: float = 0.2
     suspect_s: float = 1.5
     stopped_s: float = 3.0
-    silent_s: float = 10.0
+    silent_s: float = 4.0
+    absent_s: float = 10.0
     left_s: float = 2.0
     doubt_s: float = 5.0
     verdict_s: float = 2.5
@@ -100,11 +102,15 @@ class Judge:
             return "died (its process is gone)"
         if stopped_s > self._limits.stopped_s:
             return f"was stopped (SIGSTOP) for {stopped_s:.0f} s"
-        if silent_s > self._limits.silent_s:
+        if silent_s > self._silence_s(beat):
             return f"did not answer for {silent_s:.0f} s (stuck or cut off)"
         if life is Life.UNKNOWN and self._doubt_s and silent_s > self._limits.suspect_s:
             return f"did not answer for {silent_s:.1f} s (dead, stopped or cut off)"
         return ""
+
+    def _silence_s(self, beat: Beat) -> float:
+        is_action = beat.position is not None and beat.position.is_action
+        return self._limits.silent_s if is_action else self._limits.absent_s
 
     def _silent_for(self, rank: int, beat: Beat, life: Life, passed_s: float) -> float:
         advanced = self._counts.get(rank) != beat.count

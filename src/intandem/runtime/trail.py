@@ -74,6 +74,16 @@ class Trails:
             if known is None or known[0] != beat.origin:
                 self._pages[rank] = (beat.origin, _map(beat.origin))
 
+    def refreshed(self, beats: Mapping[int, Beat]) -> dict[int, Beat]:
+        """Return ``beats`` with the ranks' present positions, where these can be read."""
+        return {rank: self._refreshed(rank, beat) for rank, beat in beats.items()}
+
+    def _refreshed(self, rank: int, beat: Beat) -> Beat:
+        known = self._pages.get(rank)
+        if known is None or known[0] != beat.origin or known[1] is None:
+            return beat
+        return replace(beat, position=_read(known[1]))
+
     def complete(self, verdict: Verdict) -> Verdict:
         """Replace the culprit's last beat by where it really was, if that can be read."""
         if verdict.rank not in self._pages or not verdict.last_seen:

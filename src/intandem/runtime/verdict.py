@@ -48,9 +48,13 @@ class Verdict:
         origin = error if origin is None else origin
         message = str(origin).strip().split("\n", maxsplit=1)[0]
         name = type(origin).__name__
-        text = "".join(traceback.format_exception(origin)).rstrip()[-_MAX_TRACEBACK_CHARS:]
         cause = f"raised {name}: {message}" if message else f"raised {name}"
-        return cls(rank, cause, position, traceback=text)
+        return cls(rank, cause, position, traceback=traceback_of(origin))
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of ``error`` as Python shows it; of a very long one the end."""
+    return "".join(traceback.format_exception(error)).rstrip()[-_MAX_TRACEBACK_CHARS:]
 
 
 def verdict_text(verdict: Verdict) -> str:
