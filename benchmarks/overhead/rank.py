@@ -1,6 +1,6 @@
 """One process of what is measured: a plain loop, all ranks as threads, or one rank of several.
 
-    python rank.py plain|local|gloo SCHEDULE NUM_RANKS NUM_MICROBATCHES
+    python rank.py plain|local|gloo|torch SCHEDULE NUM_RANKS NUM_MICROBATCHES
 
 Order: ``steps N`` runs N steps and answers with the processor seconds that this process took.
 Stages are one tiny linear block with a tanh, so that hardly anything is computed.
@@ -60,7 +60,25 @@ def pipeline(order: it.Schedule, num_ranks: int | None) -> Callable[[], object]:
         schedule=order,
         options=it.Options(threads_per_rank=1),
     )
-    return lambda: float(pipe.step(batch))
+    return lambda: pipe.step(batch)
+
+
+def theirs(order: it.Schedule) -> Callable[[], object]:
+    """Return a step of `torch.distributed.pipelining`, one rank of several processes, 1F1B."""
+    import torch.distributed as dist
+    from torch.distributed import pipelining
+
+    dist.init_process_group("gloo")
+    rank, num_ranks = dist.get_rank(), order.num_ranks
+    stage = pipelining.PipelineStage(
+        model_of(num_ranks)[rank], rank, num_ranks, torch.device("cpu")
+    )
+    runner = pipelining.Schedule1F1B(stage, order.num_microbatches, loss_fn=F.mse_loss)
+    batch = torch.randn(order.num_microbatches * ROWS, WIDTH)
+    args = (batch,) if rank == 0 else ()
+    if rank == num_ranks - 1:
+        return lambda: runner.step(*args, target=batch, losses=[])
+    return lambda: runner.step(*args)
 
 
 def prepare() -> dict[str, Callable[[str], object]]:
@@ -73,6 +91,8 @@ def prepare() -> dict[str, Callable[[str], object]]:
     )
     if kind == "plain":
         step = plain(order)
+    elif kind == "torch":
+        step = theirs(order)
     else:
         step = pipeline(order, int(num_ranks) if kind == "local" else None)
 

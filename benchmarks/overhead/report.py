@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from common.results import Results
 
 KINDS = ("local", "gloo")
+PIPELINES = (*KINDS, "torch")
 BOUNDS_US = {"local": 30, "gloo": 80}
 """Microseconds per action that are to be reached."""
 
@@ -28,7 +29,7 @@ def table(results: Results) -> str:
         [
             case["schedule"], case["ranks"], case["microbatches"],
             f"{median(case['us_per_action']['plain']):.0f}",
-            *(f"{over_plain(case, kind):.0f}" for kind in KINDS),
+            *(_told(case, kind) for kind in PIPELINES),
         ]
         for case in results["cases"]
     ]  # fmt: skip
@@ -42,7 +43,7 @@ def table(results: Results) -> str:
     return "\n\n".join(
         [
             "Microseconds of processor time per action: of the plain loop, and what is above it",
-            markdown(["schedule", "P", "M", "plain", *KINDS], cases),
+            markdown(["schedule", "P", "M", "plain", *PIPELINES], cases),
             "Microseconds of a message between two idle ranks",
             markdown(["size", *KINDS], hops),
             "Microseconds to note when something was, always, and its share of an action of 1 ms",
@@ -50,6 +51,10 @@ def table(results: Results) -> str:
             markdown(["what", "seconds"], others),
         ]
     )
+
+
+def _told(case: dict[str, Any], kind: str) -> str:
+    return f"{over_plain(case, kind):.0f}" if kind in case["us_per_action"] else ""
 
 
 def _size(num_bytes: float) -> str:
@@ -76,10 +81,11 @@ def figures(results: Results) -> dict[str, Any]:
 def _growth(axes: Any, cases: list[dict[str, Any]], key: str) -> None:
     chosen = sorted(cases, key=lambda case: case[key])
     places = [case[key] for case in chosen]
-    for kind in KINDS:
+    for kind in PIPELINES:
         heights = [over_plain(case, kind) for case in chosen]
         axes.plot(places, heights, "o-", color=COLORS[kind], label=f"1f1b, {kind}")
-        axes.axhline(BOUNDS_US[kind], color=COLORS[kind], linewidth=0.8, linestyle="--")
+        if kind in BOUNDS_US:
+            axes.axhline(BOUNDS_US[kind], color=COLORS[kind], linewidth=0.8, linestyle="--")
     axes.set_xscale("log", base=2)
     axes.set_xticks(places, [str(place) for place in places])
     axes.set_ylim(bottom=0)

@@ -5,8 +5,8 @@
 
 What steps take in processor seconds of all ranks, less what the same forwards and backwards take
 in plain PyTorch in one process, is divided by the number of actions. The plain loop, ranks as
-threads and ranks as processes take turns; medians of the rounds. Figures of processes contain
-Gloo's own threads. Besides: seconds to build and lower a large schedule, what a message takes
+threads, ranks as processes and, for 1F1B, `torch.distributed.pipelining` on processes take turns;
+medians of the rounds. Figures of processes contain Gloo's own threads. Besides: seconds to build and lower a large schedule, what a message takes
 between two idle ranks by its size, what it takes to note when an action ran and when a message
 arrived, and how long it is from nothing to the end of the first step.
 """
@@ -35,7 +35,8 @@ from intandem.rehearsal import Part, TransportKind, rehearse
 if TYPE_CHECKING:
     import argparse
 
-SIDES = ("plain", "local", "gloo")
+SIDES = ("plain", "local", "gloo", "torch")
+ON_PROCESSES = ("gloo", "torch")
 HOPS = tuple(4**power << 10 for power in range(1, 8))
 """Bytes of messages: 4 KiB to 16 MiB."""
 
@@ -61,7 +62,7 @@ QUICK = (Case("1f1b", 2, 8), Case("1f1b", 2, 32))
 def start(side: str, case: Case) -> Workers:
     """Start the processes of a side."""
     command = [sys.executable, str(Path(__file__).resolve().parent / "rank.py"), side]
-    environments = rank_environments(case.ranks) if side == "gloo" else [{}]
+    environments = rank_environments(case.ranks) if side in ON_PROCESSES else [{}]
     return Workers([*command, *map(str, case)], environments)
 
 
@@ -72,16 +73,17 @@ def measure_case(case: Case, rounds: int) -> dict[str, Any]:
     )
     num_actions = sum(map(len, order.actions))
     num_steps = -(-ACTIONS_IN_TURN // num_actions)
+    names = [name for name in SIDES if name != "torch" or case.schedule == "1f1b"]
     sides: dict[str, Workers] = {}
     try:
-        for name in SIDES:
+        for name in names:
             sides[name] = start(name, case)
             sides[name].tell(f"steps {num_steps // 4 + 2}")  # not counted
 
         def us_per_action(name: str) -> float:
             return 1e6 * sum(sides[name].tell(f"steps {num_steps}")) / num_steps / num_actions
 
-        found = take_turns(SIDES, rounds, us_per_action, " ".join(map(str, case)))
+        found = take_turns(names, rounds, us_per_action, " ".join(map(str, case)))
     finally:
         for side in sides.values():
             side.close()

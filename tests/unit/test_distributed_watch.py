@@ -186,6 +186,20 @@ def test_waiting_for_a_rank_that_left(join):
     )
 
 
+def test_a_wait_that_looks_at_nothing_misses_a_rank_that_left(join):
+    """A message is waited for without a look at the verdict; that is waiting all the same."""
+    first, second = join(2)
+    ended = threading.Event()
+    second.interrupt_with(ended.set)
+    first.at(HERE)
+    second.at(Position(5, 8, 1, 3, "recv:0F3>1@0"))
+    assert not ended.wait(0.1)
+    first.close()
+
+    assert ended.wait(HANG_S)
+    assert "rank 0 left the run early while others waited for it" in str(error_of(second))
+
+
 def test_working_while_others_leave_is_fine(join):
     """Ranks end at different times; nobody who does not wait is bothered."""
     working, leaving = join(2)

@@ -13,6 +13,8 @@ from intandem.runtime.verdict import Verdict, is_consequence, verdict_text
 from intandem.runtime.watch import after
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch.distributed as dist
 
     from intandem.runtime.process_hooks import Hooks
@@ -116,6 +118,10 @@ class DistributedWatch:
         Returns at once. If a rank is dead, ``check`` raises within two seconds or so.
         """
         self._sentinel.suspect(reason)
+
+    def interrupt_with(self, interrupt: Callable[[], None]) -> None:
+        """Have ``interrupt`` called once the run has failed; see ``Watch.interrupt_with``."""
+        self._sentinel.interrupt = interrupt
 
     def wait_for_verdict(self, timeout_s: float) -> Verdict | None:
         """Wait for a verdict, at most ``timeout_s`` seconds. Takes no lock."""

@@ -50,6 +50,7 @@ class Sentinel:
         verdict: who ended the run, or None.
         delivered: the rank's thread of work knows the verdict.
         terminated: the process was told to end.
+        interrupt: called once there is a verdict: ends a wait of the rank's thread of work.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Sentinel:
         self.verdict: Verdict | None = None
         self.delivered = False
         self.terminated = False
+        self.interrupt: Callable[[], None] = _do_nothing
         self._rank, self._num_ranks, self._limits, self._end = rank, num_ranks, limits, end
         self._board = Board(store, attempt)
         self._is_supervised = False
@@ -273,7 +275,9 @@ class Sentinel:
         """Ranks that this rank has been waiting for since the last beat, as far as is known."""
         before, self._checked = self._checked, (self.position, self.num_checks)
         position, num_checks = self._checked
-        if position is None or position is not before[0] or num_checks == before[1]:
+        if position is None or position is not before[0]:
+            return frozenset()
+        if num_checks == before[1] and not position.is_wait:
             return frozenset()
         verb, _, peer = position.doing.partition(":")
         number = peer.rpartition("@")[2]
@@ -301,6 +305,8 @@ class Sentinel:
     def _see_to_the_end(self, verdict: Verdict) -> None:
         """End a process that does not notice, or that was told to end and goes on."""
         since_s = time.monotonic()
+        if not self._stopping:
+            self.interrupt()
         while not self._stopping:
             time.sleep(self._limits.beat_s / 8)
             grace_s = self._limits.stop_s if verdict.is_stop else self._limits.grace_s
@@ -309,6 +315,10 @@ class Sentinel:
             if self.terminated or not self.delivered:
                 self._end("" if self.delivered else verdict_text(verdict))
                 return
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _is_of_another(beat: Beat, own: Origin) -> bool:

@@ -17,6 +17,7 @@ import hashlib
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -186,5 +187,6 @@ def _describe_header(prefix: bytes, layout: Layout) -> str:
     return str(sender)
 
 
+@lru_cache(maxsize=4096)  # a step has the tags of the one before
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
