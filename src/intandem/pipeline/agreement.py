@@ -37,18 +37,19 @@ class Agreement:
         self._digest = ""
         self._left: set[str] = set()
 
-    def check(self, batch: Any, what: str) -> None:
+    def check(self, batch: Any, state: ModelState, what: str) -> None:
         """Compare.
 
         Args:
             batch: of this process.
+            state: of its model.
             what: the call it is for, such as ``step()``.
 
         Raises:
             BatchError: if the batch differs.
             RunError: if the state of the model differs, or rank 0 makes another call.
         """
-        self._look()
+        self._look(state)
         if self._exchange.rank == 0 and self._digest not in self._left:
             self._exchange.leave(f"state/{self._digest}", json.dumps(self._facts).encode())
             self._left.add(self._digest)
@@ -65,8 +66,7 @@ class Agreement:
             raise BatchError(msg)
         self._refuse(digest)
 
-    def _look(self) -> None:
-        state = self._recordings.state()
+    def _look(self, state: ModelState) -> None:
         if state != self._state:
             self._state = state
             facts = self._recordings.facts(state)

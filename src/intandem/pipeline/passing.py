@@ -204,12 +204,13 @@ class Passes:
             raise
 
     def _prepared(self, batch: Any, mode: Mode) -> StepWork:
+        state = self._assembly.recordings.state()
         if self._assembly.home.membership is not None:
-            self._agreement.check(batch, f"{mode.value}()")
+            self._agreement.check(batch, state, f"{mode.value}()")
         parts = self._batches.split(batch, self._assembly.home.device)
         self._assembly.weights.refresh()
         seed, step = self.position
-        found = self._assembly.recordings.find_all(parts.parts, (seed, step))
+        found = self._assembly.recordings.find_all(parts.parts, (seed, step), state)
         links = union_of(recorded.links for recorded in found)
         program = self._assembly.programs.find(len(found), links, mode)
         microbatches = tuple(

@@ -140,14 +140,16 @@ class Recordings:
         """
         return self._find(batch, draw, self.state(), made, {})[1]
 
-    def find_all(self, batches: Sequence[Any], draws: tuple[int, int]) -> list[Recorded]:
+    def find_all(
+        self, batches: Sequence[Any], draws: tuple[int, int], state: ModelState
+    ) -> list[Recorded]:
         """Return the recordings for the micro-batches of one pass; see ``find``.
 
         Args:
             batches: micro-batches, in order.
             draws: seed and step, which key their random draws.
+            state: as it is now; see ``state``.
         """
-        state = self.state()
         alike: dict[BatchKey, Sequence[tuple[int, Recorded]]] = {}
         found = [
             self._find(batch, Draw(*draws, index), state, None, alike)
