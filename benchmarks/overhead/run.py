@@ -6,9 +6,10 @@
 What steps take in processor seconds of all ranks, less what the same forwards and backwards take
 in plain PyTorch in one process, is divided by the number of actions. The plain loop, ranks as
 threads, ranks as processes and, for 1F1B, `torch.distributed.pipelining` on processes take turns;
-medians of the rounds. Figures of processes contain Gloo's own threads. Besides: seconds to build and lower a large schedule, what a message takes
-between two idle ranks by its size, what it takes to note when an action ran and when a message
-arrived, and how long it is from nothing to the end of the first step.
+medians of the rounds. Figures of processes contain Gloo's own threads. Besides: seconds to build
+and lower a large schedule, what a message takes between two idle ranks by its size, what it takes
+to note when an action ran and when a message arrived, and how long it is from nothing to the end
+of the first step.
 """
 
 from __future__ import annotations

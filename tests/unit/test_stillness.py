@@ -42,7 +42,7 @@ def hang_after(position, *, first_step=0, is_awaited=False, busy_s=(), limit_s=1
 
 
 def test_a_wait_for_a_message_is_no_standing_still():
-    """However long it is: a rank waits there without a look at anything else; no action is longer."""
+    """However long it is: there a rank looks at nothing else. No action is the longer for it."""
     assert hang_after(at("recv:0F3>1@0")) is None
     stillness = Stillness(30.0)
     waits, works = at("recv:0F3>1@0"), at(FORWARD)
