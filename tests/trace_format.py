@@ -1,9 +1,8 @@
 """A strict check of the Trace Event Format, as far as this project writes it.
 
-Perfetto's own checker is a program that its Python package downloads when it is first used, so
-that no test can rely on it. What is checked here is what viewers need to show a row per rank and an
-arrow per message: the fields of each phase and no others, times that go forward, events of a thread
-that do not overlap, and arrows whose two ends are inside an event each.
+``perfetto_engine`` asks Perfetto itself. What is checked here, for any viewer, is what a row per
+rank and an arrow per message need: the fields of each phase and no others, times that go forward,
+events of a thread that do not overlap, and arrows whose two ends are inside an event each.
 """
 
 import json

@@ -9,6 +9,7 @@ from torch import nn
 import intandem as it
 from intandem.ir import handovers
 from intandem.pipeline import gathering
+from perfetto_engine import opened, problems
 from trace_format import check_trace
 
 
@@ -56,6 +57,9 @@ def test_processes_of_one_machine(tmp_path):
     assert len(events["s"]) == num_messages == 8
     assert early_s < 0
     assert error_s == 0
+    with opened(Path(path).read_text()) as rows:
+        assert problems(rows) == {}
+        assert [row["arrows"] for row in rows("SELECT count(*) AS arrows FROM flow")] == [8]
 
 
 def test_processes_of_two_machines(tmp_path):
