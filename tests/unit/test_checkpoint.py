@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import os
+import sys
 import threading
 import time
 
@@ -111,6 +113,30 @@ def test_a_save_in_the_background_is_of_its_own_moment(tmp_path):
     assert differing(found.model, before) == []
     theirs = {name: state["exp_avg"] for name, state in found.optimizer["state"].items()}
     assert differing(theirs, moments) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority")
+def test_a_save_in_the_background_leaves_the_cores_to_training(tmp_path):
+    """Its thread is nicer than the one that asks for it, which stays as it was."""
+
+    def niceness():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    found = []
+
+    class Noting(RealDisk):
+        def write_tensors(self, file, tensors):
+            found.append(niceness())
+            super().write_tensors(file, tensors)
+
+    before = niceness()
+    with pipeline(model(), ranks=1) as pipe:
+        pipe._checkpoints.disk = Noting()
+        pipe.save(tmp_path / "waited", wait=True)
+        pipe.save(tmp_path / "behind", wait=False).wait()
+
+    assert niceness() == before
+    assert found == [before, min(before + 10, 19)]
 
 
 class Full(RealDisk):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping
 from functools import wraps
 from pathlib import Path
@@ -315,14 +314,14 @@ class Checkpoints:
         number, meeting = self._num_saves, Meeting(self._assembly.home, patient=not wait)
         saved = SavedCheckpoint(place.target)
 
-        def run() -> None:
-            saved.run(lambda: write_together(meeting, number, place, write, last))
+        def work() -> Path:
+            return write_together(meeting, number, place, write, last)
 
         if wait:
-            run()
+            saved.run(work)
             saved.wait()
-        else:  # no daemon: a script that ends is not to lose its last checkpoint
-            threading.Thread(target=run, name="intandem save").start()
+        else:
+            saved.run_in_background(work)
             self._pending = saved
         return saved
 

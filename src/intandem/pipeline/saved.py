@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+_NICENESS = 10
+"""Enough to have a tenth of the time that a thread of training has, where both want a core."""
 
 
 class SavedCheckpoint:
@@ -44,6 +51,19 @@ class SavedCheckpoint:
     def failure(self) -> BaseException | None:
         """Wait, and return what it failed with, if it has."""
         return self._future.exception()
+
+    def run_in_background(self, work: Callable[[], Path]) -> None:
+        """Write it on a thread that leaves the cores to those who train.
+
+        No daemon: a script that ends is not to lose its last checkpoint.
+        """
+
+        def run() -> None:
+            if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+                os.nice(_NICENESS)
+            self.run(work)
+
+        threading.Thread(target=run, name="intandem save").start()
 
     def run(self, work: Callable[[], Path]) -> None:
         """Write it."""
