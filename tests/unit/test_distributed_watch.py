@@ -186,20 +186,6 @@ def test_waiting_for_a_rank_that_left(join):
     )
 
 
-def test_a_wait_that_looks_at_nothing_misses_a_rank_that_left(join):
-    """A message is waited for without a look at the verdict; that is waiting all the same."""
-    first, second = join(2)
-    ended = threading.Event()
-    second.interrupt_with(ended.set)
-    first.at(HERE)
-    second.at(Position(5, 8, 1, 3, "recv:0F3>1@0"))
-    assert not ended.wait(0.1)
-    first.close()
-
-    assert ended.wait(HANG_S)
-    assert "rank 0 left the run early while others waited for it" in str(error_of(second))
-
-
 def test_working_while_others_leave_is_fine(join):
     """Ranks end at different times; nobody who does not wait is bothered."""
     working, leaving = join(2)
@@ -266,6 +252,7 @@ sys.stdout.write(encode(Beat(0, Presence.RUNNING, this_process(trail.fd), None))
 sys.stdout.flush()
 sys.stdin.readline()
 trail.write(Position(5, 7, 1, None, "1F2"))
+trail.be_patient(5)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -280,7 +267,8 @@ os.kill(os.getpid(), signal.SIGKILL)
         process.wait(HANG_S)
 
     assert life_of(beat.origin, seen_from=here) is Life.DEAD
-    assert trails.refreshed({1: beat})[1].position == Position(5, 7, 1, None, "1F2")
+    now = trails.refreshed({1: beat})[1]
+    assert (now.position, now.patient_step) == (Position(5, 7, 1, None, "1F2"), 5)
     assert trails.refreshed({2: beat}) == {2: beat}
     verdict = trails.complete(Verdict(1, "died", None, last_seen=True))
     assert verdict == Verdict(1, "died", Position(5, 7, 1, None, "1F2"))
@@ -289,7 +277,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_beats_and_verdicts_survive_the_store(store):
     """What is written is what is read; a rank that has not joined has no beat."""
     board = Board(store)
-    beat = Beat(3, Presence.LEFT, this_process(Trail().fd), HERE)
+    beat = Beat(3, Presence.LEFT, this_process(Trail().fd), HERE, waits=True, patient_step=4)
     board.beat(1, beat)
     verdict = Verdict(1, "raised ValueError: ü", HERE, last_seen=True, traceback="…")
 

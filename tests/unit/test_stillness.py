@@ -41,18 +41,6 @@ def hang_after(position, *, first_step=0, is_awaited=False, busy_s=(), limit_s=1
     return None
 
 
-def test_a_wait_for_a_message_is_no_standing_still():
-    """However long it is: there a rank looks at nothing else. No action is the longer for it."""
-    assert hang_after(at("recv:0F3>1@0")) is None
-    stillness = Stillness(30.0)
-    waits, works = at("recv:0F3>1@0"), at(FORWARD)
-    for place in [waits] * 400 + [works] * 119:
-        assert stillness.look(Glance(place, 0, 0, is_awaited=False), BEAT_S) is None
-    for _ in range(3):
-        hang = stillness.look(Glance(works, 0, 0, is_awaited=False), BEAT_S)
-    assert str(hang) == "has not moved for 30.2 s (limit 30 s)"
-
-
 @pytest.mark.parametrize(
     ("place", "found", "limit_s"),
     [

@@ -76,10 +76,11 @@ def test_silence_counts_after_a_while(life, suspicious, after_s, cause):
     assert verdict.cause == cause
 
 
-@pytest.mark.parametrize("doing", [BETWEEN_STEPS, "save()"])
-def test_silence_outside_of_a_step_takes_longer_to_count(doing):
-    """The user's own code may hold Python's lock for a while, to read a large file."""
-    away = replace(beat(0), position=Position(5, 7, None, None, doing))
+@pytest.mark.parametrize(("doing", "patient_step"), [(BETWEEN_STEPS, 0), ("save()", 0), ("1F2", 5)])
+def test_silence_takes_longer_to_count_where_code_may_hold_the_lock(doing, patient_step):
+    """The user's own may, to read a large file, and what runs for the first time, to compile."""
+    position = Position(5, 7, None, None, doing)
+    away = replace(beat(0), position=position, patient_step=patient_step)
 
     at_s, verdict = seconds_until_verdict(lambda _: view({1: away}, lives={1: Life.ALIVE}))
 

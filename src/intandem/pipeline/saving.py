@@ -237,9 +237,9 @@ def write_together(
 
 def _failed(error: Exception, at: str) -> Report:
     """What a process reports that could not write its part."""
-    if isinstance(error, CheckpointError):
-        return Report(error=str(error))
-    return Report(error=f"{in_words(error)} {at}", traceback=traceback_of(error))
+    line = in_words(error).partition("\n")[0]
+    of_ours = isinstance(error, CheckpointError)
+    return Report(error=f"{line} {at}", traceback="" if of_ours else traceback_of(error))
 
 
 def _errors_of(reports: Sequence[Report]) -> str:

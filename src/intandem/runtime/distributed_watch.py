@@ -13,8 +13,6 @@ from intandem.runtime.verdict import Verdict, is_consequence, verdict_text
 from intandem.runtime.watch import after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch.distributed as dist
 
     from intandem.runtime.process_hooks import Hooks
@@ -73,7 +71,7 @@ class DistributedWatch:
 
     def be_patient(self, step: int) -> None:
         """Say that something runs for the first time in ``step``; see ``Watch.be_patient``."""
-        self._sentinel.patient_step = step
+        self._sentinel.be_patient(step)
 
     def begin(self, what: str) -> None:
         """Say that this rank is at something between passes; see ``Watch.begin``."""
@@ -118,10 +116,6 @@ class DistributedWatch:
         Returns at once. If a rank is dead, ``check`` raises within two seconds or so.
         """
         self._sentinel.suspect(reason)
-
-    def interrupt_with(self, interrupt: Callable[[], None]) -> None:
-        """Have ``interrupt`` called once the run has failed; see ``Watch.interrupt_with``."""
-        self._sentinel.interrupt = interrupt
 
     def wait_for_verdict(self, timeout_s: float) -> Verdict | None:
         """Wait for a verdict, at most ``timeout_s`` seconds. Takes no lock."""

@@ -13,7 +13,7 @@ from intandem.runtime.stillness import Glance, Stillness
 from intandem.runtime.watch import after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from intandem.runtime.watch import Position
 
@@ -106,9 +106,6 @@ class LocalWatch:
 
     def suspect(self, reason: str) -> None:
         """Nothing to look into: threads of one process do not die unnoticed."""
-
-    def interrupt_with(self, interrupt: Callable[[], None]) -> None:
-        """Nothing to end: every wait of threads looks for a failure."""
 
     def check(self) -> None:
         """Return while no other rank has failed.

@@ -50,7 +50,6 @@ class Sentinel:
         verdict: who ended the run, or None.
         delivered: the rank's thread of work knows the verdict.
         terminated: the process was told to end.
-        interrupt: called once there is a verdict: ends a wait of the rank's thread of work.
     """
 
     def __init__(
@@ -79,7 +78,6 @@ class Sentinel:
         self.verdict: Verdict | None = None
         self.delivered = False
         self.terminated = False
-        self.interrupt: Callable[[], None] = _do_nothing
         self._rank, self._num_ranks, self._limits, self._end = rank, num_ranks, limits, end
         self._board = Board(store, attempt)
         self._is_supervised = False
@@ -130,6 +128,11 @@ class Sentinel:
         self.position = position
         self._trail.write(position)
 
+    def be_patient(self, step: int) -> None:
+        """Something runs for the first time in ``step``."""
+        self.patient_step = step
+        self._trail.be_patient(step)
+
     def suspect(self, reason: str) -> None:
         """An error was seen here: look at all ranks, and sooner."""
         _log.debug("rank=%d suspects a lost rank: %s", self._rank, reason)
@@ -172,7 +175,9 @@ class Sentinel:
         return self.verdict
 
     def _say(self, presence: Presence, *, waits: bool = False) -> None:
-        beat = Beat(next(self._counts), presence, self._self, self.position, waits)
+        beat = Beat(
+            next(self._counts), presence, self._self, self.position, waits, self.patient_step
+        )
         self._board.beat(self._rank, beat)
 
     def _others(self) -> list[int]:
@@ -275,9 +280,7 @@ class Sentinel:
         """Ranks that this rank has been waiting for since the last beat, as far as is known."""
         before, self._checked = self._checked, (self.position, self.num_checks)
         position, num_checks = self._checked
-        if position is None or position is not before[0]:
-            return frozenset()
-        if num_checks == before[1] and not position.is_wait:
+        if position is None or position is not before[0] or num_checks == before[1]:
             return frozenset()
         verb, _, peer = position.doing.partition(":")
         number = peer.rpartition("@")[2]
@@ -305,8 +308,6 @@ class Sentinel:
     def _see_to_the_end(self, verdict: Verdict) -> None:
         """End a process that does not notice, or that was told to end and goes on."""
         since_s = time.monotonic()
-        if not self._stopping:
-            self.interrupt()
         while not self._stopping:
             time.sleep(self._limits.beat_s / 8)
             grace_s = self._limits.stop_s if verdict.is_stop else self._limits.grace_s
@@ -315,10 +316,6 @@ class Sentinel:
             if self.terminated or not self.delivered:
                 self._end("" if self.delivered else verdict_text(verdict))
                 return
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _is_of_another(beat: Beat, own: Origin) -> bool:

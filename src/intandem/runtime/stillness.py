@@ -1,9 +1,8 @@
 """Decides from what is seen of one rank that it hangs. Pure.
 
-A rank moves when it comes to another place, and all the time while it waits for another rank: where
-it waits for a message, and when it looks for a verdict, as every other wait does, many times per
-second. So a rank that stands still is at work, or hangs; those that wait for it are never taken for
-it. How long it may stand still:
+A rank moves when it comes to another place, and when it looks for a verdict, as everything does
+that waits for another rank, many times per second. So a rank that stands still is at work, or
+hangs; those that wait for it are never taken for it. How long it may stand still:
 
 at an action, or the optimizer      ``hang_s``, or 5 times the longest that was seen
 in what runs for the first time     10 times ``hang_s``, or 5 times the longest
@@ -78,7 +77,7 @@ class Stillness:
             self._position, self._num_checks = seen.position, seen.num_checks
             self._still_s = 0.0
             return None
-        if place is None or place.is_wait or (place.is_between_steps and not seen.is_awaited):
+        if place is None or (place.is_between_steps and not seen.is_awaited):
             return None
         self._still_s += passed_s
         limit_s = self._limit_s(place, seen.patient_step)

@@ -26,7 +26,8 @@ class Limits:
         suspect_s: without a beat, where an error was seen here too.
         stopped_s: stopped process.
         silent_s: without a beat and without any other sign, at an action.
-        absent_s: the same elsewhere: the user's own code may hold Python's lock to read a file.
+        absent_s: the same elsewhere: the user's own code may hold Python's lock to read a file, as
+            may what runs for the first time.
         left_s: waiting for a rank that has left.
         doubt_s: for how long an error seen here counts.
         verdict_s: an error seen here waits for another rank's name.
@@ -109,8 +110,9 @@ class Judge:
         return ""
 
     def _silence_s(self, beat: Beat) -> float:
-        is_action = beat.position is not None and beat.position.is_action
-        return self._limits.silent_s if is_action else self._limits.absent_s
+        place = beat.position
+        is_usual = place is not None and place.is_action and place.step != beat.patient_step
+        return self._limits.silent_s if is_usual else self._limits.absent_s
 
     def _silent_for(self, rank: int, beat: Beat, life: Life, passed_s: float) -> float:
         advanced = self._counts.get(rank) != beat.count

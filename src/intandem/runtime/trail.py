@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from intandem.runtime.verdict import Beat, Origin, Verdict
 
 _RECORD = struct.Struct("<?qqqq95s")
+_PATIENT_STEP = struct.Struct("<q")
+"""After the record: the last step in which something runs for the first time."""
+
+_PAGE_BYTES = _RECORD.size + _PATIENT_STEP.size
 _NONE = -1
 
 
@@ -35,12 +39,13 @@ class Trail:
 
     def __init__(self) -> None:
         self.fd = -1
-        self._page: mmap.mmap | bytearray = bytearray(_RECORD.size)
+        self._page: mmap.mmap | bytearray = bytearray(_PAGE_BYTES)
         if sys.platform == "linux":
             with suppress(OSError):
                 self.fd = os.memfd_create("intandem-trail")
-                os.ftruncate(self.fd, _RECORD.size)
-                self._page = mmap.mmap(self.fd, _RECORD.size)
+                os.ftruncate(self.fd, _PAGE_BYTES)
+                self._page = mmap.mmap(self.fd, _PAGE_BYTES)
+        self.be_patient(_NONE)
 
     def write(self, position: Position) -> None:
         """Say where this rank is now; takes a fifth of a microsecond."""
@@ -55,6 +60,10 @@ class Trail:
             _NONE if microbatch is None else microbatch,
             position.doing.encode(),
         )
+
+    def be_patient(self, step: int) -> None:
+        """Say in which step something runs for the first time."""
+        _PATIENT_STEP.pack_into(self._page, _RECORD.size, step)
 
 
 class Trails:
@@ -75,14 +84,15 @@ class Trails:
                 self._pages[rank] = (beat.origin, _map(beat.origin))
 
     def refreshed(self, beats: Mapping[int, Beat]) -> dict[int, Beat]:
-        """Return ``beats`` with the ranks' present positions, where these can be read."""
+        """Return ``beats`` with what the ranks' pages say now, where these can be read."""
         return {rank: self._refreshed(rank, beat) for rank, beat in beats.items()}
 
     def _refreshed(self, rank: int, beat: Beat) -> Beat:
         known = self._pages.get(rank)
         if known is None or known[0] != beat.origin or known[1] is None:
             return beat
-        return replace(beat, position=_read(known[1]))
+        (step,) = _PATIENT_STEP.unpack_from(known[1], _RECORD.size)
+        return replace(beat, position=_read(known[1]), patient_step=None if step == _NONE else step)
 
     def complete(self, verdict: Verdict) -> Verdict:
         """Replace the culprit's last beat by where it really was, if that can be read."""
@@ -102,7 +112,7 @@ def _map(origin: Origin) -> mmap.mmap | None:
     except OSError:
         return None
     try:
-        return mmap.mmap(fd, _RECORD.size, prot=mmap.PROT_READ)
+        return mmap.mmap(fd, _PAGE_BYTES, prot=mmap.PROT_READ)
     except (OSError, ValueError):
         return None
     finally:

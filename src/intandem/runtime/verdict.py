@@ -137,6 +137,7 @@ class Beat:
         origin: its process.
         position: where it is, or None before its first instruction.
         waits: it waits for another rank.
+        patient_step: the last in which something runs for the first time, or None.
     """
 
     count: int
@@ -144,6 +145,7 @@ class Beat:
     origin: Origin
     position: Position | None
     waits: bool = False
+    patient_step: int | None = None
 
 
 def encode(value: Verdict | Beat) -> str:
@@ -166,6 +168,7 @@ def decode_beat(text: bytes) -> Beat:
         Origin(**fields["origin"]),
         _position(fields["position"]),
         fields["waits"],
+        fields["patient_step"],
     )
 
 

@@ -6,10 +6,7 @@ every rank and ends every wait.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 BETWEEN_STEPS = "none (between steps)"
 """What a rank does while the user's own code runs."""
@@ -40,11 +37,6 @@ class Position(NamedTuple):
     def is_between_steps(self) -> bool:
         """Whether the user's own code runs."""
         return self.doing == BETWEEN_STEPS
-
-    @property
-    def is_wait(self) -> bool:
-        """Whether this rank waits for another one's message."""
-        return self.doing.startswith("recv:")
 
     @property
     def is_action(self) -> bool:
@@ -94,13 +86,6 @@ class Watch(Protocol):
 
         Raises:
             PeerFailureError: once another rank has failed; names rank, position and cause.
-        """
-        ...
-
-    def interrupt_with(self, interrupt: Callable[[], None]) -> None:
-        """Have ``interrupt`` called once the run has failed, by another thread.
-
-        It ends a wait that looks at nothing.
         """
         ...
 

@@ -14,21 +14,13 @@ import torch
 from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload
 from intandem.runtime.transport.edges import Edge, open_communicators
-from intandem.runtime.transport.lanes import (
-    Arrived,
-    AwaitedIncoming,
-    Incoming,
-    Outgoing,
-    ThreadedIncoming,
-    Transfer,
-)
+from intandem.runtime.transport.lanes import Arrived, Incoming, Outgoing, Transfer
 from intandem.runtime.transport.packing import Layout, layout_of, pack, unpack
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from intandem.runtime.transport.edges import Communicator
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.transport.protocol import Contract, Label, Payload
     from intandem.runtime.watch import Watch
@@ -55,31 +47,22 @@ class DistributedTransport:
     def __init__(
         self,
         membership: Membership,
-        communicators: Mapping[Edge, Communicator],
+        outgoing: Mapping[int, Outgoing],
+        incoming: Mapping[int, Incoming],
         watch: Watch,
         device: torch.device,
     ) -> None:
         self._membership = membership
-        rank, is_gloo = membership.rank, membership.backend == "gloo"
-        self._incoming: dict[int, Incoming] = {
-            edge.source: AwaitedIncoming(c) if is_gloo else ThreadedIncoming(c, f"recv {edge}")
-            for edge, c in communicators.items()
-            if edge.target == rank
-        }
-        self._outgoing = {
-            edge.target: Outgoing(c, f"send {edge}", self._interrupt)
-            for edge, c in communicators.items()
-            if edge.source == rank
-        }
+        self._outgoing = outgoing
+        self._incoming = incoming
         self._watch = watch
         self._device = device
         self._wire = device if membership.backend == "nccl" else torch.device("cpu")
-        self._posted: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in self._incoming}
+        self._posted: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
         self._layouts: dict[Contract, Layout] = {}
         self._published: deque[str] = deque()
         self._transfers: deque[Transfer] = deque(maxlen=_NUM_TRANSFERS_KEPT)
         self._closed = False
-        watch.interrupt_with(self._interrupt)
 
     @property
     def rank(self) -> int:
@@ -203,13 +186,7 @@ class DistributedTransport:
             if isinstance(got, Arrived):
                 return got
             if got is not None:
-                self._check()  # why the wait was ended
                 self._lost(f"waiting for {label} from rank {peer}", got)
-
-    def _interrupt(self) -> None:
-        """End a wait of the thread of work; called by other threads."""
-        for lane in self._incoming.values():
-            lane.interrupt()
 
     def _check(self) -> None:
         """Raise if the run has failed elsewhere or something sent cannot arrive."""
@@ -228,6 +205,8 @@ class DistributedTransport:
     def _lost(self, doing: str, error: Exception) -> NoReturn:
         """Wait for the verdict on why a connection was lost, else report what is known here."""
         self._watch.suspect(f"rank {self.rank} lost its connection {doing}: {error}")
+        for lane in self._outgoing.values():
+            lane.settle()
         deadline = time.monotonic() + VERDICT_S
         while time.monotonic() < deadline:
             self._watch.check()
@@ -263,7 +242,10 @@ def connect(
         RunError: if a neighbour does not come.
     """
     opened = open_communicators(membership, edges, watch, device=device, timeout_s=timeout_s)
-    return DistributedTransport(membership, opened, watch, device)
+    rank = membership.rank
+    outgoing = {e.target: Outgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank}
+    incoming = {e.source: Incoming(c, f"recv {e}") for e, c in opened.items() if e.target == rank}
+    return DistributedTransport(membership, outgoing, incoming, watch, device)
 
 
 def _place(key: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 
 _NEVER = timedelta(days=365)
 """No transfer times out by itself: whether a wait has lasted too long is for the watch to say."""
-
-
-_UNUSED_TAG = 1
-"""No message has it: those that do have 0."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,15 +63,6 @@ class Communicator:
     def recv(self, flat: torch.Tensor) -> dist.Work:
         """Begin to receive into ``flat``; it must have the size of what was sent."""
         return self.backend.recv([flat], self.peer, 0)
-
-    def cut(self) -> None:
-        """End every wait of Gloo's, on any thread, and let nothing pass any more.
-
-        A wait that runs out does that to the whole communicator.
-        """
-        nothing = torch.empty(1, dtype=torch.uint8)
-        with suppress(RuntimeError):
-            self.backend.recv([nothing], self.peer, _UNUSED_TAG).wait(timedelta(milliseconds=1))
 
 
 def open_communicators(

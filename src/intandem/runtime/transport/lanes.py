@@ -1,28 +1,25 @@
-"""The two ends of an edge: who waits for its transfers.
+"""The helper threads of an edge: they wait where waiting cannot be interrupted.
 
-A rank begins its transfers itself, and never waits for one that goes out: a thread per edge does,
-in order. What comes in over Gloo the rank waits for itself, as waking one thread costs less than
-waking two; such a wait looks at nothing, so once the run has failed another thread ends it, by
-closing the connection for good. NCCL's waits hold up a stream: a thread waits beside it.
+A transfer of Gloo can neither be interrupted nor polled; a wait that times out closes the
+connection for good; nor does Python run a signal handler meanwhile. So a rank begins its transfers
+itself, and a thread per edge waits for them, in order, and says when they are done.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch.distributed as dist
 
     from intandem.runtime.transport.edges import Communicator
     from intandem.runtime.transport.protocol import Label
+
 
 _MAX_BEGUN = 8
 """Sends that are waited for at a time, if they are short."""
@@ -131,17 +128,11 @@ class _Lane:
 class Outgoing(_Lane):
     """Sends over one edge. ``error`` is set once the connection is lost.
 
-    Short sends are handed to the thread several at a time: to wake it takes longer than they do.
-
-    Args:
-        communicator: of the edge.
-        name: of the thread.
-        lost: called by any thread once ``error`` is set.
+    Short sends are waited for several at a time: to wake the thread takes longer than they do.
     """
 
-    def __init__(self, communicator: Communicator, name: str, lost: Callable[[], None]) -> None:
+    def __init__(self, communicator: Communicator, name: str) -> None:
         self.error: RuntimeError | None = None
-        self._told = lost
         self._begun: list[_Job] = []
         self._begun_bytes = 0
         super().__init__(communicator, name)
@@ -157,108 +148,35 @@ class Outgoing(_Lane):
         self._begun.append(_Job(work, flat, transfer))
         self._begun_bytes += flat.numel()
         if len(self._begun) == _MAX_BEGUN or self._begun_bytes > _MAX_BEGUN_BYTES:
-            self._hand_over()
+            self.settle()
 
-    def close(self) -> None:
-        """Let the thread end once everything that has begun is done. Does not wait."""
-        self._hand_over()
-        super().close()
-
-    def _hand_over(self) -> None:
+    def settle(self) -> None:
+        """Have what has begun waited for, so that it is known to be done. Does not wait itself."""
         begun, self._begun, self._begun_bytes = self._begun, [], 0
         for job in begun:
             self._jobs.put(job)
+
+    def close(self) -> None:
+        """Let the thread end once everything that has begun is done. Does not wait."""
+        self.settle()
+        super().close()
 
     def _done(self, arrived: Arrived) -> None:
         pass
 
     def _lost(self, error: RuntimeError) -> None:
         self.error = self.error or error
-        self._told()
 
 
-class Incoming(Protocol):
+class Incoming(_Lane):
     """Receives over one edge."""
-
-    def post(self, flat: torch.Tensor, transfer: Transfer, prefix_bytes: int) -> None:
-        """Begin to receive into ``flat``, a message whose prefix has ``prefix_bytes``."""
-        ...
-
-    def take(self, timeout_s: float) -> Arrived | RuntimeError | None:
-        """The oldest message posted; why it cannot be; or None after so long, or a longer time."""
-        ...
-
-    def interrupt(self) -> None:
-        """End a wait of another thread, and every later one: the run has failed."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more is posted. Does not wait."""
-        ...
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for what has begun, at most so long; return whether it is done."""
-        ...
-
-
-class AwaitedIncoming:
-    """Receives of Gloo: the rank's own thread waits for them, without a look at anything else."""
-
-    def __init__(self, communicator: Communicator) -> None:
-        self._communicator = communicator
-        self._posted: deque[_Job | RuntimeError] = deque()
-
-    def post(self, flat: torch.Tensor, transfer: Transfer, prefix_bytes: int) -> None:
-        """See ``Incoming.post``."""
-        try:
-            work = self._communicator.recv(flat)
-        except RuntimeError as error:
-            transfer.state = "lost"
-            self._posted.append(error)
-        else:
-            self._posted.append(_Job(work, flat, transfer, prefix_bytes))
-
-    def take(self, timeout_s: float) -> Arrived | RuntimeError | None:
-        """See ``Incoming.take``. Returns when the message is there, or the connection lost."""
-        del timeout_s
-        job = self._posted.popleft()
-        if isinstance(job, RuntimeError):
-            return job
-        try:
-            arrived = job.finish(None)
-        except RuntimeError as error:
-            job.transfer.state = "lost"
-            return error
-        job.transfer.state = "done"
-        return arrived
-
-    def interrupt(self) -> None:
-        """See ``Incoming.interrupt``."""
-        self._communicator.cut()
-
-    def close(self) -> None:
-        """See ``Incoming.close``. What never arrived is kept to the end of the process."""
-        _never_arrived.extend(job for job in self._posted if isinstance(job, _Job))
-
-    def join(self, timeout_s: float) -> bool:
-        """See ``Incoming.join``."""
-        del timeout_s
-        return True
-
-
-_never_arrived: list[_Job] = []
-"""Memory that a transfer may still write to."""
-
-
-class ThreadedIncoming(_Lane):
-    """Receives that a thread of their own waits for."""
 
     def __init__(self, communicator: Communicator, name: str) -> None:
         self._arrived: queue.SimpleQueue[Arrived | RuntimeError] = queue.SimpleQueue()
         super().__init__(communicator, name)
 
     def post(self, flat: torch.Tensor, transfer: Transfer, prefix_bytes: int) -> None:
-        """See ``Incoming.post``."""
+        """Begin to receive into ``flat``, a message whose prefix has ``prefix_bytes``."""
         try:
             work = self._communicator.recv(flat)
         except RuntimeError as error:
@@ -268,14 +186,11 @@ class ThreadedIncoming(_Lane):
             self._jobs.put(_Job(work, flat, transfer, prefix_bytes))
 
     def take(self, timeout_s: float) -> Arrived | RuntimeError | None:
-        """See ``Incoming.take``."""
+        """The oldest message posted; why it cannot be; or None after so long."""
         try:
             return self._arrived.get(timeout=timeout_s)
         except queue.Empty:
             return None
-
-    def interrupt(self) -> None:
-        """See ``Incoming.interrupt``: no wait is long."""
 
     def _done(self, arrived: Arrived) -> None:
         self._arrived.put(arrived)
