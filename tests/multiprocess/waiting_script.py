@@ -1,8 +1,8 @@
 """Trains two ranks of which rank 0 makes the other wait: ``waiting_script.py slow|sleep``.
 
-``slow``: every backward of a block of rank 0 takes nearly as long as an action may; rank 1, which
-has the other copy of the embedding, waits for it with its own gradients. ``sleep``: a forward of
-rank 1 never ends; rank 0 waits for its gradient and prints its process id.
+``slow``: in the last step every backward of rank 0 takes nearly as long as an action may; rank 1,
+which has the other copy of the embedding, waits for it with its own gradients. ``sleep``: a
+forward of rank 1 never ends; rank 0 waits for its gradient and prints its process id.
 """
 
 import os
@@ -19,7 +19,8 @@ import intandem as it
 FAULT = sys.argv[1]
 SLOW_S, HANG_S = 0.4, 0.6
 RANK = int(os.environ["RANK"])
-state = {"trains": False}  # a recording runs the model as well
+NUM_STEPS = 4
+state = {"step": -1}  # a recording runs the model as well
 
 
 class Slow(torch.autograd.Function):
@@ -31,7 +32,8 @@ class Slow(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        time.sleep(SLOW_S)
+        if state["step"] == NUM_STEPS - 1:  # where it is known how long an action takes
+            time.sleep(SLOW_S)
         return gradient
 
 
@@ -41,7 +43,7 @@ class Block(nn.Module):
         self.linear = nn.Linear(8, 8)
 
     def forward(self, x):
-        if FAULT == "sleep" and RANK == 1 and state["trains"]:
+        if FAULT == "sleep" and RANK == 1 and state["step"] >= 0:
             threading.Event().wait()
         return Slow.apply(self.linear(x)) if FAULT == "slow" and RANK == 0 else self.linear(x)
 
@@ -83,8 +85,8 @@ def main():
         if RANK == 0:
             sys.stdout.write(f"PROCESS {os.getpid()}\n")
             sys.stdout.flush()
-        state["trains"] = True
-        for _ in range(3):
+        for step in range(NUM_STEPS):
+            state["step"] = step
             pipe.step(ids)
 
 
