@@ -62,7 +62,9 @@ def figures(results: Results) -> dict[str, Any]:
     for line, num_ranks in zip(axes, ranks, strict=True):
         for place, kind in zip(line, kinds, strict=True):
             chosen = [r for r in rows if r["num_ranks"] == num_ranks and r["stages"] == kind]
-            _panel(place, chosen, lengths)
+            place.set_visible(bool(chosen))
+            if chosen:
+                _panel(place, chosen, lengths)
             place.set_title(f"P = {num_ranks}, {kind} stages", fontsize=9)
     _legend(figure, rows)
     figure.suptitle("Step on emulated ranks over its simulated makespan (1 is best)", fontsize=10)
@@ -81,7 +83,8 @@ def _panel(axes: Any, rows: list[dict[str, Any]], lengths: list[int]) -> None:
     axes.axhline(1.02, color="gray", linewidth=0.8, linestyle="--")
     axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     axes.set_xlim(-0.5, len(lengths) - 0.5)
-    axes.set_ylim(bottom=min([0.99, *map(ratio, rows)]))
+    bottom, top = min([0.99, *map(ratio, rows)]), max([1.02, *map(ratio, rows)])
+    axes.set_ylim(bottom, top + 0.05 * (top - bottom))  # room for the highest marker
     axes.set_xlabel("F, I and W of a P-th of the model take, ms")
     axes.set_ylabel("measured / simulated")
 
