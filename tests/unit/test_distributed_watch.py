@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch.distributed as dist
@@ -207,6 +208,21 @@ def test_rank_that_does_not_notice_is_ended(join):
 
     assert hooks.ended[0].startswith("rank 1 raised ValueError: boom")
     assert culprit._hooks.ended == []
+
+
+def test_rank_that_hangs_is_ended_before_the_others(join):
+    """It will not notice: those that do have their grace time."""
+    limits = replace(QUICK, hang_s=0.1, hung_s=0.1, grace_s=2 * HANG_S)
+    hanging, waiting = join(2, limits)
+    hanging.at(HERE)
+    end_s = time.monotonic() + HANG_S
+    while not hanging._hooks.ended and time.monotonic() < end_s:
+        waiting._sentinel.num_checks += 1
+        time.sleep(0.01)
+
+    assert hanging._hooks.ended
+    assert hanging._hooks.ended[0].startswith("rank 0 has not moved for")
+    assert waiting._hooks.ended == []
 
 
 def test_closing_takes_the_hooks_back(join):

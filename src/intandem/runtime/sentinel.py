@@ -310,12 +310,16 @@ class Sentinel:
         since_s = time.monotonic()
         while not self._stopping:
             time.sleep(self._limits.beat_s / 8)
-            grace_s = self._limits.stop_s if verdict.is_stop else self._limits.grace_s
-            if time.monotonic() - since_s < grace_s:
+            if time.monotonic() - since_s < self._grace_s(verdict):
                 continue
             if self.terminated or not self.delivered:
                 self._end("" if self.delivered else verdict_text(verdict))
                 return
+
+    def _grace_s(self, verdict: Verdict) -> float:
+        if verdict.is_stop:
+            return self._limits.stop_s
+        return self._limits.hung_s if verdict.rank == self._rank else self._limits.grace_s
 
 
 def _is_of_another(beat: Beat, own: Origin) -> bool:

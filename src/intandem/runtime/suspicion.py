@@ -32,6 +32,7 @@ class Limits:
         doubt_s: for how long an error seen here counts.
         verdict_s: an error seen here waits for another rank's name.
         grace_s: from a verdict to the forced end of a process that does not end by itself.
+        hung_s: the same for the one that hangs: it will not notice; others are to hear of it first.
         stop_s: the same where the run was told to stop: a last checkpoint takes a while.
         notice_s: being told to end waits for a launcher of ours to say that all are.
         hang_s: that an action may take at least; see ``stillness``.
@@ -46,6 +47,7 @@ class Limits:
     doubt_s: float = 5.0
     verdict_s: float = 2.5
     grace_s: float = 2.0
+    hung_s: float = 1.0
     stop_s: float = 30.0
     notice_s: float = 0.5
     hang_s: float = HANG_S
