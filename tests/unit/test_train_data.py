@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from intandem.errors import BatchError, PipelineError, RunError
 from intandem.train.config import Config, DataConfig
+from intandem.train.data import text as text_module
 from intandem.train.data.dataset import Data, TensorRows, as_rows
 from intandem.train.data.images import image_data
 from intandem.train.data.iterator import BatchIterator, in_order
 from intandem.train.data.source import find_data
-from intandem.train.data.text import Windows
+from intandem.train.data.text import Sources, Windows, find_tokenizer
 
 
 def iterator(num_rows, batch_rows, seed):
@@ -207,3 +208,29 @@ def test_digits_are_held_out_evenly():
     assert set(classes.tolist()) == set(range(10))
     assert float(images.max()) == 1.0
     assert float(images.min()) == -1.0
+
+
+@pytest.mark.parametrize("is_still_there", [False, True])
+def test_a_tokenizer_that_another_process_takes_away_meanwhile(
+    tmp_path, monkeypatch, is_still_there
+):
+    """It is learned anew; one that is there and no tokenizer is refused."""
+    path, text = tmp_path / "tokenizer.json", b"one two three four " * 50
+    path.write_text("what another run left")
+    config, refusal = DataConfig(tokenizer="bpe", vocab=270), RunError("no tokenizer")
+
+    def read(path):
+        if not is_still_there:
+            path.unlink()
+        raise refusal
+
+    monkeypatch.setattr(text_module, "load_pairs", read)
+    sources = Sources(tmp_path, 1, text, b"")
+
+    if is_still_there:
+        with pytest.raises(RunError, match="no tokenizer"):
+            find_tokenizer(config, sources, path)
+    else:
+        found = find_tokenizer(config, sources, path)
+        assert found.vocab == 270
+        assert path.is_file()
