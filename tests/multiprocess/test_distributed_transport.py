@@ -221,10 +221,14 @@ def test_receiver_refuses_another_label(tmp_path):
 def outlive_a_peer(verdict_after_s):
     watch = Calm() if verdict_after_s is None else Alarm(verdict_after_s)
     _, here = joined(both_ways(2), watch)
+    sent = Label(5, "1B3>0")
     if here.rank == 0:
+        here.post(1, sent, SPEC)
+        here.wait(1, sent)
         exchange(here, "ready", b"")
         os.kill(os.getpid(), signal.SIGKILL)
     label = Label(5, "0F4>1")
+    here.send(0, sent, (torch.ones(2, 3),), SPEC)
     here.post(0, label, SPEC)
     exchange(here, "ready", b"")
     waiting = raised(lambda: here.wait(0, label))
@@ -243,6 +247,7 @@ def test_a_peer_that_dies_ends_a_wait(tmp_path):
     assert kind == PeerFailureError.__name__
     assert "rank 1 lost its connection waiting for 0F4>1 of step 5 from rank 0" in text
     assert "0F4>1 of step 5 from rank 0: lost" in text
+    assert "1B3>0 of step 5 to rank 0: done" in text
     assert [s in text for s in suspicions] == [True]
     assert waited_s < 10
     assert closing_s < 5
