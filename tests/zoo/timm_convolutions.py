@@ -167,7 +167,7 @@ def hrnet():
             part["num_channels"] = tuple(width // 4 for width in part["num_channels"])
             part["num_blocks"] = tuple(1 for _ in part["num_blocks"])
     shape["stem_width"] = 16
-    return functools.partial(narrow_hrnet, shape), 64, {"drop_rate": 0.1}
+    return functools.partial(narrow_hrnet, shape), 32, {"drop_rate": 0.1}
 
 
 @of_timm
@@ -213,4 +213,4 @@ def repvit():
 
 @of_timm
 def rexnet():
-    return "rexnet_100", 64, {"width_mult": 0.5, "depth_mult": 0.5, **DROPS}
+    return "rexnet_100", 32, {"width_mult": 0.5, "depth_mult": 0.5, **DROPS}
