@@ -48,18 +48,12 @@ class Side(NamedTuple):
         """Whether its processes are ranks of one group."""
         return self.num_processes == 2 and self.kind != "ceiling"
 
-    @property
-    def has_barrier(self) -> bool:
-        """Whether all wait for each other after each step."""
-        return self.kind.endswith("-barrier")
-
     def steps_in_turn(self, num_steps: int) -> int:
-        """Steps of one process in a turn, where sides whose steps overlap have ``num_steps``.
+        """Steps of one process in a turn, where pipelines do ``num_steps``.
 
-        Steps that do not overlap are alike, so that fewer say as much in less time.
+        Without a pipeline a step is like the next, so that fewer say as much in less time.
         """
-        fewer = self.kind in ALONE or self.has_barrier
-        return max(1, num_steps // 2) if fewer else num_steps
+        return max(1, num_steps // 2) if self.kind in ALONE else num_steps
 
     def steps_done(self, num_steps: int) -> int:
         """Steps that all its processes have done together after such a turn."""
@@ -101,7 +95,7 @@ class Comparison(NamedTuple):
         microbatches: M.
         sides: the first is what gradients are compared with.
         num_rounds: how often each has a turn.
-        num_steps: of a turn, where steps overlap.
+        num_steps: of a turn, with a pipeline.
     """
 
     microbatches: int
@@ -114,6 +108,10 @@ _PEERS = ("torch:1F1B:5", "torch:Interleaved1F1B:2,4,6", "torch:Interleaved1F1B:
 HEADLINE = (
     "one", "ceiling", "gloo:1f1b", "gloo:zb-h1", "gloo:zb-2p", "local:1f1b", "local:zb-h1",
     "gloo-barrier:1f1b", "gloo-barrier:zb-h1", *_PEERS[::2], "deepspeed:5",
+)  # fmt: skip
+_OVERLAP = (
+    "one", "ceiling", *(f"{kind}:{name}" for name in ("1f1b", "zb-h1")
+                        for kind in ("gloo", "gloo-barrier", "local", "local-barrier")),
 )  # fmt: skip
 _FEW = ("one", "ceiling", "gloo:1f1b", "gloo:zb-h1", _PEERS[-1], "deepspeed:5")
 _EVERY = tuple(f"{kind}:{name}" for name in TRAINING for kind in ("gloo", "gloo-barrier", "local"))
@@ -135,6 +133,7 @@ def _every(microbatches: int) -> list[Comparison]:
 PARTS = {
     "quick": [Comparison(8, (*_FEW, "local:zb-h1"), 3, 2)],
     "headline": [Comparison(16, HEADLINE, 15, 3)],
+    "overlap": [Comparison(16, _OVERLAP, 15, 4)],
     "sizes": [Comparison(8, _FEW, 3, 3), Comparison(32, _FEW, 2, 2)],
     "every": [comparison for m in (8, 16, 32) for comparison in _every(m)],
 }

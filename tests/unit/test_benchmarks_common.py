@@ -94,7 +94,7 @@ def test_sides_are_read_from_their_names():
 def test_two_independent_processes_count_twice():
     assert parse_side("ceiling").steps_done(4) == 2 * parse_side("one").steps_done(4) == 4
     assert parse_side("gloo:1f1b").steps_done(4) == 4
-    assert parse_side("gloo-barrier:1f1b").steps_done(4) == 2
+    assert parse_side("gloo-barrier:1f1b").steps_done(4) == 4
     assert not parse_side("ceiling").is_launched
 
 
