@@ -187,11 +187,13 @@ def compare(comparison: Comparison, setting: Setting) -> Results:
 
 def asked_for(options: argparse.Namespace) -> list[Comparison]:
     """Return what the options ask for."""
-    if options.sides or options.microbatches:
+    wanted = options.microbatches
+    if options.sides or (wanted and not options.parts):
         sides = tuple(options.sides or PARTS["headline"][0].sides)
-        chosen = [Comparison(m, sides, 15, 3) for m in options.microbatches or [16]]
+        chosen = [Comparison(m, sides, 15, 3) for m in wanted or [16]]
     else:
-        chosen = [comparison for part in options.parts for comparison in PARTS[part]]
+        parts = [c for part in options.parts or ("headline", "sizes") for c in PARTS[part]]
+        chosen = [c for c in parts if not wanted or c.microbatches in wanted]
     return [
         c._replace(
             num_rounds=options.rounds or c.num_rounds, num_steps=options.steps or c.num_steps
@@ -224,13 +226,13 @@ def main() -> None:
         + "\n".join(f"  {kind:14} {meaning}" for kind, meaning in KINDS.items())
     )
     parser.add_argument(
-        "--parts", nargs="+", choices=list(PARTS), default=["headline", "sizes"],
+        "--parts", nargs="+", choices=list(PARTS),
         help="what to run; by default headline and sizes, about 19 minutes",
     )  # fmt: skip
-    parser.add_argument("--microbatches", type=int, nargs="+", help="M; instead of parts")
+    parser.add_argument("--microbatches", type=int, nargs="+", help="M; of parts, those")
     parser.add_argument("--sides", nargs="+", help="names of sides; instead of parts")
     parser.add_argument("--rounds", type=int, help="turns of each side; by default 15, or less")
-    parser.add_argument("--steps", type=int, help="of a turn of sides whose steps overlap")
+    parser.add_argument("--steps", type=int, help="of a pipeline's turn")
     parser.add_argument(
         "--peers-python", type=Path, default=HERE.parents[1] / ".venv-peers/bin/python",
         help="the interpreter that has DeepSpeed (`make peers`)",

@@ -115,7 +115,7 @@ _OVERLAP = (
 )  # fmt: skip
 _FEW = ("one", "ceiling", "gloo:1f1b", "gloo:zb-h1", _PEERS[-1], "deepspeed:5")
 _EVERY = tuple(f"{kind}:{name}" for name in TRAINING for kind in ("gloo", "gloo-barrier", "local"))
-_BATCH = 8
+_BATCH = 10
 """Sides of one comparison: all are alive at once, and each takes memory."""
 
 
