@@ -110,9 +110,9 @@ HEADLINE = (
     "gloo-barrier:1f1b", "gloo-barrier:zb-h1", *_PEERS[::2], "deepspeed:5",
 )  # fmt: skip
 _OVERLAP = (
-    "one", "ceiling", *(f"{kind}:{name}" for name in ("1f1b", "zb-h1")
-                        for kind in ("gloo", "gloo-barrier", "local", "local-barrier")),
+    "one", "ceiling", "gloo:zb-2p", "gloo-barrier:zb-2p", "local:zb-2p", "local-barrier:zb-2p",
 )  # fmt: skip
+"""zb-2p: with a barrier its ranks wait for each other's ends; 1f1b and zb-h1 end as they begin."""
 _FEW = ("one", "ceiling", "gloo:1f1b", "gloo:zb-h1", _PEERS[-1], "deepspeed:5")
 _EVERY = tuple(f"{kind}:{name}" for name in TRAINING for kind in ("gloo", "gloo-barrier", "local"))
 _BATCH = 10
@@ -133,7 +133,7 @@ def _every(microbatches: int) -> list[Comparison]:
 PARTS = {
     "quick": [Comparison(8, (*_FEW, "local:zb-h1"), 3, 2)],
     "headline": [Comparison(16, HEADLINE, 15, 3)],
-    "overlap": [Comparison(16, _OVERLAP, 15, 4)],
+    "overlap": [Comparison(m, _OVERLAP, 25, 4) for m in (8, 16)],
     "sizes": [Comparison(8, _FEW, 3, 3), Comparison(32, _FEW, 2, 2)],
     "every": [comparison for m in (8, 16, 32) for comparison in _every(m)],
 }
