@@ -165,6 +165,14 @@ def test_what_ranks_tell_each_other(terms, is_sum):
     assert repr(reader.report()) == repr(one.report())
 
 
+def test_a_report_is_of_the_numbers_that_were_being_read():
+    """While a loss is under way from a GPU, whoever reports waits for that."""
+    tally = LossTally([1.0])
+    tally.add(0, LossTerm(scalar(1.0), None))
+    tally._reading = lambda: tally._terms.update({0: LossTerm(scalar(2.0), None)})
+    assert tally.report().value == 2.0
+
+
 def test_gradient_seed_has_the_shape_of_the_loss():
     """A loss of one element in some dims is given a gradient of its own shape."""
     seed = gradient_seed(LossTerm(torch.zeros(1, 1), None), 0.25)

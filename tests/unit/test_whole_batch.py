@@ -6,12 +6,14 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 import intandem as it
 from harness import TOLERANCE, gradients, relative_error
 from intandem.errors import ActionError, BatchError, LossError, ScheduleError
 from intandem.rules import early_backward
+from intandem.runtime.whole_batch import Joining, Way, WholeBatch
 from intandem.schedules import build_schedule
 
 OPTIONS = it.Options(threads_per_rank=1)
@@ -81,6 +83,19 @@ def test_gradient_of_the_whole_batch(ranks, raw, recompute):
         accuracy = float(expected["accuracy"].sum) / 14
         assert found.metrics["accuracy"] == pytest.approx(accuracy, rel=TOLERANCE)
     assert loss.microbatches == (loss.item(),)
+
+
+def test_outputs_are_let_go_with_their_backward():
+    """What a backward has begun with is not held until the last one is over."""
+    whole = WholeBatch(Joining(None, {"batch": Way.ROWS}), 2, training=True)
+    outputs = [torch.randn(2, 3, requires_grad=True) for _ in range(2)]
+    for microbatch, output in enumerate(outputs):
+        whole.add(microbatch, output)
+    whole.output().sum().backward()
+    ((_, gradient),) = whole.ends(1, outputs[1])
+    memory = StorageWeakRef(gradient.untyped_storage())
+    del gradient
+    assert memory.expired()
 
 
 def test_same_bits_wherever_it_is_cut():

@@ -64,7 +64,7 @@ class Batches:
         """Return the micro-batches of ``batch``, on ``device`` if one is given."""
         whole = plain_batch(batch)
         if device is not None:
-            whole = map_tree(lambda x: x.to(device) if isinstance(x, Tensor) else x, whole)
+            whole = map_tree(lambda x: _moved(x, device) if isinstance(x, Tensor) else x, whole)
         split = split_batch(whole, self.num_microbatches, self._request.split)
         counting = self._counting
         if counting is None or counting is Counting.IGNORES or "labels" not in split.parts[0]:
@@ -117,6 +117,13 @@ class Batches:
                 "rows: give count=fn(batch) if they are means over something else",
                 type(self._request.model).__name__,
             )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return it on ``device``; to a GPU, without waiting for what that is still at."""
+    if device.type == "cuda" and tensor.is_cpu:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def num_microbatches_of(pipe: Pipeline) -> int:

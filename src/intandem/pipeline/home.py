@@ -142,6 +142,8 @@ def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
         threads = options.threads_per_rank or default_threads_per_rank(num_ranks)
         return Home(tuple(range(num_ranks)), _asked_device(options), threads)
     device = _process_device(options)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # for code of the model's that asks for "cuda"
     membership = join_process_group(device, timeout_s=options.timeout_s)
     watch = DistributedWatch(
         default_store(),

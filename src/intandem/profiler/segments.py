@@ -98,7 +98,7 @@ def _one_round(
     stages: Sequence[Stage], tensors: Sequence[Tensor], loss: Callable[[Any], LossTerm]
 ) -> list[SegmentCost]:
     made: dict[int, Tensor] = dict(enumerate(tensors))
-    clock = _Clock(on_device=any(tensor.is_cuda for tensor in tensors))
+    clock = _Clock(next((tensor.device for tensor in tensors if tensor.is_cuda), None))
     kept: list[backward.Kept] = []
     forward_s: list[float] = []
     for stage in stages:
@@ -123,16 +123,16 @@ def _one_round(
 
 
 class _Clock:
-    """Tells the seconds since it was last asked, when the device has finished what it was given."""
+    """Tells the seconds since it was last asked, when a GPU has finished what it was given."""
 
-    def __init__(self, *, on_device: bool) -> None:
-        self._on_device = on_device
+    def __init__(self, gpu: torch.device | None) -> None:
+        self._gpu = gpu
         self._since_s = time.perf_counter()
 
     def lap_s(self) -> float:
         """Return the seconds since the last call, and start anew."""
-        if self._on_device:
-            torch.cuda.synchronize()
+        if self._gpu is not None:
+            torch.cuda.synchronize(self._gpu)
         now_s = time.perf_counter()
         lap_s, self._since_s = now_s - self._since_s, now_s
         return lap_s

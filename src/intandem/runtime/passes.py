@@ -216,7 +216,10 @@ class Pass:
         """
         replica = self._replica_of[microbatch]
         self._num_untold[replica] -= 1
-        if not self._work.is_told or self._num_untold[replica]:
+        if self._num_untold[replica]:
+            return
+        if not self._work.is_told:
+            self._work.tally.begin_reading()  # so that reports wait for nothing more
             return
         key, tally = self._work.end_of_forwards(replica), self._work.tally
         if self._work.mode is Mode.PREDICT:

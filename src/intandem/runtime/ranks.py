@@ -15,6 +15,7 @@ from intandem.errors import PeerFailureError, RunError
 from intandem.runtime.executor import Executor
 from intandem.runtime.local_watch import LOOK_S, Lookout, local_watches
 from intandem.runtime.stillness import HANG_S
+from intandem.runtime.streams import callers_stream, on_stream
 from intandem.runtime.transport.local import local_transports
 from intandem.runtime.watch import BETWEEN_STEPS
 from intandem.runtime.work import RankResult
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
     from intandem.runtime.work import StepWork
 
     _Answers = queue.SimpleQueue[RankResult | BaseException | None]
-    _Job = tuple[contextvars.Context, Callable[[Executor], RankResult | None], _Answers]
-    """The caller's context variables, what to do, and where to put what came of it."""
+    _Job = tuple[
+        contextvars.Context,
+        torch.cuda.Stream | None,
+        Callable[[Executor], RankResult | None],
+        _Answers,
+    ]
+    """The caller's context variables and stream, what to do, and where to put what came of it."""
 
 
 class Underway(Protocol):
@@ -168,9 +174,9 @@ class LocalRanks:
             msg = f"this pipeline ended with a failure: {self._failure}; build a new one"
             raise RunError(msg) from self._failure
         answers: _Answers = queue.SimpleQueue()
-        context = contextvars.copy_context()
+        context, stream = contextvars.copy_context(), callers_stream()
         for jobs in self._jobs:
-            jobs.put((context.copy(), do, answers))
+            jobs.put((context.copy(), stream, do, answers))
         return answers
 
     def _fail(self, error: BaseException, *, is_from_outside: bool) -> None:
@@ -325,10 +331,11 @@ def _work(executor: Executor, jobs: queue.SimpleQueue[_Job | None], num_threads:
     torch.set_num_threads(num_threads)
     failure: BaseException | None = None
     while (job := jobs.get()) is not None:
-        context, do, answers = job
+        context, stream, do, answers = job
         if failure is None:
             try:
-                answers.put(context.run(do, executor))
+                with on_stream(stream):
+                    answers.put(context.run(do, executor))
                 continue
             except BaseException as error:  # handed to the thread that waits
                 failure = error

@@ -48,6 +48,7 @@ class LossTally:
         self._terms: dict[int, LossTerm] = {}
         self._metrics: dict[str, bool] | None = None
         self._provisional: float | None = 1.0 / foretold if foretold else None
+        self._reading: Callable[[], None] | None = None
 
     def add(self, microbatch: int, term: LossTerm) -> float:
         """Take in one micro-batch's loss and return the gradient that its root is given.
@@ -133,6 +134,7 @@ class LossTally:
                 root = found.get((index, None), term.root)
                 self._terms[index] = LossTerm(root, term.count, metrics)
 
+        self._reading = keep
         return keep
 
     def learn(self, told: bytes) -> None:
@@ -148,6 +150,8 @@ class LossTally:
 
     def report(self) -> LossReport:
         """Return what every rank needs to know once the last micro-batch is in."""
+        if self._reading is not None:
+            self._reading()
         terms = [self._terms[index] for index in range(len(self._weights))]
         metrics = {
             name: self._whole([term.metrics[name] for term in terms])[0]

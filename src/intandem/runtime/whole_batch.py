@@ -136,8 +136,8 @@ class WholeBatch:
         return self._joining.output([self._entries[mb] for mb in range(self._num_microbatches)])
 
     def ends(self, microbatch: int, output: Any) -> list[tuple[Tensor, Tensor]]:
-        """Return the tensors of a micro-batch's ``output`` and the gradients to begin with."""
-        pairs = zip(leaves(output), leaves(self._entries[microbatch]), strict=True)
+        """Let a micro-batch go: its ``output``'s tensors and the gradients to begin with."""
+        pairs = zip(leaves(output), leaves(self._entries.pop(microbatch)), strict=True)
         return [
             (tensor, entry.grad)
             for tensor, entry in pairs

@@ -102,6 +102,7 @@ def _open(membership: Membership, edge: Edge, device: torch.device) -> Communica
             cast("_Backend", dist.ProcessGroupGloo(store, index, 2, _NEVER)), 1 - index
         )
     options = dist.ProcessGroupNCCL.Options()
+    options._timeout = _NEVER
     backend = cast("_Backend", dist.ProcessGroupNCCL(store, index, 2, options))
     communicator = Communicator(backend, 1 - index)
     _use_once(communicator, is_source=index == 0, device=device)

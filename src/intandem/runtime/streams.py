@@ -1,0 +1,22 @@
+"""The GPU and the stream of whoever asks ranks for something, for the threads that do it.
+
+Both belong to a thread. Were they not handed on, what the caller has put on a stream of its own
+(the batch, an optimizer) and what ranks compute would not wait for each other.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def callers_stream() -> torch.cuda.Stream | None:
+    """Return the current stream of the calling thread; None where no GPU has been used."""
+    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.current_stream() if is_used else None
+
+
+def on_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    """Make a stream, and its GPU, those of the calling thread while open."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)

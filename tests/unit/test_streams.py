@@ -1,0 +1,68 @@
+"""What ranks are given of a GPU and its time, on a torch that only says that it has one."""
+
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import intandem as it
+from intandem.runtime.tally import LossTally
+from intandem.runtime.transport import edges
+
+
+@pytest.fixture
+def pipe():
+    batch = torch.randn(4, 3)
+    with it.Pipeline(
+        nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)),
+        example=batch,
+        loss=lambda output, batch: output.square().mean(),
+        ranks=2,
+        microbatches=2,
+    ) as pipe:
+        yield pipe
+
+
+def test_ranks_compute_on_the_stream_of_the_caller(pipe, monkeypatch):
+    entered = set()
+
+    @contextmanager
+    def stream(given):
+        entered.add((threading.current_thread().name, given))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: threading.current_thread().name)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    pipe.step(torch.randn(4, 3))
+    caller = threading.current_thread().name
+    assert entered == {("intandem rank 0", caller), ("intandem rank 1", caller)}
+
+
+def test_losses_are_on_their_way_once_all_are_known(pipe, monkeypatch):
+    """Asked one by one, each would wait for all that the GPU was given since."""
+    num_known = []
+    monkeypatch.setattr(LossTally, "begin_reading", lambda t: num_known.append(len(t._terms)))
+    pipe.step(torch.randn(4, 3))
+    assert num_known == [2]
+
+
+def test_nccl_never_gives_up_by_itself(monkeypatch):
+    """A wait of ten minutes is for the watch to judge."""
+    given = []
+
+    class Nccl:
+        Options = SimpleNamespace
+
+        def __init__(self, store, index, size, options):
+            given.append(options._timeout)
+
+    monkeypatch.setattr(edges.dist, "PrefixStore", lambda prefix, store: store)
+    monkeypatch.setattr(edges.dist, "ProcessGroupNCCL", Nccl, raising=False)
+    monkeypatch.setattr(edges, "_use_once", lambda *_, **__: None)
+    membership = SimpleNamespace(rank=0, store=None, backend="nccl")
+    edges._open(membership, edges.Edge(0, 1), torch.device("cuda"))
+    assert [timeout.days for timeout in given] == [365]
