@@ -16,6 +16,7 @@ from intandem.pipeline.opening import is_gain, opening, worth_opening
 from intandem.pipeline.stages import StagePlan, balanced_starts, named_starts
 from intandem.profiler.counted import NOMINAL_FLOP_PER_S, counted_costs
 from intandem.profiler.kept import use_of_segments
+from intandem.profiler.likeness import kinds_of, pooled
 from intandem.profiler.segments import measure_segments
 from intandem.recorder.blocks import Open
 from intandem.recorder.cut import cut
@@ -140,12 +141,13 @@ def _costs(subject: Subject, num_threads: int) -> tuple[tuple[SegmentCost, ...],
     _log.info(
         "measured the costs of %d segments in %.3f s", len(found), time.perf_counter() - began_s
     )
-    if uses is None:
-        return costs, None
-    both = zip(costs, uses.segments, strict=True)
-    return tuple(
-        replace(c, forward_flops=u.forward_flops, backward_flops=u.backward_flops) for c, u in both
-    ), uses
+    if uses is not None:
+        both = zip(costs, uses.segments, strict=True)
+        costs = tuple(
+            replace(c, forward_flops=u.forward_flops, backward_flops=u.backward_flops)
+            for c, u in both
+        )
+    return pooled(costs, kinds_of(subject.graph, found, request.model)), uses
 
 
 def _identity(graph: Graph, model: nn.Module, source: Source | None) -> bytes:
