@@ -106,8 +106,9 @@ class Comparison(NamedTuple):
 
 _PEERS = ("torch:1F1B:5", "torch:Interleaved1F1B:2,4,6", "torch:Interleaved1F1B:3,5,7")
 HEADLINE = (
-    "one", "ceiling", "gloo:1f1b", "gloo:zb-h1", "gloo:zb-2p", "local:1f1b", "local:zb-h1",
-    "gloo-barrier:1f1b", "gloo-barrier:zb-h1", *_PEERS[::2], "deepspeed:5",
+    "one", "ceiling", "gloo:1f1b", "gloo:zb-h1", "gloo:zb-2p", "gloo-barrier:1f1b",
+    "gloo-barrier:zb-2p", "local:1f1b", "local:zb-h1", "local:zb-2p", "local-barrier:zb-2p",
+    *_PEERS, "deepspeed:5",
 )  # fmt: skip
 _OVERLAP = (
     "one", "ceiling", "gloo:zb-2p", "gloo-barrier:zb-2p", "local:zb-2p", "local-barrier:zb-2p",
