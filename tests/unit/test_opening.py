@@ -57,14 +57,15 @@ class Model(nn.Module):
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """What an element of a parameter costs, in a list of one."""
+    """What an element of a parameter costs, in each measurement; the last holds from then on."""
     each, sizes = [1e-4], {name: p.numel() for name, p in Model(4).named_parameters()}
 
     def costs(graph, found, *rest):
         del rest
+        element_s = each.pop(0) if len(each) > 1 else each[0]
         calls = [graph.calls[part.start : part.end] for part in found]
         names = [{name for call in part for name in call.parameters} for part in calls]
-        return tuple(SegmentCost(*[each[0] * sum(map(sizes.get, part))] * 3) for part in names)
+        return tuple(SegmentCost(*[element_s * sum(map(sizes.get, part))] * 3) for part in names)
 
     monkeypatch.setattr(agreed_plan, "measure_segments", costs)
     return each
@@ -155,6 +156,13 @@ def test_named_beside_one_that_is_opened(seconds, batch):
         model.blocks[1].register_forward_hook(lambda *_: seen.append(1))
         pipe.step(batch)
     assert seen == [1, 1]
+
+
+def test_a_machine_that_slows_down(seconds, batch):
+    """Pieces are measured after whole blocks: how even stages are is compared, not how fast."""
+    seconds.append(3e-4)
+    with pipeline(Model().double(), batch) as pipe:
+        assert opened(pipe) == ("blocks.1",)
 
 
 def test_little_is_not_worth_it(seconds, batch):
