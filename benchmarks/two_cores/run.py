@@ -194,6 +194,8 @@ def asked_for(options: argparse.Namespace) -> list[Comparison]:
     else:
         parts = [c for part in options.parts or ("headline", "sizes") for c in PARTS[part]]
         chosen = [c for c in parts if not wanted or c.microbatches in wanted]
+    if not chosen:
+        sys.exit(f"no part that was asked for compares M = {', '.join(map(str, wanted or []))}")
     return [
         c._replace(
             num_rounds=options.rounds or c.num_rounds, num_steps=options.steps or c.num_steps
@@ -227,7 +229,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--parts", nargs="+", choices=list(PARTS),
-        help="what to run; by default headline and sizes, about 19 minutes",
+        help="what to run; by default headline and sizes, about 23 minutes",
     )  # fmt: skip
     parser.add_argument("--microbatches", type=int, nargs="+", help="M; of parts, those")
     parser.add_argument("--sides", nargs="+", help="names of sides; instead of parts")

@@ -22,6 +22,7 @@ def pipe():
         loss=lambda output, batch: output.square().mean(),
         ranks=2,
         microbatches=2,
+        options=it.Options(device="cpu"),
     ) as pipe:
         yield pipe
 
@@ -34,12 +35,15 @@ def test_ranks_compute_on_the_stream_of_the_caller(pipe, monkeypatch):
         entered.add((threading.current_thread().name, given))
         yield
 
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: threading.current_thread().name)
+    def current_stream(device):
+        return threading.current_thread().name, device.index
+
+    monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
     monkeypatch.setattr(torch.cuda, "stream", stream)
+    pipe._assembly.ranks._device = torch.device("cuda", 1)
     pipe.step(torch.randn(4, 3))
-    caller = threading.current_thread().name
-    assert entered == {("intandem rank 0", caller), ("intandem rank 1", caller)}
+    expected = threading.current_thread().name, 1
+    assert entered == {("intandem rank 0", expected), ("intandem rank 1", expected)}
 
 
 def test_losses_are_on_their_way_once_all_are_known(pipe, monkeypatch):

@@ -258,26 +258,6 @@ def test_b_has_the_bits_of_i_and_w(case, x):
         assert one.grad is None or torch.equal(dense(one.grad), dense(other.grad))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_a_cast_parameter_is_added_to_without_autograd(dtype, monkeypatch):
-    """Adding casts by itself, to the bits of a cast before; not where that would round."""
-    module = Made(lambda x, b, w: F.linear(x.to(dtype), w.to(dtype), b.to(dtype)), b=(3,), w=(3, 4))
-    module.float()
-    num_casts, backward = [], torch.autograd.backward
-    monkeypatch.setattr(
-        torch.autograd, "backward", lambda *a, **k: num_casts.append(1) or backward(*a, **k)
-    )
-    expected = copy.deepcopy(module)
-    for _ in range(3):
-        x = torch.randn(2, 5, 4)
-        run_w(run_i(module, x)[1])
-        output = expected(x)
-        backward(output, seed_of(output))
-    assert bool(num_casts) == (dtype is torch.float64)
-    for one, other in zip(module.parameters(), expected.parameters(), strict=True):
-        assert torch.equal(one.grad, other.grad)
-
-
 @pytest.mark.parametrize("has_entry", [True, False])
 def test_b_keeps_gradients_only_where_autograd_does_not_come(has_entry):
     """Without an entry, nothing but the first layer's own weights lies behind that layer."""

@@ -86,15 +86,15 @@ def test_gradient_of_the_whole_batch(ranks, raw, recompute):
 
 
 def test_outputs_are_let_go_with_their_backward():
-    """What a backward has begun with is not held until the last one is over."""
+    """What a backward begins with is not held until the last one is over."""
     whole = WholeBatch(Joining(None, {"batch": Way.ROWS}), 2, training=True)
     outputs = [torch.randn(2, 3, requires_grad=True) for _ in range(2)]
     for microbatch, output in enumerate(outputs):
         whole.add(microbatch, output)
     whole.output().sum().backward()
-    ((_, gradient),) = whole.ends(1, outputs[1])
-    memory = StorageWeakRef(gradient.untyped_storage())
-    del gradient
+    memory = StorageWeakRef(outputs[1].untyped_storage())
+    whole.ends(1, outputs.pop())
+    del output
     assert memory.expired()
 
 

@@ -25,7 +25,7 @@ from intandem.recorder.trees import named_leaves
 from intandem.runtime.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -78,24 +78,28 @@ def agree_on_plan(
             1e3 * max(plan.stage_s()), 1e3 * sum(plan.stage_s()) / num_stages, ", ".join(names),
         )  # fmt: skip
     elif names:
-        plan = _finer_plan(opening(subject.request, names), plan, home, study_again) or plan
+        request = opening(subject.request, names)
+        plan = _finer_plan(request, subject, plan, home, study_again) or plan
     home.agree("plan", identity + b"\n" + plan.encode())
     return plan
 
 
 def _finer_plan(
-    request: Request, plan: StagePlan, home: Home, study_again: Callable[[Request], Subject]
+    request: Request,
+    subject: Subject,
+    plan: StagePlan,
+    home: Home,
+    study_again: Callable[[Request], Subject],
 ) -> StagePlan | None:
     """Return a plan that cuts inside of blocks, if that is possible and better than ``plan``."""
     opened = tuple(one.name for one in request.blocks if isinstance(one, Open))
     try:
-        finer = _plan(study_again(request), len(plan.starts), home.threads_per_rank)
+        pieces = study_again(request)
+        finer = _plan(pieces, len(plan.starts), home.threads_per_rank)
     except Exception as error:  # kept whole, the block can be run, whatever it does
         _log.info("cannot cut inside of %s: %s", ", ".join(opened), error)
         return None
-    # It was measured later, when the machine may have been faster or slower: what counts is how
-    # even the stages are.
-    pace = sum(plan.stage_s()) / sum(finer.stage_s())
+    pace = _pace(_measured(subject, plan), _measured(pieces, finer))
     stage_s = [pace * seconds for seconds in finer.stage_s()]
     if not is_gain(plan.stage_s(), stage_s):
         return None
@@ -104,6 +108,20 @@ def _finer_plan(
         ", ".join(opened), 1e3 * max(stage_s), 1e3 * max(plan.stage_s()),
     )  # fmt: skip
     return replace(finer, opened=opened)
+
+
+def _measured(subject: Subject, plan: StagePlan) -> dict[tuple[str, int], float]:
+    both = zip(subject.segments, plan.costs, strict=True)
+    return {(part.name, part.call): cost.forward_s + cost.backward_s for part, cost in both}
+
+
+def _pace(
+    before_s: Mapping[tuple[str, int], float], after_s: Mapping[tuple[str, int], float]
+) -> float:
+    """Return how much faster the machine has become, by the segments that were measured twice."""
+    twice = before_s.keys() & after_s.keys()
+    now_s = sum(after_s[key] for key in twice)
+    return sum(before_s[key] for key in twice) / now_s if now_s else 1.0
 
 
 def _plan(subject: Subject, num_stages: int, num_threads: int) -> StagePlan:

@@ -120,8 +120,13 @@ class Batches:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return it on ``device``; to a GPU, without waiting for what that is still at."""
-    if device.type == "cuda" and tensor.is_cpu:
+    """Return it on ``device``; to a GPU without waiting for what that is still at, if possible.
+
+    What the caller has pinned may be filled anew as soon as the call is over; it is waited for.
+    """
+    formats = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+    is_dense = any(tensor.is_contiguous(memory_format=one) for one in formats)
+    if device.type == "cuda" and tensor.is_cpu and is_dense and not tensor.is_pinned():
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

@@ -120,8 +120,14 @@ class Home:
         if self.device.type == "cpu":
             keep_freed_memory()
         if self.membership is None or self.watch is None:
-            num_ranks, hang_s = len(self.own_ranks), options.hang_s
-            return LocalRanks(weights, tied, num_ranks, self.threads_per_rank, hang_s=hang_s)
+            return LocalRanks(
+                weights,
+                tied,
+                len(self.own_ranks),
+                self.threads_per_rank,
+                device=self.device,
+                hang_s=options.hang_s,
+            )
         transport = connect(
             self.membership,
             sorted(Edge(source, target) for source, target in edges),

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from intandem.recorder import Graph
     from intandem.recorder.cut import Segment
 
-_MOST = 1.5
+_MOST = 1.25
 """What disturbs a median of several rounds at most; who differs more, differs."""
 
 
 def kinds_of(graph: Graph, segments: Sequence[Segment], model: nn.Module) -> list[Hashable]:
     """Return what of each segment decides its cost: equal for blocks that a model repeats."""
     return [
-        tuple(_kind(graph, index, model) for index in range(segment.start, segment.end))
+        (
+            segment.end == len(graph.calls),  # the loss counts towards the last
+            *(_kind(graph, index, model) for index in range(segment.start, segment.end)),
+        )
         for segment in segments
     ]
 
@@ -37,7 +40,7 @@ def kinds_of(graph: Graph, segments: Sequence[Segment], model: nn.Module) -> lis
 def pooled(costs: Sequence[SegmentCost], kinds: Sequence[Hashable]) -> tuple[SegmentCost, ...]:
     """Give all segments of one kind, with as many operations, the medians of what they took.
 
-    But for those that took half as long again as the median of their kind, or the reverse: modules
+    But for those that took a quarter more than the median of their kind, or as much less: modules
     alike in shapes may do different things.
 
     Args:

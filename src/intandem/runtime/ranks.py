@@ -102,6 +102,7 @@ class LocalRanks:
         tied: adds up gradients held in parts.
         num_ranks: threads to start.
         threads_per_rank: torch's own threads for each rank.
+        device: where they compute.
         hang_s: that an action may take at least; see ``stillness``.
     """
 
@@ -112,8 +113,10 @@ class LocalRanks:
         num_ranks: int,
         threads_per_rank: int,
         *,
+        device: torch.device | None = None,
         hang_s: float = HANG_S,
     ) -> None:
+        self._device = device
         self._watches = local_watches(num_ranks)
         self._lookout = Lookout(self._watches, hang_s)
         self._transports = local_transports(self._watches)
@@ -174,7 +177,7 @@ class LocalRanks:
             msg = f"this pipeline ended with a failure: {self._failure}; build a new one"
             raise RunError(msg) from self._failure
         answers: _Answers = queue.SimpleQueue()
-        context, stream = contextvars.copy_context(), callers_stream()
+        context, stream = contextvars.copy_context(), callers_stream(self._device)
         for jobs in self._jobs:
             jobs.put((context.copy(), stream, do, answers))
         return answers

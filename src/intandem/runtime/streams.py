@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 
-def callers_stream() -> torch.cuda.Stream | None:
-    """Return the current stream of the calling thread; None where no GPU has been used."""
-    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.cuda.current_stream() if is_used else None
+def callers_stream(device: torch.device | None) -> torch.cuda.Stream | None:
+    """Return the calling thread's current stream of a GPU; None of another device."""
+    is_gpu = device is not None and device.type == "cuda"
+    return torch.cuda.current_stream(device) if is_gpu else None
 
 
 def on_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:

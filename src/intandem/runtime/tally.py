@@ -110,7 +110,7 @@ class LossTally:
         """
         roots = {
             (index, name): root
-            for index, term in self._terms.items()
+            for index, term in list(self._terms.items())
             for name, root in [(None, term.root), *((n, m.root) for n, m in term.metrics.items())]
             if root.is_cuda
         }

@@ -68,13 +68,8 @@ class _Operand(NamedTuple):
 
     def add(self, gradient: Tensor) -> None:
         """Add the gradient of what the operation read."""
-        passed = self.passed
-        if passed[-1:] == (_CAST,) and _is_widened_by_adding(gradient, self.leaf):
-            passed = passed[:-1]
-        if not passed:
+        if not self.passed:
             add_gradient(self.leaf, gradient)
-        elif passed == _TRANSPOSED:
-            add_gradient(self.leaf, gradient.t())
         else:
             node, number = self.edge
             edge = GradientEdge(cast("Node", node), number)
@@ -118,12 +113,6 @@ def _operand(edge: _Edge) -> _Operand | None:
     if not isinstance(leaf, nn.Parameter) or has_rules_of_its_own(leaf) or not leaf.requires_grad:
         return None
     return _Operand(edge, leaf, passed)
-
-
-def _is_widened_by_adding(gradient: Tensor, leaf: Tensor) -> bool:
-    """Whether adding casts a gradient as autograd would before: each number stays what it is."""
-    is_wider = torch.promote_types(gradient.dtype, leaf.dtype) is leaf.dtype
-    return is_wider and gradient.device == leaf.device and not leaf.is_complex()
 
 
 def leaf_of(node: Node) -> Tensor:
