@@ -139,6 +139,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         msg = f"there is no file {str(path)!r}"
         raise ValueError(msg)
+    check_text(path)
     known = sys.modules.get(path.stem)
     if (
         known is not None
@@ -157,6 +158,17 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def check_text(path: Path) -> None:
+    """Refuse by its name a file that Python, before 3.11.4, refuses without.
+
+    Raises:
+        ValueError: if there are null bytes in it.
+    """
+    if b"\0" in path.read_bytes():
+        msg = f"{path} is not Python: it contains null bytes"
+        raise ValueError(msg)
+
+
 def check_defined(place: str, name: str) -> None:
     """Look for ``name`` in a file without running it, which may be training.
 
@@ -166,6 +178,7 @@ def check_defined(place: str, name: str) -> None:
     if not Path(place).is_file():
         msg = f"there is no file {place!r}"
         raise ValueError(msg)
+    check_text(Path(place))
     try:
         tree = ast.parse(Path(place).read_bytes(), filename=place)
     except SyntaxError as error:

@@ -15,6 +15,7 @@ from intandem.equality import Job
 from intandem.errors import PipelineError
 from intandem.user_code import (
     check_defined,
+    check_text,
     errors_of,
     function_of,
     import_module,
@@ -124,6 +125,7 @@ def _first_step(script: Path, script_arguments: Sequence[str]) -> Found:
     try:
         folder, name = script.resolve().parent, str(script)
         with pipelines_stood_in(), importable_from(folder), exits_of(name), errors_of(name):
+            check_text(script)
             runpy.run_path(str(script), run_name="__main__")
     except Taken as taken:
         step = taken.step
