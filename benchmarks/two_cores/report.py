@@ -39,18 +39,18 @@ def _comparison(found: dict[str, Any]) -> str:
     rows = []
     for name, side in sides.items():
         if "failed" in side:
-            rows.append([name, "did not run", *[None] * 5])
+            rows.append([name, "did not run", *[None] * 6])
             continue
         peers = "/".join(f"{size / 1e6:.0f}" for size in side["peak_bytes"])
         rows.append(
             [
                 name, f"{speed(sides, name):.0f}", ratio(sides, name, "one"),
                 ratio(sides, name, "ceiling"), side["steps_in_turn"], peers,
-                f"{side['gradient_error']:.0e}",
+                f"{side['gradient_error']:.0e}", side.get("cut", ""),
             ]
         )  # fmt: skip
     header = ["side", "tokens/s", "over one", "over ceiling", "steps in a turn",
-              "peak MB per process", "largest gradient error"]  # fmt: skip
+              "peak MB per process", "largest gradient error", "cut before"]  # fmt: skip
     failed = [f"{name} did not run: {s['failed']}" for name, s in sides.items() if "failed" in s]
     heading = f"### M = {found['microbatches']}, {found['num_rounds']} rounds"
     parts = [heading, markdown(header, rows), _answers(sides), "\n".join(failed)]

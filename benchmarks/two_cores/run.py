@@ -132,6 +132,7 @@ def start_all(
                 expected = found if expected is None else expected
                 known[name] = {"gradient_error": largest_error(found, expected)}
                 known[name]["threads"] = side.workers.tell("threads")
+                known[name]["cut"] = side.workers.tell("cut")[0]
                 running[name] = side
             except WorkerError as error:
                 known[name] = {"failed": str(error)}

@@ -62,11 +62,13 @@ class Trainer:
             the model's names. May come before ``step``, once.
         step: one step: forward, backward, optimizer, gradients back to none.
         finish: waits for steps that are under way.
+        cut: what stages after the first begin with, where the side found that out by itself.
     """
 
     gradients: Callable[[], dict[str, Tensor]]
     step: Callable[[], object]
     finish: Callable[[], object] = lambda: None
+    cut: str = ""
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

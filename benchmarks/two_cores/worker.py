@@ -77,6 +77,7 @@ def prepare() -> dict[str, Callable[[str], object]]:
         "steps": steps,
         "forget": lambda _: forget_peak(),
         "peak": lambda _: peak_bytes(),
+        "cut": lambda _: trainer.cut,
         "threads": lambda _: torch.get_num_threads(),
     }
 
