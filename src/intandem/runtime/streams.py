@@ -1,6 +1,6 @@
-"""The GPU and the stream of whoever asks ranks for something, for the threads that do it.
+"""The stream of whoever asks ranks for something, on their GPU, for the threads that do it.
 
-Both belong to a thread. Were they not handed on, what the caller has put on a stream of its own
+A GPU and a stream are a thread's own. Were they not handed on, what the caller has put on a stream of its own
 (the batch, an optimizer) and what ranks compute would not wait for each other.
 """
 
@@ -12,7 +12,7 @@ import torch
 
 
 def callers_stream(device: torch.device | None) -> torch.cuda.Stream | None:
-    """Return the calling thread's current stream of a GPU; None of another device."""
+    """Return the calling thread's current stream on ``device``; None where that is no GPU."""
     is_gpu = device is not None and device.type == "cuda"
     return torch.cuda.current_stream(device) if is_gpu else None
 
