@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def finish(
         figures: figures of results, by the name of their files.
     """
     if options.read:
-        results = json.loads(options.read.read_text("utf-8"))
+        results = _kept(options.read)
     else:
         machine = machine_found()
         results = {"machine": machine, **measure()}
@@ -79,6 +80,14 @@ def machine_line(machine: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, Python "
         f"{machine['python']}; load {machine['load_before']:.1f} before"
     )
+
+
+def _kept(file: Path) -> Results:
+    try:
+        found: Results = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"--read {file}: {error}; give a file that --json has written")
+    return found
 
 
 def _processor() -> str:

@@ -210,7 +210,10 @@ def measure(options: argparse.Namespace) -> Results:
     chosen = asked_for(options)
     setting = Setting({name: getattr(options, name) for name in SIZES}, options.peers_python)
     for name in {name for comparison in chosen for name in comparison.sides}:
-        parse_side(name)  # a wrong name is told before anything runs
+        try:
+            parse_side(name)
+        except ValueError as error:  # told before anything runs
+            sys.exit(f"--sides: {error}")
     found = []
     for number, comparison in enumerate(chosen):
         print(f"comparison {number + 1} of {len(chosen)}", file=sys.stderr, flush=True)

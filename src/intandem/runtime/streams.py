@@ -1,7 +1,7 @@
 """The stream of whoever asks ranks for something, on their GPU, for the threads that do it.
 
-A GPU and a stream are a thread's own. Were they not handed on, what the caller has put on a stream of its own
-(the batch, an optimizer) and what ranks compute would not wait for each other.
+A GPU and a stream are a thread's own. Were they not handed on, what the caller has put on a stream
+of its own (the batch, an optimizer) and what ranks compute would not wait for each other.
 """
 
 from __future__ import annotations

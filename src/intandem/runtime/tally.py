@@ -106,7 +106,8 @@ class LossTally:
         """Begin to fetch from a GPU what was taken in here; None where nothing is on one.
 
         What is returned waits for that and keeps the numbers, so that ``told`` waits for nothing;
-        ``report`` calls it, from any thread. Asked directly, they would wait for all that the GPU has been given since.
+        ``report`` calls it, from any thread. Asked directly, they would wait for all that the GPU
+        has been given since.
         """
         roots = {
             (index, name): root
