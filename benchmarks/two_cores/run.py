@@ -196,7 +196,8 @@ def asked_for(options: argparse.Namespace) -> list[Comparison]:
         parts = [c for part in options.parts or ("headline", "sizes") for c in PARTS[part]]
         chosen = [c for c in parts if not wanted or c.microbatches in wanted]
     if not chosen:
-        sys.exit(f"no part that was asked for compares M = {', '.join(map(str, wanted or []))}")
+        known = ", ".join(str(m) for m in sorted({part.microbatches for part in parts}))
+        sys.exit(f"--microbatches {wanted}: the parts asked for compare M = {known}")
     return [
         c._replace(
             num_rounds=options.rounds or c.num_rounds, num_steps=options.steps or c.num_steps

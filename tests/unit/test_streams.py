@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import intandem as it
+from intandem.pipeline.batches import _moved
 from intandem.runtime.tally import LossTally
 from intandem.runtime.transport import edges
 
@@ -70,3 +71,31 @@ def test_nccl_never_gives_up_by_itself(monkeypatch):
     membership = SimpleNamespace(rank=0, store=None, backend="nccl")
     edges._open(membership, edges.Edge(0, 1), torch.device("cuda"))
     assert [timeout.days for timeout in given] == [365]
+
+
+@pytest.mark.parametrize(
+    ("make", "device", "is_pinned", "waits"),
+    [
+        (lambda: torch.ones(4, 3), "cuda", False, False),
+        (
+            lambda: torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last),
+            "cuda",
+            False,
+            False,
+        ),
+        (lambda: torch.ones(4, 3), "cuda", True, True),
+        (lambda: torch.ones(4).expand(3, 4), "cuda", False, True),
+        (lambda: torch.ones(4, 3), "cpu", False, True),
+    ],
+    ids=["plain", "channels last", "pinned by the caller", "expanded", "to a CPU"],
+)
+def test_a_batch_is_copied_without_waiting_where_it_can_be(
+    make, device, is_pinned, waits, monkeypatch
+):
+    """What the caller has pinned may be filled anew; what repeats elements cannot be pinned."""
+    tensor, copies = make(), []
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: is_pinned)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: t)
+    monkeypatch.setattr(torch.Tensor, "to", lambda _, *to, **how: copies.append((to, how)))
+    _moved(tensor, torch.device(device))
+    assert copies == [((torch.device(device),), {} if waits else {"non_blocking": True})]
