@@ -4,9 +4,10 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := .venv-peers
+TEST_GPU := PYTHONPATH=tests/pretend_gpu/site $(RUN)/pytest -q -n 2 -m gpu tests/gpu tests/multiprocess
 BENCHMARKS := two_cores emulated overhead split checkpoint gpu
 
-.PHONY: demo test test-all check lint types mutants setup peers bench clean
+.PHONY: demo test test-gpu test-all check lint types mutants setup peers bench clean
 
 setup: $(STAMP)
 
@@ -22,9 +23,14 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(RUN)/pytest -q -n 2 -m 'not slow'
+	$(TEST_GPU)
+
+test-gpu: $(STAMP)  # what needs GPUs, on pretend ones
+	$(TEST_GPU)
 
 test-all: $(STAMP)  # also the long matrices, and examples of properties that no run tried before
 	HYPOTHESIS=explore $(RUN)/pytest -q -n 2
+	$(TEST_GPU)
 
 lint: $(STAMP)
 	$(RUN)/ruff check .

@@ -75,9 +75,9 @@ def numbers_of_step(sample, **kwargs):
 
 
 def gradients(model):
-    """Copies of gradients by name; None where there is none."""
+    """Copies of gradients by name, in the host's memory; None where there is none."""
     return {
-        name: None if p.grad is None else p.grad.detach().clone()
+        name: None if p.grad is None else p.grad.detach().cpu().clone()
         for name, p in model.named_parameters()
     }
 
@@ -90,7 +90,7 @@ def relative_error(found, expected):
     for name, gradient in expected.items():
         assert (gradient is None) == (found[name] is None), name
         if gradient is not None:
-            difference = float((found[name].double() - gradient.double()).norm())
+            difference = float((found[name].cpu().double() - gradient.cpu().double()).norm())
             worst = max(worst, difference / max(norms[name], floor, 1e-300))
     return worst
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from intandem import LossSum
@@ -50,7 +51,7 @@ def sample(function=None, *, random=False):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20)
             model, batch, loss = function(rows)
-        return Sample(model.double().train(), batch, loss)
+        return on_device(Sample(model.double().train(), batch, loss))
 
     name = function.__name__
     build.__name__ = name
@@ -58,6 +59,14 @@ def sample(function=None, *, random=False):
     if random:
         RANDOM.add(name)
     return build
+
+
+def on_device(sample):
+    """The same where a pipeline computes unless it is told otherwise."""
+    if not torch.cuda.is_available():
+        return sample
+    moved = tree_map(lambda leaf: leaf.cuda() if torch.is_tensor(leaf) else leaf, sample.batch)
+    return Sample(sample.model.cuda(), moved, sample.loss)
 
 
 def numbers(*shape):
@@ -245,7 +254,9 @@ class DropoutInGlue(nn.Module):
         for block in self.blocks:
             x = x + F.dropout(torch.tanh(block(self.dropout(x))), 0.4, training=self.training)
         if self.training:
-            x = x + 0.1 * torch.randn_like(x) * torch.rand(x.shape[-1], dtype=x.dtype)
+            x = x + 0.1 * torch.randn_like(x) * torch.rand(
+                x.shape[-1], dtype=x.dtype, device=x.device
+            )
         return x
 
 
@@ -507,7 +518,7 @@ class PythonDraws(nn.Module):
     def forward(self, x):
         for layer in self.layers:
             if self.training:
-                x = x * torch.tensor(numpy.random.rand(WIDTH))
+                x = x * torch.tensor(numpy.random.rand(WIDTH), device=x.device)
                 x = x + 1 if random.random() < 0.5 else x
             x = layer(x)
         return x
@@ -626,7 +637,7 @@ class ReturnsDictionary(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
 
     def forward(self, x):
-        penalty = torch.zeros(len(x), dtype=x.dtype)
+        penalty = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for block in self.blocks:
             x = torch.tanh(block(x))
             penalty = penalty + x.square().sum(-1)
@@ -649,7 +660,7 @@ class InPlaceGlue(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
 
     def forward(self, x):
-        out = torch.zeros(*x.shape, len(self.blocks), dtype=x.dtype)
+        out = torch.zeros(*x.shape, len(self.blocks), dtype=x.dtype, device=x.device)
         for index, block in enumerate(self.blocks):
             y = block(x)
             y += x

@@ -1,19 +1,121 @@
-"""Several local ranks on one GPU give one process's gradients."""
+"""Ranks that share one GPU give one process's numbers, and do not wait for it on the way.
+
+On a machine without a GPU these run on a pretend one: ``make test-gpu``.
+"""
+
+from collections import Counter
 
 import pytest
 import torch
 
+import intandem as it
+from harness import pipeline
 from intandem.equality import check
-from models import SAMPLES
+from models import RANDOM, SAMPLES
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: make test-gpu"),
+]
+
+NAMES = [
+    "gpt_tied", "batch_norm", "unet", "fan_out", "two_towers", "shared_block", "frozen_first",
+    "dropout_in_glue", "multi_head_attention", "in_place_glue", "loss_in_output",
+    "loss_sum_padded", "checkpointed_inside", "custom_function", "llama_tied", "gpt2_dropout",
+]  # fmt: skip
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("name", ["gpt_tied", "batch_norm", "unet"])
-def test_local_ranks_on_one_device(name, ranks):
+@pytest.mark.parametrize(
+    ("ranks", "schedule", "recompute"),
+    [(1, "gpipe", "none"), (2, "1f1b", "all"), (2, "zb-h1", "none"), (3, "1f1b", "none")],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_local_ranks_on_one_device(name, ranks, schedule, recompute):
     """Gradients, loss and buffers are those of the plain module on the same device."""
     model, batch, loss = SAMPLES[name]()
-    moved = tuple(leaf.cuda() for leaf in batch)
+    equality = check(
+        model, batch, loss, ranks=ranks, schedule=schedule, recompute=recompute, microbatches=3
+    )
+    assert equality.equal, (equality.loss_error, equality.worst())
+    assert all(parameter.is_cuda for parameter in model.parameters())
 
-    assert check(model.cuda(), moved, loss, ranks=ranks).equal
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_a_model_of_the_hosts_is_moved(device):
+    """To the GPU that ``Options`` says, with batches that are in the host's memory."""
+    if int(device[-1]) >= torch.cuda.device_count():
+        pytest.skip("needs two GPUs")
+    model, batch, loss = SAMPLES["gpt_tied"]()
+    model, batch = model.cpu(), tuple(leaf.cpu() for leaf in batch)
+    with it.Pipeline(
+        model, example=batch, loss=loss, ranks=2, options=it.Options(device=device)
+    ) as pipe:
+        value = float(pipe.step(batch))
+        predicted = pipe.predict(batch)
+    assert value > 0
+    assert {parameter.grad.device for parameter in model.parameters()} == {torch.device(device)}
+    assert predicted.device == torch.device(device)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_autocast(schedule, dtype):
+    """Mixed precision of the device: gradients as near the exact ones as the plain model's."""
+    errors = []
+    for whole in (False, True):
+        model, batch, loss = SAMPLES["gpt_untied"]()
+        exact = gradients_of(model, batch, loss)
+        model.float().zero_grad()
+        with torch.autocast("cuda", dtype):
+            if whole:
+                found = gradients_of(model, batch, loss)
+            else:
+                sample = SAMPLES["gpt_untied"]()._replace(model=model, batch=batch)
+                with pipeline(sample, ranks=2, microbatches=1, schedule=schedule) as pipe:
+                    pipe.step(batch)
+                found = {n: p.grad.double() for n, p in model.named_parameters()}
+        errors.append(max(float((found[n] - g).norm() / g.norm()) for n, g in exact.items()))
+    assert errors[0] <= 1.5 * errors[1]
+    assert errors[0] > 1e-6  # it was in low precision at all
+
+
+def gradients_of(model, batch, loss):
+    loss(model(*batch[:1]), batch).backward()
+    return {name: p.grad.double().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("with_optimizer", [False, True], ids=["user's", "pipe.optimizer"])
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_the_host_waits_once_for_a_step(schedule, with_optimizer):
+    """For its loss: of what is computed nothing is read before, nor while it is computed."""
+    pretend_gpu = pytest.importorskip("pretend_gpu")
+    sample = SAMPLES["gpt_tied"]()
+    batch = tuple(leaf.cpu() for leaf in sample.batch)
+
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    with pipeline(sample, ranks=3, microbatches=4, schedule=schedule) as pipe:
+        optimizer = pipe.optimizer(sgd) if with_optimizer else sgd(sample.model.parameters())
+        for step in range(4):
+            loss = pipe.step(batch)
+            optimizer.step()
+            optimizer.zero_grad()
+            float(loss)
+            waits = Counter(pretend_gpu.host_waits())
+            if step:
+                assert waits == {"event": 1}, waits
+
+
+def test_draws_are_those_of_the_seed():
+    """Two pipelines with one seed draw alike, whatever the GPU's generator has done before."""
+    assert "dropout_in_glue" in RANDOM
+    losses = []
+    for seed, before in ((0, 1), (0, 2), (5, 1)):
+        sample = SAMPLES["dropout_in_glue"]()
+        torch.cuda.manual_seed_all(before)
+        options = it.Options(seed=seed, threads_per_rank=1)
+        with pipeline(sample, ranks=2, microbatches=2, options=options) as pipe:
+            losses.append([float(pipe.step(sample.batch)) for _ in range(2)])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]

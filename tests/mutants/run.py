@@ -6,6 +6,8 @@ assertion or an error of the library's own, or with Python's that a header line 
 names; it *survives* if the test passes. Anything else, such as a patch that does not apply or a
 test that cannot be collected, is *broken*.
 
+A header line ``# needs: gpu`` has the test run on pretend GPUs.
+
     python tests/mutants/run.py            all of them
     python tests/mutants/run.py tied norm  those with one of these words in their names
 """
@@ -58,6 +60,7 @@ def judge(patch):
     text = patch.read_text()
     test = re.search(r"^# test: (\S.*)$", text, re.MULTILINE)
     error = re.search(r"^# error: (\S+)$", text, re.MULTILINE)
+    on_gpu = re.search("^# needs: gpu$", text, re.MULTILINE) is not None
     if test is None:
         return Verdict(patch.stem, "broken", "no header line '# test: <pytest id>'")
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
@@ -66,7 +69,7 @@ def judge(patch):
         if applied.returncode:
             return Verdict(patch.stem, "broken", f"does not apply: {applied.stderr.strip()}")
         try:
-            done = run_test(test[1], folder)
+            done = run_test(test[1], folder, on_gpu=on_gpu)
             return verdict_of(patch.stem, test[1], done, error and error[1])
         except subprocess.TimeoutExpired:
             return Verdict(patch.stem, "broken", f"{test[1]} took more than {LIMIT_S} s")
@@ -82,10 +85,11 @@ def copy_tree(folder):
             shutil.copy(source, target)
 
 
-def run_test(test, folder):
+def run_test(test, folder, *, on_gpu):
     """Run one test on the copy."""
     options = ["-q", "-rfE", "--tb=line", "-p", "no:cacheprovider"]
-    return run([sys.executable, "-m", "pytest", *options, test], folder)
+    more = [Path(folder) / "tests/pretend_gpu/site"] if on_gpu else []
+    return run([sys.executable, "-m", "pytest", *options, test], folder, more)
 
 
 def verdict_of(name, test, done, error):
@@ -98,11 +102,11 @@ def verdict_of(name, test, done, error):
     return Verdict(name, "broken", f"{test}\n{done.stdout[-1500:]}{done.stderr[-500:]}")
 
 
-def run(command, folder):
-    """Run a command in the copy, with the copy's library."""
+def run(command, folder, more=()):
+    """Run a command in the copy, with the copy's library, and more to import from."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(folder) / "src"),
+        "PYTHONPATH": os.pathsep.join(map(str, [Path(folder) / "src", *more])),
         "GIT_CEILING_DIRECTORIES": str(Path(folder).parent),
         "COLUMNS": "400",
         "OMP_NUM_THREADS": "1",

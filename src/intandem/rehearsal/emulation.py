@@ -97,6 +97,10 @@ class EmulatedPass:
         self.result.received.add(sum(t.nbytes for t in arrived if t is not None))
         self._recomputing_since_s = None
 
+    def finish(self) -> None:
+        """Make sure that what was received is what it should be."""
+        self._transport.verify()
+
     def compute(self, instruction: Compute | Recompute) -> None:
         """Wait for as long as an action takes, and note when."""
         action = instruction.action

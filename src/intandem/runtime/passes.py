@@ -112,6 +112,10 @@ class Pass:
         self._at_hand[transit.key] = self._transport.wait(transit.peer, label)
         self.result.arrivals.append(Arrival(self._rank, transit.message, time.perf_counter()))
 
+    def finish(self) -> None:
+        """Make sure that what was received is what it should be."""
+        self._transport.verify()
+
     def _hand_over(self, action: Action, target: int, payload: Payload) -> None:
         key = (action.stage, target, action.microbatch)
         replica = self._replica_of[action.microbatch]

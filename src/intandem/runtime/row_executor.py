@@ -51,6 +51,10 @@ class Acts(Protocol):
         """Run one action."""
         ...
 
+    def finish(self) -> None:
+        """The row is at its end: make sure of what was taken on trust."""
+        ...
+
 
 class RowExecutor:
     """One rank's thread of work.
@@ -121,7 +125,7 @@ def _perform(commands: Sequence[Command], acts: Acts, reduce: Callable[[], None]
                 reduce()
                 event = Reduced()
             case Finish():
-                pass
+                acts.finish()
             case _:
                 assert_never(command)
     return event

@@ -1,12 +1,17 @@
 """Transport between processes, over torch.distributed: Gloo, or NCCL.
 
-Two ranks with NCCL need two GPUs; that path is thin, and has not been run on several.
+[Note: labels on a GPU] A host that reads what has arrived in a GPU's memory waits for all that the
+GPU was given before, and gives it nothing meanwhile. So over NCCL only the GPU waits for a message,
+and labels are read when the step is over (``verify``). Which gradients of a message are undefined
+must be known at once: they are taken to be those of the same message in steps before, and the host
+waits for a message that is new to it. NCCL has not been run on several GPUs.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
@@ -15,11 +20,18 @@ from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload
 from intandem.runtime.transport.edges import Edge, open_communicators
 from intandem.runtime.transport.lanes import Arrived, Incoming, Outgoing, Transfer
-from intandem.runtime.transport.packing import Layout, layout_of, pack, unpack
+from intandem.runtime.transport.packing import (
+    Layout,
+    layout_of,
+    pack,
+    read_prefix,
+    tensors_in,
+    unpack,
+)
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.transport.protocol import Contract, Label, Payload
@@ -33,6 +45,7 @@ CLOSE_S = 5.0
 
 _NUM_TRANSFERS_KEPT = 32
 _NUM_LAYOUTS_KEPT = 256
+_NUM_PRESENT_KEPT = 1 << 16
 _LONGEST_PAUSE_S = 0.002
 
 
@@ -59,6 +72,8 @@ class DistributedTransport:
         self._device = device
         self._wire = device if membership.backend == "nccl" else torch.device("cpu")
         self._posted: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
+        self._unread: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
+        self._present: dict[tuple[int, str, bytes], int] = {}
         self._layouts: dict[Contract, Layout] = {}
         self._published: deque[str] = deque()
         self._transfers: deque[Transfer] = deque(maxlen=_NUM_TRANSFERS_KEPT)
@@ -107,12 +122,23 @@ class DistributedTransport:
             RunError: if ``label`` is not the oldest receive posted for ``peer``.
         """
         layout = self._posted_layout(peer, label)
-        arrived = self._take(peer, label)
+        if self._wire.type == "cpu":
+            flat = self._take(peer, label).flat
+            with self._names(peer):
+                return unpack(flat, layout, label, self._device)
+        self._unread[peer].append((label, layout))
         try:
-            return unpack(arrived.flat, layout, label, self._device, prefix=arrived.prefix)
-        except ContractError as error:
-            msg = f"rank {self.rank} receiving from rank {peer}: {error}"
-            raise ContractError(msg) from None
+            flat = self._incoming[peer].follow()
+        except RuntimeError as error:
+            self._lost(f"waiting for {label} from rank {peer}", error)
+        if (peer, label.tag, layout.checksum) not in self._present:
+            self._read_prefixes(peer)
+        return tensors_in(flat, layout, self._present[peer, label.tag, layout.checksum])
+
+    def verify(self) -> None:
+        """Read the labels of messages in a GPU's memory; see ``Transport.verify``."""
+        for peer in self._unread:
+            self._read_prefixes(peer)
 
     def publish(self, key: str, value: bytes) -> None:
         """Put a small fact on the board; see ``Transport.publish``.
@@ -157,6 +183,33 @@ class DistributedTransport:
         for peer, incoming in self._incoming.items():
             incoming.close()
             incoming.join(0.0 if self._posted[peer] else 1.0)
+
+    def _read_prefixes(self, peer: int) -> None:
+        """[Note: labels on a GPU]: wait for all that ``peer`` has sent, and look at it."""
+        unread = self._unread[peer]
+        while unread:
+            label, layout = unread.popleft()
+            prefix = self._take(peer, label).prefix
+            with self._names(peer):
+                present = read_prefix(prefix, layout, label)
+                if len(self._present) == _NUM_PRESENT_KEPT:
+                    self._present.clear()
+                key = (peer, label.tag, layout.checksum)
+                before = self._present.setdefault(key, present)
+                if before != present:
+                    msg = (
+                        f"{label}: other gradients are undefined ({_bits(present, layout)}) than "
+                        f"in steps before ({_bits(before, layout)}), which is found out too late"
+                    )
+                    raise ContractError(msg)
+
+    @contextmanager
+    def _names(self, peer: int) -> Iterator[None]:
+        try:
+            yield
+        except ContractError as error:
+            msg = f"rank {self.rank} receiving from rank {peer}: {error}"
+            raise ContractError(msg) from None
 
     def _begin(self, label: Label, route: str) -> Transfer:
         transfer = Transfer(label, route)
@@ -250,3 +303,8 @@ def connect(
 
 def _place(key: str) -> str:
     return f"board/{key}"
+
+
+def _bits(present: int, layout: Layout) -> str:
+    """Say which tensors are there: 1 for those that are, the first one first."""
+    return f"{present:0{len(layout.places)}b}"[::-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,12 +52,12 @@ class Arrived(NamedTuple):
 
     Attributes:
         flat: the message.
-        prefix: its first bytes, as read beside all that is computed; None where ``flat`` is in
-            the host's memory, and can be read at any time.
+        prefix: its first bytes, read beside all that is computed where ``flat`` is in a GPU's
+            memory; empty where it is in the host's, and can be read at any time.
     """
 
     flat: torch.Tensor
-    prefix: bytes | None
+    prefix: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class _Job:
         """
         if beside is None:
             self.work.wait()
-            return Arrived(self.flat, None)
+            return Arrived(self.flat, b"")
         with torch.cuda.stream(beside):
             self.work.wait()
             prefix = self.flat[: self.prefix_bytes].cpu()
@@ -173,6 +174,7 @@ class Incoming(_Lane):
 
     def __init__(self, communicator: Communicator, name: str) -> None:
         self._arrived: queue.SimpleQueue[Arrived | RuntimeError] = queue.SimpleQueue()
+        self._unfollowed: deque[_Job | RuntimeError] = deque()
         super().__init__(communicator, name)
 
     def post(self, flat: torch.Tensor, transfer: Transfer, prefix_bytes: int) -> None:
@@ -182,8 +184,27 @@ class Incoming(_Lane):
         except RuntimeError as error:
             transfer.state = "lost"
             self._lost(error)
+            begun: _Job | RuntimeError = error
         else:
-            self._jobs.put(_Job(work, flat, transfer, prefix_bytes))
+            begun = _Job(work, flat, transfer, prefix_bytes)
+            self._jobs.put(begun)
+        if flat.is_cuda:
+            self._unfollowed.append(begun)
+
+    def follow(self) -> torch.Tensor:
+        """Let a GPU, not the host, wait for the oldest message posted that was not followed yet.
+
+        Returns:
+            Its memory, for what the current stream is given from now on.
+
+        Raises:
+            RuntimeError: if the connection is lost, as far as that is known.
+        """
+        begun = self._unfollowed.popleft()
+        if isinstance(begun, RuntimeError):
+            raise begun
+        begun.work.wait()
+        return begun.flat
 
     def take(self, timeout_s: float) -> Arrived | RuntimeError | None:
         """The oldest message posted; why it cannot be; or None after so long."""

@@ -94,6 +94,9 @@ class LocalTransport:
             raise ContractError(msg + _text(*found))
         return self._on_device(parcel.payload)
 
+    def verify(self) -> None:
+        """Return: a wait has looked at what it returned."""
+
     def publish(self, key: str, value: bytes) -> None:
         """Put a small fact on the board; see ``Transport.publish``.
 

@@ -105,31 +105,35 @@ def pack(payload: Payload, layout: Layout, label: Label, device: torch.device) -
     return flat
 
 
-def unpack(
-    flat: Tensor,
-    layout: Layout,
-    label: Label,
-    device: torch.device,
-    *,
-    prefix: bytes | None = None,
-) -> Payload:
-    """Return the tensors of the message ``flat``, on ``device``; None where one is undefined.
-
-    ``prefix`` is what a message in a GPU's memory begins with: read here, it would wait for all
-    that is being computed there. Nothing is copied when ``flat`` is on ``device``: the tensors
-    live in its memory, and it must not be used again.
+def unpack(flat: Tensor, layout: Layout, label: Label, device: torch.device) -> Payload:
+    """Return the tensors of the message ``flat``, which is in the host's memory, on ``device``.
 
     Raises:
-        ContractError: if the header is not that of ``label`` with this layout.
+        ContractError: as ``read_prefix``.
     """
-    if prefix is None:
-        prefix = ctypes.string_at(flat.data_ptr(), layout.prefix_bytes)
+    prefix = ctypes.string_at(flat.data_ptr(), layout.prefix_bytes)
+    return tensors_in(flat.to(device), layout, read_prefix(prefix, layout, label))
+
+
+def read_prefix(prefix: bytes, layout: Layout, label: Label) -> int:
+    """Return which tensors of a message are there, a bit for each.
+
+    Raises:
+        ContractError: if what it begins with is not the header of ``label`` with this layout.
+    """
     _check_header(prefix, layout, label)
     present = int.from_bytes(prefix[_HEADER.size :], "little")
     if present >> len(layout.places):
         msg = f"{label}: {present.bit_count()} tensor(s) marked, expected {len(layout.places)}"
         raise ContractError(msg)
-    local = flat.to(device)
+    return present
+
+
+def tensors_in(local: Tensor, layout: Layout, present: int) -> Payload:
+    """Return the tensors of a message; None where one is undefined.
+
+    Nothing is copied: they live in its memory, and it must not be used again.
+    """
     return tuple(
         _alias(local, place) if present >> index & 1 else None
         for index, place in enumerate(layout.places)

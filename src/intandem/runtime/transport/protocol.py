@@ -93,6 +93,17 @@ class Transport(Protocol):
         """
         ...
 
+    def verify(self) -> None:
+        """Return once it is known that all that was waited for is what it was posted as.
+
+        Called before what was received is used for good: a wait may leave that to be found later.
+
+        Raises:
+            ContractError: if it is not.
+            PeerFailureError: if the run has failed on another rank.
+        """
+        ...
+
     def publish(self, key: str, value: bytes) -> None:
         """Put a small fact on the board, for any rank to read. A key is written once.
 
