@@ -102,7 +102,7 @@ def same_bits(found, expected):
         name
         for name, tensor in expected.items()
         if (tensor is None) != (found[name] is None)
-        or (tensor is not None and not torch.equal(tensor, found[name]))
+        or (tensor is not None and not torch.equal(tensor.cpu(), found[name].cpu()))
     ]
 
 

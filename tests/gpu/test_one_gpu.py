@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import intandem as it
-from harness import pipeline
-from intandem.equality import check
-from models import RANDOM, SAMPLES
+from harness import pipeline, relative_error
+from intandem.equality import bisect, check
+from models import RANDOM, SAMPLES, Sample
 
 pytestmark = [
     pytest.mark.gpu,
@@ -84,12 +84,53 @@ def gradients_of(model, batch, loss):
     return {name: p.grad.double().clone() for name, p in model.named_parameters()}
 
 
+def test_gradients_are_moved_with_the_model():
+    """A pipeline adds to what a step in the host's memory has left."""
+    model, batch, loss = SAMPLES["gpt_untied"]()
+    model, batch = model.cpu(), tuple(leaf.cpu() for leaf in batch)
+    loss(model(*batch[:1]), batch).backward()
+    once = {name: p.grad.clone() for name, p in model.named_parameters()}
+    with it.Pipeline(model, example=batch, loss=loss, ranks=2, microbatches=2) as pipe:
+        pipe.step(batch)
+    twice = {name: p.grad.cpu() for name, p in model.named_parameters()}
+    assert relative_error(twice, {name: 2 * gradient for name, gradient in once.items()}) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["gpt_tied", "batch_norm", "dropout_in_glue"])
+def test_check_compares_on_the_gpu(name):
+    """One process computes where the pipeline does, and draws there, wherever the model is."""
+    model, batch, loss = SAMPLES[name]()
+    model, batch = model.cpu(), tuple(leaf.cpu() for leaf in batch)
+    assert check(model, batch, loss).equal
+    assert bisect(model, batch, loss).equality.equal
+    assert not any(parameter.is_cuda for parameter in model.parameters())
+
+
+def counted(output, batch):
+    """A LossSum and a metric whose counts are on the GPU."""
+    known = batch[1] >= 2
+    total = (output.mean((1, 2))[:, None] * known).sum()
+    return {"loss": it.LossSum(total, known.sum()), "known": it.LossSum(known.sum(), len(known))}
+
+
+def test_counts_on_the_gpu():
+    """A ``LossSum`` with a tensor for its count, other in each micro-batch, and metrics."""
+    model, batch, _ = SAMPLES["gpt_untied"]()
+    assert check(model, batch, counted, ranks=2, microbatches=3).equal
+    with pipeline(Sample(model, batch, counted), ranks=2, microbatches=3) as pipe:
+        found = pipe.step(batch)
+    known = batch[1] >= 2
+    assert found.metrics["known"] == pytest.approx(float(known.sum()) / len(known))
+
+
 @pytest.mark.parametrize("with_optimizer", [False, True], ids=["user's", "pipe.optimizer"])
+@pytest.mark.parametrize("loss", [None, counted], ids=["mean", "LossSum"])
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
-def test_the_host_waits_once_for_a_step(schedule, with_optimizer):
+def test_the_host_waits_once_for_a_step(schedule, loss, with_optimizer):
     """For its loss: of what is computed nothing is read before, nor while it is computed."""
     pretend_gpu = pytest.importorskip("pretend_gpu")
     sample = SAMPLES["gpt_tied"]()
+    sample = sample._replace(loss=loss or sample.loss)
     batch = tuple(leaf.cpu() for leaf in sample.batch)
 
     def sgd(parameters):

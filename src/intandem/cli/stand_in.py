@@ -155,7 +155,7 @@ def _evaluate(self: Any, batch: Any) -> float:
     pairs, rows = _outputs(self, batch)
     terms = [loss_term(output, part, self.asked_loss) for output, part in pairs]
     if terms[0].count is not None:
-        count = sum(term.count or 0.0 for term in terms)
+        count = sum(float(term.count or 0.0) for term in terms)
         return sum(float(term.root) for term in terms) / (count or 1.0)
     weighed = zip(terms, rows, strict=True)
     return sum(float(term.root) * number for term, number in weighed) / sum(rows)

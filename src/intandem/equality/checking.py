@@ -14,7 +14,7 @@ from intandem.equality.comparison import TOLERANCE, Equality, compare
 from intandem.equality.job import Job, Setting
 from intandem.equality.listening import Precision
 from intandem.equality.shared import batch_errors
-from intandem.equality.tandem import in_tandem, twin
+from intandem.equality.tandem import in_tandem, twin, where_it_runs
 from intandem.equality.updates import described, slack_of, updated
 from intandem.equality.witness import Splitting, one_process
 from intandem.recorder.stage_chain import as_module
@@ -140,6 +140,7 @@ def asked(
 
 def check_job(job: Job, setting: Setting) -> Equality:
     """Do what ``check`` says for a job and a setting."""
+    job = where_it_runs(job)
     plain, ours = twin(job.model), twin(job.model)
     with threads_of(setting.ranks):
         precision = Precision(plain)

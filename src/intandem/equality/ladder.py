@@ -24,7 +24,7 @@ from intandem.equality.explaining import (
 )
 from intandem.equality.findings import KEYED_REMEDY, REMEDY, Bisection, Cause, Finding, Rung
 from intandem.equality.listening import PlainTrace
-from intandem.equality.tandem import in_tandem, twin
+from intandem.equality.tandem import in_tandem, twin, where_it_runs
 from intandem.equality.trace import TandemTrace
 from intandem.equality.witness import one_process
 from intandem.ir import Action, ActionKind, Placement, Schedule
@@ -117,7 +117,7 @@ class _Ladder:
     def __init__(self, job: Job, setting: Setting, notify: Callable[[str], None]) -> None:
         self.rungs: list[Rung] = []
         self.information: Finding | None = None
-        self._job = job
+        self._job = job = where_it_runs(job)
         self._setting = setting
         self._notify = notify
         parts = split_batch(job.batch, setting.splitting.microbatches, setting.splitting.split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,8 @@ import torch
 from intandem.equality.comparison import Numbers, numbers_of
 from intandem.equality.outputs import joined, snapshot
 from intandem.pipeline import Options, Pipeline
+from intandem.pipeline.home import device_of_threads, place
+from intandem.recorder.trees import map_tree
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +73,25 @@ def in_tandem(
     with pipeline, pipeline.observed(sight):
         loss = float(pipeline.step(job.batch))
     return numbers_of(model, loss, joined(sight.outputs, carries_loss=job.loss is None)), sight
+
+
+def where_it_runs(job: Job) -> Job:
+    """Return ``job`` on the device that a pipeline moves it to, so that one process computes there.
+
+    What is there is not copied.
+    """
+    device = device_of_threads(Options())
+
+    def moved(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf
+
+    held = [*job.model.parameters(), *job.model.buffers()]
+    batch = map_tree(moved, job.batch)
+    if all(tensor.device.type == device.type for tensor in held):
+        return replace(job, batch=batch)
+    model = copy.deepcopy(job.model)
+    place(model, device)
+    return replace(job, model=model, batch=batch)
 
 
 def twin(model: nn.Module) -> nn.Module:

@@ -164,7 +164,8 @@ def _weighed_losses(plain: _Plain, parts: Microbatches, batch: Any) -> list[tupl
             terms.append(term)
     else:
         terms = [plain.loss(part, index) for index, part in enumerate(parts.parts)]
-        weights = _weights(parts, [term.count for term in terms], count)
+        counts = [None if term.count is None else float(term.count) for term in terms]
+        weights = _weights(parts, counts, count)
     return [(term.root, weight) for term, weight in zip(terms, weights, strict=True) if weight]
 
 

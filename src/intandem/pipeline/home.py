@@ -146,7 +146,7 @@ def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
     """
     if not launched:
         threads = options.threads_per_rank or default_threads_per_rank(num_ranks)
-        return Home(tuple(range(num_ranks)), _asked_device(options), threads)
+        return Home(tuple(range(num_ranks)), device_of_threads(options), threads)
     device = _process_device(options)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # for code of the model's that asks for "cuda"
@@ -163,24 +163,27 @@ def find_home(options: Options, num_ranks: int, *, launched: bool) -> Home:
 
 
 def _process_device(options: Options) -> torch.device:
-    asked = _asked_device(options)
+    asked = device_of_threads(options)
     if str(asked) == "cuda":
         return torch.device("cuda", local_rank() % torch.cuda.device_count())
     return asked
 
 
-def _asked_device(options: Options) -> torch.device:
+def device_of_threads(options: Options) -> torch.device:
+    """Return where ranks compute that are threads."""
     if options.device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(options.device)
 
 
 def place(model: nn.Module, device: torch.device) -> None:
-    """Move what is held of ``model`` to ``device``, in place."""
+    """Move what is held of ``model`` to ``device``, in place: parameters, gradients and buffers."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if not parameter.is_meta:
+                gradient = parameter.grad
                 parameter.data = parameter.data.to(device)
+                parameter.grad = None if gradient is None else gradient.to(device)
         for name, buffer in module.named_buffers(recurse=False):
             if not buffer.is_meta:
                 setattr(module, name, buffer.to(device))

@@ -66,7 +66,7 @@ def foretold_count(
             terms = [loss_term(_zeros(m), m.batch, loss) for m in microbatches]
     except LossError:
         return None
-    total = summed(term.count or 0.0 for term in terms)
+    total = summed(float(term.count or 0.0) for term in terms)
     return total if math.isfinite(total) and total > 0 else None
 
 

@@ -84,12 +84,13 @@ class LossTerm:
 
     Attributes:
         root: scalar tensor; of a loss, what to differentiate.
-        count: of its LossSum, or None for a mean over rows.
+        count: of its LossSum, or None for a mean over rows. A scalar tensor where it is on a GPU,
+            whose host would wait to read it.
         metrics: what the loss function returned besides, detached, by name.
     """
 
     root: Tensor
-    count: float | None
+    count: float | Tensor | None
     metrics: Mapping[str, LossTerm] = field(default_factory=dict)
 
 
@@ -139,9 +140,15 @@ def loss_term(
 def _term(found: Any, what: str) -> LossTerm:
     if isinstance(found, LossSum):
         _check_scalar(found.sum, "LossSum.sum" if what == "the loss" else f"LossSum.sum of {what}")
-        return LossTerm(found.sum, float(found.count))
+        return LossTerm(found.sum, _count(found.count))
     _check_scalar(found, what)
     return LossTerm(found, None)
+
+
+def _count(found: int | float | Tensor) -> float | Tensor:
+    if isinstance(found, Tensor) and found.is_cuda:
+        return found.detach().reshape(()).double()
+    return float(found)
 
 
 def _metric(name: object, found: Any) -> LossTerm:
@@ -285,6 +292,8 @@ def _check_scalar(found: Any, what: str) -> None:
         raise LossError(msg)
 
 
-def gradient_seed(term: LossTerm, weight: float) -> Tensor:
+def gradient_seed(term: LossTerm, weight: float | Tensor) -> Tensor:
     """Return the gradient that ``term.root`` is given in backward."""
+    if isinstance(weight, Tensor):
+        return weight.to(term.root).expand_as(term.root)
     return torch.full_like(term.root, weight)

@@ -109,7 +109,9 @@ class Pass:
     def receive(self, transit: Transit) -> None:
         """Wait for a message and put it at hand."""
         label = Label(self._work.sequence, transit.tag)
-        self._at_hand[transit.key] = self._transport.wait(transit.peer, label)
+        _, _, microbatch = transit.key
+        like = (self._work.microbatches[microbatch].recorded, self._work.tally.weighs(microbatch))
+        self._at_hand[transit.key] = self._transport.wait(transit.peer, label, like=like)
         self.result.arrivals.append(Arrival(self._rank, transit.message, time.perf_counter()))
 
     def finish(self) -> None:
@@ -252,8 +254,8 @@ class Pass:
         term = self._loss(output, microbatch, keep=True)
         self._keep_loss(kept, term, self._work.tally.weight(microbatch))
 
-    def _keep_loss(self, kept: Kept, term: LossTerm, weight: float) -> None:
-        if weight != 0 or term.count is not None:
+    def _keep_loss(self, kept: Kept, term: LossTerm, weight: float | Tensor) -> None:
+        if term.count is not None or weight != 0:
             kept.ends.append((term.root, gradient_seed(term, weight * self._work.scale)))
 
     def _loss(self, output: Any, microbatch: int, *, keep: bool) -> LossTerm:

@@ -46,9 +46,9 @@ _MAX_PATHS = 64
 """Recordings that are kept for one of them, which guards tell apart."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """A recording, cut into stages and ready to run.
+    """A recording, cut into stages and ready to run. Equal to itself alone.
 
     Attributes:
         graph: the recording.

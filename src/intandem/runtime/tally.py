@@ -17,13 +17,14 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from intandem.errors import LossError
 from intandem.runtime.loss_report import LossReport
 from intandem.runtime.losses import LossTerm, summed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class LossTally:
@@ -47,10 +48,10 @@ class LossTally:
         self._is_sum = is_sum
         self._terms: dict[int, LossTerm] = {}
         self._metrics: dict[str, bool] | None = None
-        self._provisional: float | None = 1.0 / foretold if foretold else None
+        self._provisional: float | Tensor | None = 1.0 / foretold if foretold else None
         self._reading: Callable[[], None] | None = None
 
-    def add(self, microbatch: int, term: LossTerm) -> float:
+    def add(self, microbatch: int, term: LossTerm) -> float | Tensor:
         """Take in one micro-batch's loss and return the gradient that its root is given.
 
         Raises:
@@ -88,19 +89,25 @@ class LossTally:
             )
             raise LossError(msg)
 
-    def weight(self, microbatch: int) -> float:
+    def weighs(self, microbatch: int) -> bool:
+        """Tell whether a micro-batch's scalar loss counts at all; a ``LossSum`` always does."""
+        return microbatch >= len(self._weights) or self._weights[microbatch] != 0
+
+    def weight(self, microbatch: int) -> float | Tensor:
         """Return the gradient that the loss of a micro-batch taken in before is given."""
         count = self._terms[microbatch].count
         if count is None:
             return self._weights[microbatch]
         if self._provisional is None:
-            self._provisional = 1.0 / (max(count, 1.0) * len(self._weights))
+            at_least = count.clamp(min=1.0) if isinstance(count, Tensor) else max(count, 1.0)
+            self._provisional = 1.0 / (at_least * len(self._weights))
         return self._provisional
 
     def told(self) -> bytes:
         """Return what was taken in here, for ``learn`` elsewhere; floats survive exactly."""
         terms = {index: _numbers(term) for index, term in list(self._terms.items())}
-        return json.dumps([self._provisional, terms]).encode()
+        provisional = None if self._provisional is None else float(self._provisional)
+        return json.dumps([provisional, terms]).encode()
 
     def begin_reading(self) -> Callable[[], None] | None:
         """Begin to fetch from a GPU what was taken in here; None where nothing is on one.
@@ -109,31 +116,25 @@ class LossTally:
         ``report`` calls it, from any thread. Asked directly, they would wait for all that the GPU
         has been given since.
         """
-        roots = {
-            (index, name): root
-            for index, term in list(self._terms.items())
-            for name, root in [(None, term.root), *((n, m.root) for n, m in term.metrics.items())]
-            if root.is_cuda
-        }
-        if not roots:
+        terms, provisional = dict(self._terms), self._provisional
+        numbers = [provisional] if isinstance(provisional, Tensor) else []
+        for term in terms.values():
+            numbers += _on_gpu(term)
+        if not numbers:
             return None
-        numbers = torch.stack([root.detach().reshape(()).double() for root in roots.values()])
-        fetched = torch.empty(len(roots), dtype=torch.float64, pin_memory=True)
-        fetched.copy_(numbers, non_blocking=True)
+        together = torch.stack([number.detach().reshape(()).double() for number in numbers])
+        fetched = torch.empty(len(numbers), dtype=torch.float64, pin_memory=True)
+        fetched.copy_(together, non_blocking=True)
         is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        is_there.record(torch.cuda.current_stream(numbers.device))
+        is_there.record(torch.cuda.current_stream(together.device))
 
         def keep() -> None:
             is_there.synchronize()
-            found = dict(zip(roots, fetched, strict=True))
-            for index in {index for index, _ in found}:
-                term = self._terms[index]
-                metrics = {
-                    name: LossTerm(found.get((index, name), metric.root), metric.count)
-                    for name, metric in term.metrics.items()
-                }
-                root = found.get((index, None), term.root)
-                self._terms[index] = LossTerm(root, term.count, metrics)
+            found = iter(fetched.tolist())
+            if isinstance(provisional, Tensor):
+                self._provisional = next(found)
+            for index, term in terms.items():
+                self._terms[index] = _off_gpu(term, found)
 
         self._reading = keep
         return keep
@@ -179,21 +180,35 @@ class LossTally:
         count = _count(terms)
         if count == 0 or self._provisional is None:
             return 0.0
-        scaled = self._provisional * count
+        scaled = float(self._provisional) * count
         factor = 1.0 / scaled if scaled else math.inf
         return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-15) else factor
 
 
 def _count(terms: Sequence[LossTerm]) -> float:
-    return summed(term.count or 0.0 for term in terms)
+    return summed(0.0 if term.count is None else float(term.count) for term in terms)
 
 
 def _numbers(term: LossTerm) -> tuple[float, float | None, dict[str, object]]:
     metrics: dict[str, object] = {name: _numbers(m) for name, m in term.metrics.items()}
-    return float(term.root), term.count, metrics
+    return float(term.root), None if term.count is None else float(term.count), metrics
 
 
-def _scalar(value: float) -> torch.Tensor:
+def _on_gpu(term: LossTerm) -> list[Tensor]:
+    """Return the numbers of a term that are on a GPU."""
+    own = [n for n in (term.root, term.count) if isinstance(n, Tensor) and n.is_cuda]
+    return own + [number for metric in term.metrics.values() for number in _on_gpu(metric)]
+
+
+def _off_gpu(term: LossTerm, found: Iterator[float]) -> LossTerm:
+    """Return a term with what ``_on_gpu`` returned as found."""
+    root = _scalar(next(found)) if term.root.is_cuda else term.root
+    is_count_there = isinstance(term.count, Tensor) and term.count.is_cuda
+    count = next(found) if is_count_there else term.count
+    return LossTerm(root, count, {n: _off_gpu(m, found) for n, m in term.metrics.items()})
+
+
+def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 

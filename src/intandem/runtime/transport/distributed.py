@@ -2,9 +2,9 @@
 
 [Note: labels on a GPU] A host that reads what has arrived in a GPU's memory waits for all that the
 GPU was given before, and gives it nothing meanwhile. So over NCCL only the GPU waits for a message,
-and labels are read when the step is over (``verify``). Which gradients of a message are undefined
-must be known at once: they are taken to be those of the same message in steps before, and the host
-waits for a message that is new to it. NCCL has not been run on several GPUs.
+and labels are read when the step is over (``verify``). Which of its gradients are undefined must be
+known at once: they are taken to be those of the last message that was ``like`` it, and the host
+waits for one that is like none before. NCCL has not been run on several GPUs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 
@@ -31,7 +31,7 @@ from intandem.runtime.transport.packing import (
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.transport.protocol import Contract, Label, Payload
@@ -45,8 +45,20 @@ CLOSE_S = 5.0
 
 _NUM_TRANSFERS_KEPT = 32
 _NUM_LAYOUTS_KEPT = 256
-_NUM_PRESENT_KEPT = 1 << 16
+_NUM_LIKES_KEPT = 256
 _LONGEST_PAUSE_S = 0.002
+
+
+_Seen = dict[tuple[int, str], int]
+"""Of messages that are alike, by peer and tag: which tensors were there, a bit for each."""
+
+
+class _Unread(NamedTuple):
+    """A message that was waited for, whose label has not been read."""
+
+    label: Label
+    layout: Layout
+    seen: _Seen
 
 
 class DistributedTransport:
@@ -72,8 +84,8 @@ class DistributedTransport:
         self._device = device
         self._wire = device if membership.backend == "nccl" else torch.device("cpu")
         self._posted: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
-        self._unread: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
-        self._present: dict[tuple[int, str, bytes], int] = {}
+        self._unread: dict[int, deque[_Unread]] = {p: deque() for p in incoming}
+        self._seen: dict[Hashable, _Seen] = {}
         self._layouts: dict[Contract, Layout] = {}
         self._published: deque[str] = deque()
         self._transfers: deque[Transfer] = deque(maxlen=_NUM_TRANSFERS_KEPT)
@@ -115,7 +127,7 @@ class DistributedTransport:
         lane.post(flat, self._begin(label, f"from rank {peer}"), layout.prefix_bytes)
         self._posted[peer].append((label, layout))
 
-    def wait(self, peer: int, label: Label) -> Payload:
+    def wait(self, peer: int, label: Label, *, like: Hashable = None) -> Payload:
         """Return what was posted as ``label``, once it has arrived; see ``Transport.wait``.
 
         Raises:
@@ -126,14 +138,15 @@ class DistributedTransport:
             flat = self._take(peer, label).flat
             with self._names(peer):
                 return unpack(flat, layout, label, self._device)
-        self._unread[peer].append((label, layout))
+        seen = self._seen_of(like)
+        self._unread[peer].append(_Unread(label, layout, seen))
         try:
             flat = self._incoming[peer].follow()
         except RuntimeError as error:
             self._lost(f"waiting for {label} from rank {peer}", error)
-        if (peer, label.tag, layout.checksum) not in self._present:
+        if (peer, label.tag) not in seen:
             self._read_prefixes(peer)
-        return tensors_in(flat, layout, self._present[peer, label.tag, layout.checksum])
+        return tensors_in(flat, layout, seen[peer, label.tag])
 
     def verify(self) -> None:
         """Read the labels of messages in a GPU's memory; see ``Transport.verify``."""
@@ -184,18 +197,22 @@ class DistributedTransport:
             incoming.close()
             incoming.join(0.0 if self._posted[peer] else 1.0)
 
+    def _seen_of(self, like: Hashable) -> _Seen:
+        if like is None:
+            return {}
+        if like not in self._seen and len(self._seen) == _NUM_LIKES_KEPT:
+            del self._seen[next(iter(self._seen))]
+        return self._seen.setdefault(like, {})
+
     def _read_prefixes(self, peer: int) -> None:
         """[Note: labels on a GPU]: wait for all that ``peer`` has sent, and look at it."""
         unread = self._unread[peer]
         while unread:
-            label, layout = unread.popleft()
+            label, layout, seen = unread.popleft()
             prefix = self._take(peer, label).prefix
             with self._names(peer):
                 present = read_prefix(prefix, layout, label)
-                if len(self._present) == _NUM_PRESENT_KEPT:
-                    self._present.clear()
-                key = (peer, label.tag, layout.checksum)
-                before = self._present.setdefault(key, present)
+                before = seen.setdefault((peer, label.tag), present)
                 if before != present:
                     msg = (
                         f"{label}: other gradients are undefined ({_bits(present, layout)}) than "

@@ -12,7 +12,7 @@ from intandem.runtime.transport.contract import check_payload, describe
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     import torch
 
@@ -80,7 +80,7 @@ class LocalTransport:
         """Make ready to receive ``label`` from ``peer``."""
         self._posted[peer].append((label, contract))
 
-    def wait(self, peer: int, label: Label) -> Payload:
+    def wait(self, peer: int, label: Label, *, like: Hashable = None) -> Payload:
         """Return what was posted as ``label``, once it has arrived; see ``Transport.wait``.
 
         Raises:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     import torch
     from torch import Tensor
@@ -84,8 +84,11 @@ class Transport(Protocol):
         """Make ready to receive ``label`` from ``peer``; posts are matched in order."""
         ...
 
-    def wait(self, peer: int, label: Label) -> Payload:
+    def wait(self, peer: int, label: Label, *, like: Hashable = None) -> Payload:
         """Return what was posted as ``label``, once it has arrived.
+
+        ``like`` is equal for messages that have the same tensors undefined if their tags are equal,
+        which a transport may rely on until ``verify``; None where that cannot be said.
 
         Raises:
             ContractError: if something else arrived in its place.
