@@ -20,6 +20,7 @@ def test_processes_run_what_was_lowered(capsys):
     sizes = ["--ranks", "2", "--microbatches", "4", "--boundary-bytes", "4096"]
     short = ["--costs", "F=0.0005,I=0.0003,W=0.0002", "--steps", "2"]
     argv = ["1f1b", "interleaved", *sizes, *short, "--transport", "gloo", "--format", "json"]
+    argv.append("--overlap")
 
     assert main(argv) == 0
 
@@ -34,6 +35,7 @@ def test_processes_run_what_was_lowered(capsys):
         assert one["message_bytes"] == 4096 * num_messages
         assert len(one["steps_s"]) == 2
         assert one["ratio"] == one["measured_s"] / one["makespan_s"]
+        assert one["overlapping"]["measured_step_s"] > 0
         assert {(t["num_bytes"], *t["ranks"]) for t in one["transfers"]} == {
             (0, 0, 1),
             (4096, 0, 1),

@@ -10,9 +10,12 @@ from intandem.costs import CostModel
 from intandem.errors import ActionError, ScheduleVerifyError
 from intandem.ir import Action, Program, Recompute, Send, StageLinks
 from intandem.lowering import lower
-from intandem.rehearsal import Part, TransportKind, rehearse
+from intandem.rehearsal import Part, Rehearsal, TransportKind, rehearse
+from intandem.rehearsal.emulation import Emulated
 from intandem.rehearsal.links import Transfer, machine_of, sizes_between
+from intandem.rehearsal.rank import _Rank
 from intandem.rehearsal.request import (
+    NUM_WARMUP,
     Request,
     decode_report,
     decode_request,
@@ -69,6 +72,44 @@ def test_what_ran_is_what_was_lowered(name, ranks, microbatches):
     sent = [emulated.sent for emulated in rehearsal.passes[0]]
     assert sum(traffic.num_messages for traffic in sent) == len(messages)
     assert sum(traffic.num_bytes for traffic in sent) == sum(sizes)
+
+
+def test_steps_without_a_barrier(monkeypatch):
+    """Their ranks agree on the beginning of the first alone; all of them run in order."""
+    begun = []
+    plain = _Rank._begin_together
+
+    def begin_together(own, sequence):
+        begun.append((own._transport.rank, sequence))
+        plain(own, sequence)
+
+    monkeypatch.setattr(_Rank, "_begin_together", begin_together)
+    schedule = build_schedule("zb-2p", num_ranks=2, num_microbatches=4)
+    (rehearsal,) = rehearse([part_of(schedule)], TransportKind.LOCAL, num_steps=3, overlap=True)
+
+    assert len(rehearsal.steps) == 3
+    assert len(rehearsal.overlapping) == NUM_WARMUP + 3
+    measuring = 1  # links, before the first pass
+    together = range(1 + measuring, 1 + measuring + NUM_WARMUP + 3 + 1)
+    assert sorted(begun) == [(rank, number) for rank in range(2) for number in together]
+    for own in range(2):
+        spans = [span for step in rehearsal.overlapping for span in step[own].spans]
+        assert [span.action for span in spans] == [*schedule.actions[own]] * (NUM_WARMUP + 3)
+        assert all(one.end_s <= other.start_s for one, other in pairwise(spans))
+    ends_s = [max(one.spans[-1].end_s for one in step) for step in rehearsal.overlapping]
+    assert rehearsal.overlapping_s == pytest.approx((ends_s[-1] - ends_s[1]) / 3)
+
+
+@pytest.mark.parametrize(("name", "gain"), [("zb-2p", 27 / 24), ("zb-h1", 1.0), ("1f1b", 1.0)])
+def test_what_steps_without_a_barrier_gain_on_paper(name, gain):
+    """With P = 4, M = 8 and F = I = W: what a rank is idle for between its own actions."""
+    schedule = build_schedule(name, num_ranks=4, num_microbatches=8)
+    program = lower(schedule)
+    costs = replace(CostModel.uniform(4), optimizer_s=(9.0,) * 4)
+    nothing = ((Emulated(),) * 4,) * (NUM_WARMUP + 3)
+    rehearsal = Rehearsal(Part(program, costs), TransportKind.LOCAL, (), nothing[:3], nothing)
+    found = rehearsal.planned.makespan_s / rehearsal.planned_overlapping_s
+    assert found == pytest.approx(gain)
 
 
 def test_actions_are_never_shorter_than_asked():

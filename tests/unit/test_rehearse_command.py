@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 
@@ -48,10 +49,27 @@ def test_json(capsys):
     for key in ("bubble_ratio", "measured_bubble_ratio"):
         assert 0 <= found[key] < 1
     assert found["overslept"] >= 0
+    assert found["overlapping"] is None
     assert [(one["ranks"], one["num_bytes"]) for one in found["transfers"]] == [
         ([0, 1], 0),
         ([0, 1], 300),
     ]
+
+
+def test_steps_that_overlap(capsys):
+    """Figures of steps without a barrier, in JSON and as a table of their own."""
+    found = rehearse_json(capsys, "zb-2p", *SIZES, "--overlap")
+    overlapping = found["overlapping"]
+    assert overlapping["simulated_gain"] == pytest.approx(
+        found["makespan_s"] / overlapping["simulated_step_s"]
+    )
+    assert overlapping["measured_gain"] == found["measured_s"] / overlapping["measured_step_s"]
+    assert overlapping["ratio"] > 0
+
+    assert main(["zb-2p", *SIZES, *SHORT, "--overlap", "--columns", "80"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"no barrier +simulated +measured +measured / +gain +gain\n", text)
+    assert "each rank begins a step when it has done the last" in " ".join(text.split())
 
 
 def test_table(capsys):

@@ -44,6 +44,7 @@ examples:
   intandem rehearse 1f1b --ranks 4 --microbatches 16
   intandem rehearse gpipe 1f1b zb-h1 zb-v --ranks 8 --microbatches 32 --costs F=0.02,B=0.04
   intandem rehearse 1f1b --ranks 4 --microbatches 16 --transport gloo --boundary-bytes 1048576
+  intandem rehearse 1f1b zb-2p --ranks 4 --microbatches 8 --overlap
   intandem rehearse mine.csv --costs costs.json --format json
 
 schedules:
@@ -91,6 +92,8 @@ class Arguments:
     """Whether ranks are threads of one process, or processes."""
     steps: Annotated[int, tyro.conf.arg(metavar="N")] = 5
     """Steps whose median counts; two more are run before them."""
+    overlap: bool = False
+    """Also run as many steps without a barrier: each rank begins when it has done the last."""
     format: Literal["text", "json"] = "text"
     """A table, or JSON: one object, or a list of objects with several schedules."""
     columns: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -109,13 +112,15 @@ def _rehearse(arguments: Arguments) -> int:
     from intandem.cli.rehearse_figures import rehearsal_object, rehearsals_text
     from intandem.cli.rehearse_progress import rehearsing
     from intandem.rehearsal import Part, TransportKind, rehearse
-    from intandem.rehearsal.request import NUM_WARMUP
+    from intandem.rehearsal.request import Request
 
     parts = [Part(order, _costs_of(order, arguments, costs)) for order in orders]
     _check_parts(parts)
-    with rehearsing([order.name for order in orders], NUM_WARMUP + arguments.steps) as tell:
+    num_steps, overlap = arguments.steps, arguments.overlap
+    num_all = Request(tuple(parts), num_steps, overlap).num_all_steps
+    with rehearsing([order.name for order in orders], num_all) as tell:
         kind = TransportKind(arguments.transport)
-        found = rehearse(parts, kind, num_steps=arguments.steps, on_progress=tell)
+        found = rehearse(parts, kind, num_steps=num_steps, overlap=overlap, on_progress=tell)
     if arguments.format == "json":
         objects = [rehearsal_object(rehearsal) for rehearsal in found]
         print(json.dumps(objects if len(objects) > 1 else objects[0]))

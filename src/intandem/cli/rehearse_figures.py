@@ -43,6 +43,7 @@ def rehearsal_object(rehearsal: Rehearsal) -> dict[str, object]:
         "ratio": rehearsal.ratio,
         "overslept": rehearsal.overslept,
         "steps_s": [step.makespan_s for step in rehearsal.steps],
+        "overlapping": _overlapping_object(rehearsal),
         "num_warmup": NUM_WARMUP,
         "measured_bubble_ratio": measured.bubble_ratio,
         "idle_s": idle_s(planned),
@@ -64,6 +65,24 @@ def rehearsal_object(rehearsal: Rehearsal) -> dict[str, object]:
     }
 
 
+def _overlapping_object(rehearsal: Rehearsal) -> dict[str, float] | None:
+    if not rehearsal.overlapping:
+        return None
+    planned_s, measured_s = rehearsal.planned_overlapping_s, rehearsal.overlapping_s
+    return {
+        "simulated_step_s": planned_s,
+        "measured_step_s": measured_s,
+        "ratio": measured_s / planned_s if planned_s > 0 else 1.0,
+        "simulated_gain": _gain(rehearsal.planned.makespan_s, planned_s),
+        "measured_gain": _gain(rehearsal.measured_s, measured_s),
+    }
+
+
+def _gain(apart_s: float, overlapping_s: float) -> float:
+    """How many times as fast steps are without a barrier."""
+    return apart_s / overlapping_s if overlapping_s > 0 else 1.0
+
+
 def idle_s(timeline: Timeline) -> list[float]:
     """Return the seconds of the makespan in which each rank does nothing."""
     ranks = range(timeline.num_ranks)
@@ -76,7 +95,32 @@ def rehearsals_text(rehearsals: Sequence[Rehearsal], columns: int) -> str:
     table = "\n".join(aligned([*lines, *map(_cells, rehearsals)]))
     note = fill(_note(rehearsals[0]), columns, break_on_hyphens=False)
     idle = "\n".join(line for rehearsal in rehearsals for line in _idle_lines(rehearsal))
-    return f"{_title(rehearsals)}\n\n{table}\n\n{idle}\n\n{note}"
+    parts = [_title(rehearsals), table, _overlapping_text(rehearsals), idle, note]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _overlapping_text(rehearsals: Sequence[Rehearsal]) -> str:
+    """Return the table of steps without a barrier, if there are any."""
+    if not rehearsals[0].overlapping:
+        return ""
+    headings = [
+        ("no barrier", "simulated", "measured", "measured /", "gain", "gain"),
+        ("", "step", "step", "simulated", "simulated", "measured"),
+    ]
+    rows = []
+    for rehearsal in rehearsals:
+        planned_s, measured_s = rehearsal.planned_overlapping_s, rehearsal.overlapping_s
+        rows.append(
+            (
+                rehearsal.part.program.name,
+                units.duration(planned_s, more_digits=1),
+                units.duration(measured_s, more_digits=1),
+                f"{measured_s / planned_s:.3f}" if planned_s > 0 else "",
+                f"{_gain(rehearsal.planned.makespan_s, planned_s):.3f}",
+                f"{_gain(rehearsal.measured_s, measured_s):.3f}",
+            )
+        )
+    return "\n".join(aligned([*headings, *rows]))
 
 
 def _title(rehearsals: Sequence[Rehearsal]) -> str:
@@ -121,8 +165,14 @@ def _note(rehearsal: Rehearsal) -> str:
         took = f"messages as measured between idle ranks before the first step, {least} to {most}"
     count = len(rehearsal.steps)
     steps = "one step" if count == 1 else f"the median of {count} steps"
+    overlapping = ""
+    if rehearsal.overlapping:
+        overlapping = (
+            " no barrier: each rank begins a step when it has done the last; gain: how many times "
+            "as fast that is as beginning all together."
+        )
     return (
         f"simulated: with durations as asked for; {took}. measured: {steps} after {NUM_WARMUP} "
         "of warm-up. waits too long: share by which the machine woke ranks late, as one that is "
-        "busy with other work does. idle: of the makespan, per rank."
+        f"busy with other work does. idle: of the makespan, per rank.{overlapping}"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from intandem.rehearsal.emulation import EmulatedPass
 from intandem.rehearsal.links import measure
-from intandem.rehearsal.request import NUM_WARMUP, RankReport
+from intandem.rehearsal.request import RankReport
 from intandem.rehearsal.waits import Waiter
 from intandem.runtime.row_executor import RowExecutor
 from intandem.runtime.transport.protocol import exchange
@@ -45,9 +45,9 @@ def run_rank(
     passes = []
     for index, part in enumerate(request.parts):
         done = []
-        for step in range(NUM_WARMUP + request.num_steps):
+        for step in range(request.num_all_steps):
             tell(index, step)
-            done.append(rank.run(part, step))
+            done.append(rank.run(part, step, together=request.begins_together(step)))
         passes.append(tuple(done))
     exchange(transport, "over", b"")  # nobody leaves while another waits
     return RankReport(tuple(transfers), tuple(passes))
@@ -66,11 +66,12 @@ class _Rank:
         """Find out what messages take."""
         return measure(self._transport, self._waiter, request.sizes(), self._next_sequence())
 
-    def run(self, part: Part, step: int) -> Emulated:
-        """Run one pass, begun by all ranks at once."""
+    def run(self, part: Part, step: int, *, together: bool) -> Emulated:
+        """Run one pass, begun by all ranks at once or when this one is at it."""
         sequence = self._next_sequence()
         acts = EmulatedPass(self._transport, part.costs, sequence, self._waiter)
-        self._begin_together(sequence)
+        if together:
+            self._begin_together(sequence)
         self._executor.execute(acts, part.program, step, lambda: None)
         return acts.result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from intandem.rehearsal.links import machine_of
 from intandem.rehearsal.request import NUM_WARMUP, Part, Request
 from intandem.rehearsal.running import TransportKind, run_all
 from intandem.rules import verify
-from intandem.simulator import simulate
+from intandem.simulator import simulate, simulate_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,12 +33,15 @@ class Rehearsal:
         kind: how messages travelled.
         transfers: what they were found to take between idle ranks, before the first step.
         passes: of each step that counts, what each rank did, in rank order.
+        overlapping: the same of steps without a barrier between them, warm-up included; empty
+            where that was not asked for.
     """
 
     part: Part
     kind: TransportKind
     transfers: tuple[Transfer, ...]
     passes: tuple[tuple[Emulated, ...], ...]
+    overlapping: tuple[tuple[Emulated, ...], ...] = ()
 
     @cached_property
     def machine(self) -> Machine:
@@ -76,6 +79,21 @@ class Rehearsal:
         planned_s = self.planned.makespan_s
         return self.measured_s / planned_s if planned_s > 0 else 1.0
 
+    @cached_property
+    def planned_overlapping_s(self) -> float:
+        """Seconds per step without a barrier, as the simulator says; of as many as were run."""
+        part = self.part
+        alone = replace(part.costs, optimizer_s=(), reduction_s=(), gradient_bytes=())
+        steps = simulate_steps(part.program, alone, self.machine, num_steps=len(self.overlapping))
+        return _step_s([max(ends_s) for ends_s in steps.ends_s])
+
+    @property
+    def overlapping_s(self) -> float:
+        """Seconds per step without a barrier: from the end of the warm-up to the last end."""
+        return _step_s(
+            [max(s.end_s for one in ranks for s in one.spans) for ranks in self.overlapping]
+        )
+
     @property
     def overslept(self) -> float:
         """By how much actions were longer than asked for, as a share of that; of ``measured``.
@@ -97,6 +115,7 @@ def rehearse(
     kind: TransportKind,
     *,
     num_steps: int = 5,
+    overlap: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[Rehearsal, ...]:
     """Run programs on emulated ranks, one after another.
@@ -105,6 +124,8 @@ def rehearse(
         parts: programs of one number of ranks, and costs of as many stages as they have.
         kind: how messages travel.
         num_steps: of each part; two more are run before them, and not counted.
+        overlap: whether to run as many again, of which each rank begins the next when it has done
+            the last, as a pipeline's ranks do.
         on_progress: told of every step, from a thread of its own.
 
     Raises:
@@ -113,18 +134,20 @@ def rehearse(
         ValueError: if there is nothing to do, or the parts do not go together.
     """
     _check(parts, num_steps)
-    request = Request(tuple(parts), num_steps)
+    request = Request(tuple(parts), num_steps, overlap)
     reports = run_all(request, kind, on_progress)
-    transfers = reports[0].transfers
-    return tuple(
-        Rehearsal(
-            part,
-            kind,
-            transfers,
-            tuple(zip(*(r.passes[i][NUM_WARMUP:] for r in reports), strict=True)),
-        )
-        for i, part in enumerate(parts)
-    )
+    transfers, num_apart = reports[0].transfers, NUM_WARMUP + num_steps
+    found = []
+    for i, part in enumerate(parts):
+        steps = tuple(zip(*(report.passes[i] for report in reports), strict=True))
+        apart, overlapping = steps[NUM_WARMUP:num_apart], steps[num_apart:]
+        found.append(Rehearsal(part, kind, transfers, apart, overlapping))
+    return tuple(found)
+
+
+def _step_s(ends_s: Sequence[float]) -> float:
+    """Seconds per step of those that count, given when all ranks have ended each."""
+    return (ends_s[-1] - ends_s[NUM_WARMUP - 1]) / (len(ends_s) - NUM_WARMUP)
 
 
 def _check(parts: Sequence[Part], num_steps: int) -> None:

@@ -39,15 +39,26 @@ class Request:
     Attributes:
         parts: of one number of ranks.
         num_steps: of each part, those that count.
+        overlap: whether each part is run once more, without a barrier between its steps.
     """
 
     parts: tuple[Part, ...]
     num_steps: int
+    overlap: bool = False
 
     @property
     def num_ranks(self) -> int:
         """Ranks of every part."""
         return self.parts[0].program.num_ranks
+
+    @property
+    def num_all_steps(self) -> int:
+        """Steps of every part, warm-up included."""
+        return (NUM_WARMUP + self.num_steps) * (2 if self.overlap else 1)
+
+    def begins_together(self, step: int) -> bool:
+        """Tell whether all ranks begin a step at once, or each when it has done the one before."""
+        return step <= NUM_WARMUP + self.num_steps
 
     def sizes(self) -> dict[Pair, set[int]]:
         """Return the bytes of the messages that each pair of ranks exchanges, in any part."""
@@ -63,7 +74,7 @@ class RankReport(NamedTuple):
 
     Attributes:
         transfers: what messages were found to take, before the first step.
-        passes: of each part, what it did in each step, warm-up included.
+        passes: of each part, what it did in each of ``Request.num_all_steps``.
     """
 
     transfers: tuple[Transfer, ...]
@@ -73,7 +84,7 @@ class RankReport(NamedTuple):
 def encode_request(request: Request) -> str:
     """Write ``request`` for ``decode_request``."""
     parts = [[format_program(p.program), _costs_object(p.costs)] for p in request.parts]
-    return json.dumps({"num_steps": request.num_steps, "parts": parts})
+    return json.dumps({"num_steps": request.num_steps, "overlap": request.overlap, "parts": parts})
 
 
 def decode_request(text: str) -> Request:
@@ -84,7 +95,7 @@ def decode_request(text: str) -> Request:
         program = parse_program(program_text)
         num_stages = program.placement.num_stages
         parts.append(Part(program, costs_from_json(json.dumps(costs), num_stages=num_stages)))
-    return Request(tuple(parts), content["num_steps"])
+    return Request(tuple(parts), content["num_steps"], content["overlap"])
 
 
 def encode_report(report: RankReport) -> str:
