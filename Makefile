@@ -4,7 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := .venv-peers
-TEST_GPU := PYTHONPATH=tests/pretend_gpu/site $(RUN)/pytest -q -n 2 -m gpu tests/gpu tests/multiprocess
+WITH_GPU := PYTHONPATH=$(CURDIR)/tests/pretend_gpu/site
+TEST_GPU := $(WITH_GPU) $(RUN)/pytest -q -n 2 -m gpu tests/gpu tests/multiprocess
 BENCHMARKS := two_cores emulated overhead split checkpoint gpu
 
 .PHONY: demo test test-gpu test-all check lint types mutants setup peers bench clean
@@ -26,6 +27,7 @@ test: $(STAMP)
 	$(TEST_GPU)
 
 test-gpu: $(STAMP)  # what needs GPUs, on pretend ones
+	$(WITH_GPU) $(RUN)/python -c 'import torch; assert torch.cuda.is_available(), "no GPU, and no g++"'
 	$(TEST_GPU)
 
 test-all: $(STAMP)  # also the long matrices, and examples of properties that no run tried before

@@ -1,6 +1,7 @@
 """What every test gets, and what tests say at the end of a run."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -28,5 +29,8 @@ def pytest_terminal_summary(terminalreporter):
     """Show what tests have said."""
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
     said = [text for r in reports for key, text in r.user_properties if key == "said"]
+    pretend_gpu = sys.modules.get("pretend_gpu")
+    if pretend_gpu is not None and pretend_gpu.why_not:
+        said.append(f"tests that need a GPU were skipped: {pretend_gpu.why_not}")
     for text in sorted(said):
         terminalreporter.write_line(text)

@@ -117,8 +117,18 @@ def test_counts_on_the_gpu():
     """A ``LossSum`` with a tensor for its count, other in each micro-batch, and metrics."""
     model, batch, _ = SAMPLES["gpt_untied"]()
     assert check(model, batch, counted, ranks=2, microbatches=3).equal
-    with pipeline(Sample(model, batch, counted), ranks=2, microbatches=3) as pipe:
+    kept = torch.zeros((), dtype=torch.float64, device="cuda")
+
+    def in_one_tensor(output, batch):
+        found = counted(output, batch)
+        kept.copy_(found["loss"].count)
+        return {**found, "loss": it.LossSum(found["loss"].sum, kept)}
+
+    sample = Sample(model, batch, in_one_tensor)
+    with pipeline(sample, ranks=2, microbatches=3) as pipe:
         found = pipe.step(batch)
+    with pipeline(sample._replace(loss=counted), ranks=2, microbatches=3) as pipe:
+        assert float(found) == float(pipe.evaluate(batch))
     known = batch[1] >= 2
     assert found.metrics["known"] == pytest.approx(float(known.sum()) / len(known))
 

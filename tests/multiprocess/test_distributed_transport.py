@@ -33,6 +33,9 @@ class Calm:
     def fail(self, error):
         pass
 
+    def tick(self):
+        pass
+
     def suspect(self, reason):
         self.suspicions.append(reason)
 

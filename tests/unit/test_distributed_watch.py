@@ -166,6 +166,17 @@ def test_what_another_rank_caused_is_not_told_over_it(join):
     assert victim.verdict.cause == "raised ValueError: boom"
 
 
+@pytest.mark.timeout(20)
+def test_an_error_that_is_its_own_cause_is_told(join):
+    """``raise error from error`` makes one."""
+    (watch,) = join(1)
+    error = ValueError("boom")
+    error.__cause__ = error
+    watch.fail(error)
+
+    assert watch.verdict.cause == "raised ValueError: boom"
+
+
 def test_lost_connection_without_a_culprit_is_told(join):
     """Somebody must say it, or the others would wait on."""
     victim, other = join(2)

@@ -81,13 +81,15 @@ def where_it_runs(job: Job) -> Job:
     What is there is not copied.
     """
     device = device_of_threads(Options())
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
 
     def moved(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf
 
     held = [*job.model.parameters(), *job.model.buffers()]
     batch = map_tree(moved, job.batch)
-    if all(tensor.device.type == device.type for tensor in held):
+    if all(tensor.device == device for tensor in held):
         return replace(job, batch=batch)
     model = copy.deepcopy(job.model)
     place(model, device)

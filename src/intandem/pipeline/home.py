@@ -176,6 +176,20 @@ def device_of_threads(options: Options) -> torch.device:
     return torch.device(options.device)
 
 
+def has_room_for(model: nn.Module, device: torch.device) -> bool:
+    """Tell whether a whole model can be on ``device`` while it is recorded and measured.
+
+    On a GPU that is three times its bytes: parameters, their gradients, and what one micro-batch
+    takes.
+    """
+    if device.type == "cpu":
+        return True
+    tensors = (*model.parameters(), *model.buffers())
+    num_bytes = sum(tensor.nbytes for tensor in tensors if tensor.device != device)
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return 3 * num_bytes <= free_bytes
+
+
 def place(model: nn.Module, device: torch.device) -> None:
     """Move what is held of ``model`` to ``device``, in place: parameters, gradients and buffers."""
     for module in model.modules():

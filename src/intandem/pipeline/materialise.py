@@ -16,7 +16,7 @@ from torch import nn
 from intandem.checkpoint.tensors import registered
 from intandem.checkpoint.weight_files import WeightFiles
 from intandem.errors import CaptureError
-from intandem.pipeline.home import place
+from intandem.pipeline.home import has_room_for, place
 from intandem.pipeline.initialise import (
     fill_by_function,
     find_unset,
@@ -144,15 +144,18 @@ def give_data(request: Request, home: Home) -> tuple[torch.device | None, Source
     """Fill what can be filled before the model is recorded: buffers; all, where all ranks are here.
 
     Returns:
-        The device to move batches to before they are recorded (None: they stay where they are),
+        The device to move batches to before they are recorded (None: they stay where they are): a
+        process's own where the whole model has room there, so that what is recorded and measured
+        is what its stages will do;
         and what has parameters to fill once it is known who holds them (None: they are filled).
     """
     model, seed = request.model, request.options.seed
     source = find_source(request.weights, model, seed)
     is_local = home.membership is None
-    if is_local:
+    lacks_some = lacks_parameters(model)
+    if is_placed := is_local or (not lacks_some and has_room_for(model, home.device)):
         place(model, home.device)
-    here = home.device if is_local or lacks_parameters(model) else None
+    here = home.device if is_placed or lacks_some else _device_of(model)
     if source is None:
         return here, None
     materialise_buffers(model, source, seed, home.device)
@@ -160,6 +163,10 @@ def give_data(request: Request, home: Home) -> tuple[torch.device | None, Source
         return here, source
     materialise_parameters(model, source, [n for n, _ in model.named_parameters()], home.device)
     return here, None
+
+
+def _device_of(model: nn.Module) -> torch.device | None:
+    return next((parameter.device for parameter in model.parameters()), None)
 
 
 def lacks_parameters(model: nn.Module) -> bool:

@@ -89,6 +89,10 @@ class DistributedWatch:
             self._sentinel.delivered = True
             raise _error_of(self._sentinel.verdict, self._rank)
 
+    def tick(self) -> None:
+        """Say that this rank waits for another; see ``Watch.tick``."""
+        self._sentinel.num_checks += 1
+
     def fail(self, error: BaseException) -> None:
         """Say that this rank cannot go on; the first failure of a run wins.
 

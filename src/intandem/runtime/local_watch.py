@@ -107,6 +107,10 @@ class LocalWatch:
     def suspect(self, reason: str) -> None:
         """Nothing to look into: threads of one process do not die unnoticed."""
 
+    def tick(self) -> None:
+        """Say that this rank waits for another; see ``Watch.tick``."""
+        self.num_checks += 1
+
     def check(self) -> None:
         """Return while no other rank has failed.
 

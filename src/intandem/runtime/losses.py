@@ -147,7 +147,7 @@ def _term(found: Any, what: str) -> LossTerm:
 
 def _count(found: int | float | Tensor) -> float | Tensor:
     if isinstance(found, Tensor) and found.is_cuda:
-        return found.detach().reshape(()).double()
+        return found.detach().reshape(()).to(torch.float64, copy=True)  # theirs may change
     return float(found)
 
 

@@ -110,7 +110,8 @@ class Pass:
         """Wait for a message and put it at hand."""
         label = Label(self._work.sequence, transit.tag)
         _, _, microbatch = transit.key
-        like = (self._work.microbatches[microbatch].recorded, self._work.tally.weighs(microbatch))
+        seen = self._work.microbatches[microbatch].recorded.seen
+        like = seen[self._work.tally.weighs(microbatch)]
         self._at_hand[transit.key] = self._transport.wait(transit.peer, label, like=like)
         self.result.arrivals.append(Arrival(self._rank, transit.message, time.perf_counter()))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from intandem.recorder.capture import Run
     from intandem.runtime.model_state import ModelState
     from intandem.runtime.recording_notes import RecordingNote
-    from intandem.runtime.transport.protocol import Contract
+    from intandem.runtime.transport.protocol import Contract, Seen
     from intandem.runtime.weights import Weights
 
 
@@ -46,9 +46,9 @@ _MAX_PATHS = 64
 """Recordings that are kept for one of them, which guards tell apart."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Recorded:
-    """A recording, cut into stages and ready to run. Equal to itself alone.
+    """A recording, cut into stages and ready to run.
 
     Attributes:
         graph: the recording.
@@ -57,6 +57,8 @@ class Recorded:
         links: which stages hand values to which.
         guard_stage: computes what guards look at; None when there are no guards.
         contracts: what messages look like, by source and target stage.
+        seen: what the transport has learned of messages of micro-batches whose loss counts for
+            nothing, and of others.
     """
 
     graph: Graph
@@ -65,6 +67,7 @@ class Recorded:
     links: StageLinks
     guard_stage: Stage | None
     contracts: dict[tuple[int, int], Contract]
+    seen: tuple[Seen, Seen] = field(default_factory=lambda: ({}, {}), compare=False)
 
     def tensors_of(self, batch: Any) -> dict[int, Tensor]:
         """Return the batch values of the recording, by number; ``forward`` reads no others."""
@@ -196,7 +199,9 @@ class Recordings:
             try:
                 made = record(self._model, batch, self._bind, updated, blocks, draws=draw)
             except CaptureError as error:
-                raise self._refused_again(error) from error
+                if (refused := self._refused_again(error)) is error:
+                    raise
+                raise refused from error
         recorded = self.add(made.graph)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
         if made.graph.draws_python:

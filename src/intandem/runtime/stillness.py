@@ -1,8 +1,9 @@
 """Decides from what is seen of one rank that it hangs. Pure.
 
 A rank moves when it comes to another place, and when it looks for a verdict, as everything does
-that waits for another rank, many times per second. So a rank that stands still is at work, or
-hangs; those that wait for it are never taken for it. How long it may stand still:
+that waits for another rank, many times per second; where its GPU waits, a thread does so for it
+(``Watch.tick``). So a rank that stands still is at work, or hangs;
+those that wait for it are never taken for it. How long it may stand still:
 
 at an action, or the optimizer      ``hang_s``, or 5 times the longest that was seen
 in what runs for the first time     10 times ``hang_s``, or 5 times the longest

@@ -73,10 +73,12 @@ def verdict_text(verdict: Verdict) -> str:
 
 def is_consequence(error: BaseException) -> bool:
     """Whether ``error`` only passes on that another rank failed."""
+    chain: list[BaseException] = []
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and seen not in chain:  # an error can be its own cause
         if isinstance(seen, PeerFailureError):
             return True
+        chain.append(seen)
         seen = seen.__cause__
     return False
 

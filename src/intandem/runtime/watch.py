@@ -89,6 +89,10 @@ class Watch(Protocol):
         """
         ...
 
+    def tick(self) -> None:
+        """Say that this rank waits for another, in a place where it cannot ``check``."""
+        ...
+
     def close(self) -> None:
         """This rank leaves the run in good order."""
         ...

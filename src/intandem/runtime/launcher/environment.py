@@ -12,9 +12,17 @@ def rank_environment(rank: int, num_ranks: int, port: int) -> dict[str, str]:
 
     The store at ``port`` is the launcher's: ranks join it as clients, as under ``torchrun``.
     Transfers stay on the loopback interface. A number of threads that the user set is kept.
+
+    GPUs: receives are kernels that run until their message is there, each on a stream of its own.
+    With as many queues as there are streams none is behind another, and what is loaded at the
+    beginning need not be loaded while one of them runs.
     """
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
-    defaults = {"OMP_NUM_THREADS": str(threads)}
+    defaults = {
+        "OMP_NUM_THREADS": str(threads),
+        "CUDA_DEVICE_MAX_CONNECTIONS": "32",
+        "CUDA_MODULE_LOADING": "EAGER",
+    }
     return {
         **defaults,
         **os.environ,

@@ -2,9 +2,11 @@
 
 [Note: labels on a GPU] A host that reads what has arrived in a GPU's memory waits for all that the
 GPU was given before, and gives it nothing meanwhile. So over NCCL only the GPU waits for a message,
-and labels are read when the step is over (``verify``). Which of its gradients are undefined must be
-known at once: they are taken to be those of the last message that was ``like`` it, and the host
-waits for one that is like none before. NCCL has not been run on several GPUs.
+and labels are read when the step is over (``verify``), or once ``MAX_AHEAD`` more messages of the
+edge have been asked for. Which of its gradients are undefined must be known at once: they are taken
+to be those of the first message that was ``like`` it, and the host waits for one that is like none
+before. What is undefined travels as zeros, so a gradient that is missed for once is a zero.
+NCCL has not been run on several GPUs.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 import torch
 
 from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload
 from intandem.runtime.transport.edges import Edge, open_communicators
-from intandem.runtime.transport.lanes import Arrived, Incoming, Outgoing, Transfer
+from intandem.runtime.transport.lanes import MAX_AHEAD, Arrived, Incoming, Outgoing, Transfer
 from intandem.runtime.transport.packing import (
     Layout,
     layout_of,
@@ -31,10 +33,10 @@ from intandem.runtime.transport.packing import (
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from intandem.runtime.transport.process_group import Membership
-    from intandem.runtime.transport.protocol import Contract, Label, Payload
+    from intandem.runtime.transport.protocol import Contract, Label, Payload, Seen
     from intandem.runtime.watch import Watch
 
 VERDICT_S = 4.0
@@ -45,12 +47,7 @@ CLOSE_S = 5.0
 
 _NUM_TRANSFERS_KEPT = 32
 _NUM_LAYOUTS_KEPT = 256
-_NUM_LIKES_KEPT = 256
 _LONGEST_PAUSE_S = 0.002
-
-
-_Seen = dict[tuple[int, str], int]
-"""Of messages that are alike, by peer and tag: which tensors were there, a bit for each."""
 
 
 class _Unread(NamedTuple):
@@ -58,7 +55,7 @@ class _Unread(NamedTuple):
 
     label: Label
     layout: Layout
-    seen: _Seen
+    seen: Seen
 
 
 class DistributedTransport:
@@ -85,7 +82,6 @@ class DistributedTransport:
         self._wire = device if membership.backend == "nccl" else torch.device("cpu")
         self._posted: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
         self._unread: dict[int, deque[_Unread]] = {p: deque() for p in incoming}
-        self._seen: dict[Hashable, _Seen] = {}
         self._layouts: dict[Contract, Layout] = {}
         self._published: deque[str] = deque()
         self._transfers: deque[Transfer] = deque(maxlen=_NUM_TRANSFERS_KEPT)
@@ -114,6 +110,8 @@ class DistributedTransport:
         """
         lane = self._outgoing.get(peer) or self._no_edge(Edge(self.rank, peer))
         check_payload(payload, contract, label, rank=self.rank, peer=peer)
+        while self._wire.type != "cpu" and lane.error is None and not lane.has_room(POLL_S):
+            self._check()
         flat = pack(payload, self._layout(contract), label, self._wire)
         lane.send(flat, self._begin(label, f"to rank {peer}"))
         if lane.error is not None:
@@ -127,7 +125,7 @@ class DistributedTransport:
         lane.post(flat, self._begin(label, f"from rank {peer}"), layout.prefix_bytes)
         self._posted[peer].append((label, layout))
 
-    def wait(self, peer: int, label: Label, *, like: Hashable = None) -> Payload:
+    def wait(self, peer: int, label: Label, *, like: Seen | None = None) -> Payload:
         """Return what was posted as ``label``, once it has arrived; see ``Transport.wait``.
 
         Raises:
@@ -135,11 +133,13 @@ class DistributedTransport:
         """
         layout = self._posted_layout(peer, label)
         if self._wire.type == "cpu":
-            flat = self._take(peer, label).flat
+            flat = cast("torch.Tensor", self._take(peer, label))
             with self._names(peer):
                 return unpack(flat, layout, label, self._device)
-        seen = self._seen_of(like)
-        self._unread[peer].append(_Unread(label, layout, seen))
+        seen, unread = {} if like is None else like, self._unread[peer]
+        if len(unread) == MAX_AHEAD:
+            self._read_prefix(peer)
+        unread.append(_Unread(label, layout, seen))
         try:
             flat = self._incoming[peer].follow()
         except RuntimeError as error:
@@ -197,28 +197,25 @@ class DistributedTransport:
             incoming.close()
             incoming.join(0.0 if self._posted[peer] else 1.0)
 
-    def _seen_of(self, like: Hashable) -> _Seen:
-        if like is None:
-            return {}
-        if like not in self._seen and len(self._seen) == _NUM_LIKES_KEPT:
-            del self._seen[next(iter(self._seen))]
-        return self._seen.setdefault(like, {})
-
     def _read_prefixes(self, peer: int) -> None:
         """[Note: labels on a GPU]: wait for all that ``peer`` has sent, and look at it."""
-        unread = self._unread[peer]
-        while unread:
-            label, layout, seen = unread.popleft()
-            prefix = self._take(peer, label).prefix
-            with self._names(peer):
-                present = read_prefix(prefix, layout, label)
-                before = seen.setdefault((peer, label.tag), present)
-                if before != present:
-                    msg = (
-                        f"{label}: other gradients are undefined ({_bits(present, layout)}) than "
-                        f"in steps before ({_bits(before, layout)}), which is found out too late"
-                    )
-                    raise ContractError(msg)
+        while self._unread[peer]:
+            self._read_prefix(peer)
+
+    def _read_prefix(self, peer: int) -> None:
+        label, layout, seen = self._unread[peer].popleft()
+        prefix = cast("bytes", self._take(peer, label))  # it is in a GPU's memory
+        with self._names(peer):
+            present = read_prefix(prefix, layout, label)
+            before = seen.setdefault((peer, label.tag), present)
+            if present & ~before:
+                msg = (
+                    f"{label}: gradients are there ({_bits(present, layout)}, the first tensor "
+                    f"first) that were undefined before ({_bits(before, layout)}), and have not "
+                    "been used; between GPUs, each value that stages hand on must be read in the "
+                    "same micro-batches of every step: add 0 * value where it is not"
+                )
+                raise ContractError(msg)
 
     @contextmanager
     def _names(self, peer: int) -> Iterator[None]:
@@ -253,10 +250,10 @@ class DistributedTransport:
         while True:
             self._check()
             got = lane.take(POLL_S)
-            if isinstance(got, Arrived):
-                return got
-            if got is not None:
+            if isinstance(got, RuntimeError):
                 self._lost(f"waiting for {label} from rank {peer}", got)
+            if got is not None:
+                return got
 
     def _check(self) -> None:
         """Raise if the run has failed elsewhere or something sent cannot arrive."""
@@ -314,7 +311,11 @@ def connect(
     opened = open_communicators(membership, edges, watch, device=device, timeout_s=timeout_s)
     rank = membership.rank
     outgoing = {e.target: Outgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank}
-    incoming = {e.source: Incoming(c, f"recv {e}") for e, c in opened.items() if e.target == rank}
+    incoming = {
+        e.source: Incoming(c, f"recv {e}", watch.tick)
+        for e, c in opened.items()
+        if e.target == rank
+    }
     return DistributedTransport(membership, outgoing, incoming, watch, device)
 
 

@@ -9,24 +9,38 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch.distributed as dist
 
     from intandem.runtime.transport.edges import Communicator
     from intandem.runtime.transport.protocol import Label
 
 
+_LOOK_S = 0.0005
+"""How often a thread looks whether a message is in a GPU's memory."""
+
 _MAX_BEGUN = 8
 """Sends that are waited for at a time, if they are short."""
 
+MAX_AHEAD = 4
+"""Messages of one edge that a GPU is given to send, or to wait for, before the host waits for the
+first of them: so many stay in memory at most, however far the GPU is behind."""
+
 _MAX_BEGUN_BYTES = 1 << 20
 """Memory of sends that nobody waits for yet."""
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -47,49 +61,66 @@ class Transfer:
         return f"{self.label} {self.route}: {self.state}"
 
 
-class Arrived(NamedTuple):
-    """Memory that has been filled.
+Arrived = torch.Tensor | bytes
+"""A message in the host's memory; of one in a GPU's, the bytes it begins with, and no more: its
+memory is let go by whoever used it, however late its label is read."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """A transfer that has begun, and its memory, which must not go before it is done.
 
     Attributes:
+        work: of the transfer.
         flat: the message.
-        prefix: its first bytes, read beside all that is computed where ``flat`` is in a GPU's
-            memory; empty where it is in the host's, and can be read at any time.
+        transfer: what is said of it.
+        prefix_bytes: how much of it to read.
+        is_followed: whether its GPU has been told to wait for it.
     """
-
-    flat: torch.Tensor
-    prefix: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A transfer that has begun, and its memory, which must not go before it is done."""
 
     work: dist.Work
     flat: torch.Tensor
     transfer: Transfer
     prefix_bytes: int = 0
+    is_followed: bool = False
 
-    def finish(self, beside: torch.cuda.Stream | None) -> Arrived:
+    def finish(self, beside: torch.cuda.Stream | None, tick: Callable[[], None]) -> Arrived:
         """Wait until the message has left, or is there.
 
         NCCL's own wait holds up the current stream only, which must not be the one that
-        computes: this thread waits for ``beside``, and nothing else does.
+        computes: this thread waits for ``beside``, and nothing else does. It calls ``tick`` now
+        and then while whatever its GPU was given waits for the message as well.
         """
         if beside is None:
             self.work.wait()
-            return Arrived(self.flat, b"")
+            return self.flat
         with torch.cuda.stream(beside):
             self.work.wait()
-            prefix = self.flat[: self.prefix_bytes].cpu()
-        beside.synchronize()
-        return Arrived(self.flat, bytes(prefix.tolist()))
+            prefix = torch.empty(self.prefix_bytes, dtype=torch.uint8, pin_memory=True)
+            prefix.copy_(self.flat[: self.prefix_bytes], non_blocking=True)
+            is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            is_there.record(beside)
+        while not is_there.query():  # type: ignore[no-untyped-call]
+            time.sleep(_LOOK_S)
+            if self.is_followed:
+                tick()
+        return bytes(prefix.tolist())
 
 
 class _Lane:
-    """A thread that waits for one edge's transfers, in the order they began."""
+    """A thread that waits for one edge's transfers, in the order they began.
 
-    def __init__(self, communicator: Communicator, name: str) -> None:
+    Args:
+        communicator: the edge's.
+        name: of the thread.
+        tick: says that the rank waits for another; called by the thread.
+    """
+
+    def __init__(
+        self, communicator: Communicator, name: str, tick: Callable[[], None] = _nothing
+    ) -> None:
         self._communicator = communicator
+        self._tick = tick
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -109,7 +140,7 @@ class _Lane:
             try:
                 if beside is None and job.flat.is_cuda:
                     beside = torch.cuda.Stream(job.flat.device)  # type: ignore[no-untyped-call]
-                arrived = job.finish(beside)
+                arrived = job.finish(beside, self._tick)
             except RuntimeError as error:
                 job.transfer.state = "lost"
                 self._lost(error)
@@ -136,7 +167,12 @@ class Outgoing(_Lane):
         self.error: RuntimeError | None = None
         self._begun: list[_Job] = []
         self._begun_bytes = 0
+        self._num_left = threading.Semaphore(MAX_AHEAD)
         super().__init__(communicator, name)
+
+    def has_room(self, timeout_s: float) -> bool:
+        """Tell whether a GPU may be given one more message, waiting at most so long."""
+        return self._num_left.acquire(timeout=timeout_s)
 
     def send(self, flat: torch.Tensor, transfer: Transfer) -> None:
         """Begin to send; ``flat`` is kept until it has left."""
@@ -148,7 +184,8 @@ class Outgoing(_Lane):
             return
         self._begun.append(_Job(work, flat, transfer))
         self._begun_bytes += flat.numel()
-        if len(self._begun) == _MAX_BEGUN or self._begun_bytes > _MAX_BEGUN_BYTES:
+        is_long = self._begun_bytes > _MAX_BEGUN_BYTES
+        if is_long or flat.is_cuda or len(self._begun) == _MAX_BEGUN:
             self.settle()
 
     def settle(self) -> None:
@@ -163,7 +200,8 @@ class Outgoing(_Lane):
         super().close()
 
     def _done(self, arrived: Arrived) -> None:
-        pass
+        if isinstance(arrived, bytes):
+            self._num_left.release()
 
     def _lost(self, error: RuntimeError) -> None:
         self.error = self.error or error
@@ -172,10 +210,12 @@ class Outgoing(_Lane):
 class Incoming(_Lane):
     """Receives over one edge."""
 
-    def __init__(self, communicator: Communicator, name: str) -> None:
+    def __init__(
+        self, communicator: Communicator, name: str, tick: Callable[[], None] = _nothing
+    ) -> None:
         self._arrived: queue.SimpleQueue[Arrived | RuntimeError] = queue.SimpleQueue()
         self._unfollowed: deque[_Job | RuntimeError] = deque()
-        super().__init__(communicator, name)
+        super().__init__(communicator, name, tick)
 
     def post(self, flat: torch.Tensor, transfer: Transfer, prefix_bytes: int) -> None:
         """Begin to receive into ``flat``, a message whose prefix has ``prefix_bytes``."""
@@ -204,6 +244,7 @@ class Incoming(_Lane):
         if isinstance(begun, RuntimeError):
             raise begun
         begun.work.wait()
+        begun.is_followed = True
         return begun.flat
 
     def take(self, timeout_s: float) -> Arrived | RuntimeError | None:

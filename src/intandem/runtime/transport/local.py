@@ -12,11 +12,11 @@ from intandem.runtime.transport.contract import check_payload, describe
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Sequence
 
     import torch
 
-    from intandem.runtime.transport.protocol import Contract, Label, Payload
+    from intandem.runtime.transport.protocol import Contract, Label, Payload, Seen
     from intandem.runtime.watch import Watch
 
 
@@ -80,7 +80,7 @@ class LocalTransport:
         """Make ready to receive ``label`` from ``peer``."""
         self._posted[peer].append((label, contract))
 
-    def wait(self, peer: int, label: Label, *, like: Hashable = None) -> Payload:
+    def wait(self, peer: int, label: Label, *, like: Seen | None = None) -> Payload:
         """Return what was posted as ``label``, once it has arrived; see ``Transport.wait``.
 
         Raises:

@@ -95,6 +95,8 @@ def pack(payload: Payload, layout: Layout, label: Label, device: torch.device) -
         if tensor is not None:
             present |= 1 << index
             _alias(flat, place).copy_(tensor)
+        elif not flat.is_cpu:  # whose reader may not know yet that it is not there
+            _alias(flat, place).zero_()
     size = layout.prefix_bytes
     prefix = _header(label, layout) + present.to_bytes(size - _HEADER.size, "little")
     if flat.is_cpu:

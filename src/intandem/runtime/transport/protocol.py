@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Sequence
 
     import torch
     from torch import Tensor
@@ -53,6 +53,10 @@ Payload = tuple["Tensor | None", ...]
 """Tensors of a message. None stands for a gradient that is not defined."""
 
 
+Seen = dict[tuple[int, str], int]
+"""Which tensors of a message were there, a bit for each; by its peer and its tag."""
+
+
 class Transport(Protocol):
     """Moves messages between ranks. One object per rank.
 
@@ -84,11 +88,11 @@ class Transport(Protocol):
         """Make ready to receive ``label`` from ``peer``; posts are matched in order."""
         ...
 
-    def wait(self, peer: int, label: Label, *, like: Hashable = None) -> Payload:
+    def wait(self, peer: int, label: Label, *, like: Seen | None = None) -> Payload:
         """Return what was posted as ``label``, once it has arrived.
 
-        ``like`` is equal for messages that have the same tensors undefined if their tags are equal,
-        which a transport may rely on until ``verify``; None where that cannot be said.
+        ``like`` is the same for messages that have the same tensors undefined if their tags are
+        equal, which a transport may rely on until ``verify``; None where that cannot be said.
 
         Raises:
             ContractError: if something else arrived in its place.
