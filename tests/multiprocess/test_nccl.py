@@ -103,6 +103,26 @@ def test_micro_batches_come_and_go(schedule, replicas, tmp_path):
         assert max(outcome.value) < 1e-6
 
 
+def rows_first(replicas):
+    """Errors of a step of one row, and then of one with rows for every replica."""
+    torch.manual_seed(0)
+    batch = torch.randn(4, 4, dtype=torch.float64)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))).double()
+    plain = [first_row(model(x), x).item() for x in (batch[:1], batch)]
+    with it.Pipeline(
+        model, example=batch, loss=first_row, microbatches=4, replicas=replicas
+    ) as pipe:
+        found = [float(pipe.step(batch[:1])), float(pipe.step(batch))]
+    return [abs(ours - theirs) for ours, theirs in zip(found, plain, strict=True)]
+
+
+def test_a_replica_may_come_later(tmp_path):
+    """Its gradients are looked at in every step: there are none of them in the first."""
+    for outcome in run_ranks(rows_first, 2, tmp_path, 2, timeout_s=60):
+        assert outcome.code == 0, outcome.output
+        assert max(outcome.value) <= 1e-12
+
+
 def weighed_by_count():
     """Errors of steps in which a micro-batch counts for nothing, and then for something."""
     torch.manual_seed(0)
