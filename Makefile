@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 WITH_GPU := PYTHONPATH=$(CURDIR)/tests/pretend_gpu/site
 TEST_GPU := $(WITH_GPU) $(RUN)/pytest -q -n 2 -m gpu tests/gpu tests/multiprocess
-BENCHMARKS := two_cores emulated overhead split checkpoint gpu
+BENCHMARKS := two_cores emulated overlap overhead split checkpoint gpu
 
 .PHONY: demo test test-gpu test-all check lint types mutants setup peers bench clean
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 import time
@@ -182,6 +183,7 @@ def memory(size: Size, device: str, ranks: int, schedule: str) -> dict[str, Any]
     Gradients exist before the step. ``transient_bytes`` is what a backward of one micro-batch of
     the plain model takes above what its forward kept: predicted peaks do not contain it.
     """
+    gc.collect()  # what was measured before may be let go only now
     task, found = Task(size, device, torch.float32), Allocated(device)
     task.plain()  # makes .grad and what the device keeps
     per_stage = stage_bytes(task, ranks)
