@@ -183,9 +183,9 @@ def memory(size: Size, device: str, ranks: int, schedule: str) -> dict[str, Any]
     Gradients exist before the step. ``transient_bytes`` is what a backward of one micro-batch of
     the plain model takes above what its forward kept: predicted peaks do not contain it.
     """
-    gc.collect()  # what was measured before may be let go only now
     task, found = Task(size, device, torch.float32), Allocated(device)
     task.plain()  # makes .grad and what the device keeps
+    gc.collect()
     per_stage = stage_bytes(task, ranks)
     order = it.build_schedule(schedule, num_ranks=ranks, num_microbatches=size.microbatches)
     counts = peak_activations(order)
@@ -196,6 +196,7 @@ def memory(size: Size, device: str, ranks: int, schedule: str) -> dict[str, Any]
     transient = found.peak() - base - sum(per_stage)
     with task.pipeline(ranks, schedule) as pipe:
         float(pipe.step(task.ids))
+        gc.collect()  # what was measured before would be let go in the step
         before = found.now()
         found.forget()
         float(pipe.step(task.ids))

@@ -22,19 +22,20 @@ pytestmark = [
 def test_predicted_and_allocated_bytes(ranks, schedule):
     """Activations of the plain model's stages, as many as the schedule keeps at once.
 
-    Beside them there is what a backward needs while it runs, of each rank.
+    Beside them there is what a forward or backward needs while it runs, on each rank.
     """
     found = memory(QUICK[0], "cuda", ranks, schedule)
     predicted = found["predicted_bytes"]
-    beside = ranks * max(found["activation_bytes"]) / 4
+    beside = sum(found["activation_bytes"]) / 3
     assert 0.9 * predicted <= found["measured_bytes"] <= predicted + beside
 
 
 @pytest.mark.parametrize(("schedule", "grows"), [("gpipe", True), ("1f1b", False)])
 def test_live_bytes_do_not_depend_on_m_where_the_schedules_do_not(schedule, grows):
     """Four times the micro-batches: four times the bytes of gpipe, and those of 1f1b as before."""
-    few, many = (
-        memory(QUICK[0]._replace(microbatches=count), "cuda", 2, schedule)["measured_bytes"]
-        for count in (4, 16)
-    )
-    assert (many > 3.5 * few) if grows else (many < 1.05 * few)
+    found = [
+        memory(QUICK[0]._replace(microbatches=count), "cuda", 2, schedule) for count in (4, 16)
+    ]
+    few, many = (one["measured_bytes"] for one in found)
+    one = sum(found[0]["activation_bytes"])
+    assert (many - few > 11 * one) if grows else (many - few < one / 3)
