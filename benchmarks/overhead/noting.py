@@ -27,7 +27,10 @@ class Idle(Pass):
     def _forward(self, action: Action) -> None:
         pass
 
-    def wait(self, peer: int, label: object) -> None:
+    def _like(self, transit: Transit) -> None:
+        pass
+
+    def wait(self, peer: int, label: object, *, like: object) -> None:
         """A message that is there."""
 
 
@@ -49,7 +52,8 @@ class Unnoted(Idle):
     def receive(self, transit: Transit) -> None:
         """Wait for a message, as ``Pass.receive`` does."""
         label = Label(self._work.sequence, transit.tag)
-        self._at_hand[transit.key] = self._transport.wait(transit.peer, label)
+        like = self._like(transit)
+        self._at_hand[transit.key] = self._transport.wait(transit.peer, label, like=like)
 
 
 def noting_us(num: int = 20_000) -> dict[str, float]:

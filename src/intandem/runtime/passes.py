@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from intandem.runtime.backward import Kept
     from intandem.runtime.interpreter import Transit
     from intandem.runtime.stage import Environment, Stage
-    from intandem.runtime.transport.protocol import Contract, Payload, Transport
+    from intandem.runtime.transport.protocol import Contract, Payload, Seen, Transport
     from intandem.runtime.weight_gradients import Pending
     from intandem.runtime.weights import Weights
     from intandem.runtime.work import StepWork
@@ -109,11 +109,15 @@ class Pass:
     def receive(self, transit: Transit) -> None:
         """Wait for a message and put it at hand."""
         label = Label(self._work.sequence, transit.tag)
-        _, _, microbatch = transit.key
-        seen = self._work.microbatches[microbatch].recorded.seen
-        like = seen[self._work.tally.weighs(microbatch)]
+        like = self._like(transit)
         self._at_hand[transit.key] = self._transport.wait(transit.peer, label, like=like)
         self.result.arrivals.append(Arrival(self._rank, transit.message, time.perf_counter()))
+
+    def _like(self, transit: Transit) -> Seen | None:
+        """Return what messages of this recording have in common; see ``Transport.wait``."""
+        _, _, microbatch = transit.key
+        seen = self._work.microbatches[microbatch].recorded.seen
+        return seen[self._work.tally.weighs(microbatch)]
 
     def finish(self) -> None:
         """Make sure that what was received is what it should be."""
