@@ -1,6 +1,6 @@
 """Measure what emulated ranks gain where no barrier holds a step back until the last has ended.
 
-    python benchmarks/overlap/run.py --json found.json --plot benchmarks/overlap  # seven minutes
+    python benchmarks/overlap/run.py --json found.json --plot benchmarks/overlap  # a quarter of an hour
     python benchmarks/overlap/run.py --quick                                      # half a minute
     python benchmarks/overlap/run.py --ranks 4 --microbatches 8 --sides gloo --rounds 15
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+")
     parser.add_argument("--microbatches", type=int, nargs="+")
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES))
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each")
     options = parser.parse_args()
     finish(options, lambda: measure(options), table, figures)
 
