@@ -1,6 +1,6 @@
 """Measure what emulated ranks gain where no barrier holds a step back until the last has ended.
 
-    python benchmarks/overlap/run.py --json found.json --plot benchmarks/overlap  # a quarter of an hour
+    python benchmarks/overlap/run.py --json found.json --plot benchmarks/overlap  # 15 minutes
     python benchmarks/overlap/run.py --quick                                      # half a minute
     python benchmarks/overlap/run.py --ranks 4 --microbatches 8 --sides gloo --rounds 15
 
