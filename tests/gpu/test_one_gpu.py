@@ -96,6 +96,16 @@ def test_gradients_are_moved_with_the_model():
     assert relative_error(twice, {name: 2 * gradient for name, gradient in once.items()}) < 1e-12
 
 
+def test_measured_costs_are_those_of_the_gpu():
+    """A segment's time ends when the GPU has done it, not when it has been asked to."""
+    pretend_gpu = pytest.importorskip("pretend_gpu")
+    sample = SAMPLES["gpt_tied"]()
+    pretend_gpu.host_waits()
+    with pipeline(sample, ranks=2, microbatches=2) as pipe:
+        waits = Counter(pretend_gpu.host_waits())
+        assert waits["device"] >= 4 * len(pipe._assembly.segments)
+
+
 @pytest.mark.parametrize("name", ["gpt_tied", "batch_norm", "dropout_in_glue"])
 def test_check_compares_on_the_gpu(name):
     """One process computes where the pipeline does, and draws there, wherever the model is."""

@@ -70,6 +70,7 @@ def trained_from_the_host(names):
             )
             assert math.isfinite(float(pipe.step(sample.batch)))
             found[name] = len(recorded)
+            assert torch.cuda.current_device() == int(os.environ["RANK"])
             assert all(parameter.is_cuda for parameter in pipe.parameters())
     return found
 
@@ -258,7 +259,7 @@ def far_ahead():
     for _ in range(20):
         if rank == 0:
             transport.send(1, label, payload, MIXED)
-            most = max(most, MAX_AHEAD - transport._outgoing[1]._num_left._value)
+            most = max(most, MAX_AHEAD - transport._outgoing[1]._room._value)
         else:
             transport.post(0, label, MIXED)
             transport.wait(0, label, like=like)

@@ -10,6 +10,7 @@ from torch import nn
 
 import intandem as it
 from intandem.pipeline.batches import _moved
+from intandem.runtime.launcher.environment import rank_environment
 from intandem.runtime.tally import LossTally
 from intandem.runtime.transport import edges
 
@@ -53,6 +54,16 @@ def test_losses_are_on_their_way_once_all_are_known(pipe, monkeypatch):
     monkeypatch.setattr(LossTally, "begin_reading", lambda t: num_known.append(len(t._terms)))
     pipe.step(torch.randn(4, 3))
     assert num_known == [2]
+
+
+def test_ranks_that_are_started_have_queues_for_all_streams(monkeypatch):
+    """And load kernels at the start, unless the user has said otherwise."""
+    names = ["CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MODULE_LOADING"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert [rank_environment(0, 2, 9).get(name) for name in names] == ["32", "EAGER"]
+    monkeypatch.setenv(names[0], "1")
+    assert rank_environment(0, 2, 9)[names[0]] == "1"
 
 
 def test_nccl_never_gives_up_by_itself(monkeypatch):

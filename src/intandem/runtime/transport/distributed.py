@@ -110,7 +110,7 @@ class DistributedTransport:
         """
         lane = self._outgoing.get(peer) or self._no_edge(Edge(self.rank, peer))
         check_payload(payload, contract, label, rank=self.rank, peer=peer)
-        while self._wire.type != "cpu" and lane.error is None and not lane.has_room(POLL_S):
+        while self._wire.type != "cpu" and lane.error is None and not lane.take_room(POLL_S):
             self._check()
         flat = pack(payload, self._layout(contract), label, self._wire)
         lane.send(flat, self._begin(label, f"to rank {peer}"))

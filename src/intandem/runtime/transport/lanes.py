@@ -167,12 +167,15 @@ class Outgoing(_Lane):
         self.error: RuntimeError | None = None
         self._begun: list[_Job] = []
         self._begun_bytes = 0
-        self._num_left = threading.Semaphore(MAX_AHEAD)
+        self._room = threading.Semaphore(MAX_AHEAD)
         super().__init__(communicator, name)
 
-    def has_room(self, timeout_s: float) -> bool:
-        """Tell whether a GPU may be given one more message, waiting at most so long."""
-        return self._num_left.acquire(timeout=timeout_s)
+    def take_room(self, timeout_s: float) -> bool:
+        """Take one of the ``MAX_AHEAD`` places for a GPU's messages; return whether one was free.
+
+        Waits at most so many seconds. ``send`` gives it back once the message has left.
+        """
+        return self._room.acquire(timeout=timeout_s)
 
     def send(self, flat: torch.Tensor, transfer: Transfer) -> None:
         """Begin to send; ``flat`` is kept until it has left."""
@@ -201,7 +204,7 @@ class Outgoing(_Lane):
 
     def _done(self, arrived: Arrived) -> None:
         if isinstance(arrived, bytes):
-            self._num_left.release()
+            self._room.release()
 
     def _lost(self, error: RuntimeError) -> None:
         self.error = self.error or error
