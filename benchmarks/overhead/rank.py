@@ -1,6 +1,6 @@
 """One process of what is measured: a plain loop, all ranks as threads, or one rank of several.
 
-    python rank.py plain|local|gloo|torch SCHEDULE NUM_RANKS NUM_MICROBATCHES
+    python rank.py plain|local|shared|gloo|torch SCHEDULE NUM_RANKS NUM_MICROBATCHES
 
 Order: ``steps N`` runs N steps and answers with the processor seconds that this process took.
 Stages are one tiny linear block with a tanh, so that hardly anything is computed.
@@ -48,17 +48,17 @@ def plain(order: it.Schedule) -> Callable[[], object]:
     return step
 
 
-def pipeline(order: it.Schedule, num_ranks: int | None) -> Callable[[], object]:
-    """Return a step of a pipeline; ``num_ranks`` is None for one rank of several processes."""
+def pipeline(order: it.Schedule, kind: str) -> Callable[[], object]:
+    """Return a step of a pipeline: of all ranks as threads, or of one of several processes."""
     batch = torch.randn(order.num_microbatches * ROWS, WIDTH)
     pipe = it.Pipeline(
         model_of(order.placement.num_stages),
         example=batch,
         loss=F.mse_loss,
-        ranks=num_ranks,
+        ranks=order.num_ranks if kind == "local" else None,
         microbatches=order.num_microbatches,
         schedule=order,
-        options=it.Options(threads_per_rank=1),
+        options=it.Options(threads_per_rank=1, shared_memory=kind == "shared"),
     )
     return lambda: pipe.step(batch)
 
@@ -94,7 +94,7 @@ def prepare() -> dict[str, Callable[[str], object]]:
     elif kind == "torch":
         step = theirs(order)
     else:
-        step = pipeline(order, int(num_ranks) if kind == "local" else None)
+        step = pipeline(order, kind)
 
     def steps(count: str) -> float:
         began_s = time.process_time()

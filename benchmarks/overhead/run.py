@@ -36,8 +36,8 @@ from intandem.rehearsal import Part, TransportKind, rehearse
 if TYPE_CHECKING:
     import argparse
 
-SIDES = ("plain", "local", "gloo", "torch")
-ON_PROCESSES = ("gloo", "torch")
+SIDES = ("plain", "local", "shared", "gloo", "torch")
+ON_PROCESSES = ("shared", "gloo", "torch")
 HOPS = tuple(4**power << 10 for power in range(1, 8))
 """Bytes of messages: 4 KiB to 16 MiB."""
 

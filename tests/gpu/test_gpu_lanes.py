@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from intandem.runtime.transport.lanes import Transfer, _Job
+from intandem.runtime.transport.packing import Buffer
 from intandem.runtime.transport.protocol import Label
 
 pytestmark = [
@@ -37,6 +38,6 @@ def test_a_rank_whose_gpu_waits_is_seen_to_wait(is_followed, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Late)
     flat = torch.arange(16, dtype=torch.uint8, device="cuda")
-    job = _Job(Work(), flat, Transfer(Label(0, "0F0>1"), "from rank 0"), 4, is_followed)
+    job = _Job(Work(), Buffer(flat), Transfer(Label(0, "0F0>1"), "from rank 0"), 4, is_followed)
     assert job.finish(torch.cuda.Stream(), lambda: ticks.append(1)) == bytes(range(4))
     assert len(ticks) == (5 if is_followed else 0)

@@ -1,4 +1,4 @@
-"""Messages between real processes, over Gloo on the loopback interface."""
+"""Messages between real processes: in shared memory, and over Gloo on the loopback interface."""
 
 import os
 import signal
@@ -67,8 +67,21 @@ def both_ways(num_ranks):
 
 def joined(edges, watch=None):
     membership = join_process_group(CPU, timeout_s=30)
-    watch = watch or Calm()
-    return membership, connect(membership, edges, watch, device=CPU, timeout_s=30)
+    watch, shared = watch or Calm(), is_willing(membership.rank)
+    here = connect(membership, edges, watch, device=CPU, timeout_s=30, shared_memory=shared)
+    return membership, here
+
+
+def is_willing(rank):
+    """Whether a rank wants to share memory: ``WILLING`` has a digit for each, or one for all."""
+    digits = os.environ["WILLING"]
+    return digits[rank % len(digits)] == "1"
+
+
+@pytest.fixture(params=["1", "0"], ids=["shared", "gloo"], autouse=True)
+def willing(request, monkeypatch):
+    """All ranks share memory; then none."""
+    monkeypatch.setenv("WILLING", request.param)
 
 
 def finish(transport):
@@ -196,11 +209,12 @@ def test_sender_refuses_what_the_contract_does_not_say(tmp_path):
     ]
 
 
-def receive_what_is_wrong():
+def receive_what_is_wrong(rows):
     _, here = joined(both_ways(2))
     wanted = Label(5, "0F4>1")
     if here.rank == 0:
-        here.send(1, Label(5, "0F3>1"), (torch.ones(2, 3),), SPEC)
+        sent = (TensorSpec((rows, 3), torch.float32),)
+        here.send(1, Label(5, "0F3>1"), (torch.ones(rows, 3),), sent)
         found = None
     else:
         here.post(0, wanted, SPEC)
@@ -211,7 +225,7 @@ def receive_what_is_wrong():
 
 def test_receiver_refuses_another_label(tmp_path):
     """On arrival: who received what from whom, and what was expected."""
-    outcomes = run_ranks(receive_what_is_wrong, 2, tmp_path)
+    outcomes = run_ranks(receive_what_is_wrong, 2, tmp_path, 2)
 
     assert [o.code for o in outcomes] == [0, 0]
     assert outcomes[1].value == [

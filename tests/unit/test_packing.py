@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intandem.errors import ContractError
-from intandem.runtime.transport.packing import layout_of, pack, unpack
+from intandem.runtime.transport.packing import Buffer, layout_of, pack, unpack
 from intandem.runtime.transport.protocol import Label, TensorSpec
 
-CPU = torch.device("cpu")
 DTYPES = (
     torch.bool,
     torch.uint8,
@@ -48,6 +47,18 @@ def same_bits(a, b):
     )
 
 
+def message(payload, layout, label):
+    """A payload, packed into memory of its own."""
+    buffer = Buffer(torch.empty(layout.num_bytes, dtype=torch.uint8))
+    pack(payload, layout, label, buffer)
+    return buffer.flat
+
+
+def opened(flat, layout, label):
+    """What a receiver that has these bytes finds in them."""
+    return unpack(Buffer(flat), layout, label)
+
+
 def transposed(tensor):
     """The same values in memory of the other order."""
     return tensor.mT.contiguous().mT if tensor.dim() >= 2 else tensor
@@ -63,8 +74,8 @@ def test_round_trip(entries, label):
     )
     layout = layout_of(contract)
 
-    flat = pack(payload, layout, label, CPU)
-    received = unpack(flat, layout, label, CPU)
+    flat = message(payload, layout, label)
+    received = opened(flat, layout, label)
 
     assert flat.shape == (layout.num_bytes,)
     assert len(received) == len(payload)
@@ -82,7 +93,7 @@ LABEL = Label(5, "0F3>1")
 
 def packed():
     layout = layout_of(CONTRACT)
-    return pack((torch.ones(2, 3), torch.arange(4)), layout, LABEL, CPU), layout
+    return message((torch.ones(2, 3), torch.arange(4)), layout, LABEL), layout
 
 
 @given(st.integers(0, 127), st.integers(1, 255))
@@ -92,7 +103,7 @@ def test_every_flipped_header_byte_is_refused(position, flip):
     flat[position] ^= flip
 
     with pytest.raises(ContractError, match=r"expected 0F3>1 of step 5 with \[\(2, 3\) float32"):
-        unpack(flat, layout, LABEL, CPU)
+        opened(flat, layout, LABEL)
 
 
 def test_presence_of_a_tensor_that_the_contract_lacks_is_refused():
@@ -101,7 +112,7 @@ def test_presence_of_a_tensor_that_the_contract_lacks_is_refused():
     flat[128] |= 4
 
     with pytest.raises(ContractError, match=r"3 tensor\(s\) marked, expected 2"):
-        unpack(flat, layout, LABEL, CPU)
+        opened(flat, layout, LABEL)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +128,7 @@ def test_another_label_is_named(label, found):
     flat, layout = packed()
 
     with pytest.raises(ContractError, match=f"expected {label} with .*{found}"):
-        unpack(flat, layout, label, CPU)
+        opened(flat, layout, label)
 
 
 def test_another_contract_is_refused():
@@ -126,23 +137,23 @@ def test_another_contract_is_refused():
     other = layout_of((TensorSpec((3, 2), torch.float32), CONTRACT[1]))
 
     with pytest.raises(ContractError, match="with other tensors, 288 bytes instead of 288"):
-        unpack(flat, other, LABEL, CPU)
+        opened(flat, other, LABEL)
 
 
 def test_long_tags_that_differ_at_the_end_are_told_apart():
     """A tag is compared as a whole, however much of it the header has room for."""
     layout = layout_of(())
-    flat = pack((), layout, Label(0, "x" * 200 + "a"), CPU)
+    flat = message((), layout, Label(0, "x" * 200 + "a"))
 
-    unpack(flat, layout, Label(0, "x" * 200 + "a"), CPU)
+    opened(flat, layout, Label(0, "x" * 200 + "a"))
     with pytest.raises(ContractError):
-        unpack(flat, layout, Label(0, "x" * 200 + "b"), CPU)
+        opened(flat, layout, Label(0, "x" * 200 + "b"))
 
 
 def test_received_tensors_are_independent():
     """Writing to one in place does not upset what autograd saved of another."""
     flat, layout = packed()
-    first, second = unpack(flat, layout, LABEL, CPU)
+    first, second = opened(flat, layout, LABEL)
     first.requires_grad_()
     loss = (first * first).sum()
     second.zero_()
@@ -156,11 +167,11 @@ def test_packing_copies():
     """The message is no longer touched by the sender, whatever it does with its tensors."""
     source = torch.ones(2, 3, requires_grad=True)
     layout = layout_of(CONTRACT[:1])
-    flat = pack((source,), layout, LABEL, CPU)
+    flat = message((source,), layout, LABEL)
     with torch.no_grad():
         source.zero_()
 
-    (got,) = unpack(flat, layout, LABEL, CPU)
+    (got,) = opened(flat, layout, LABEL)
 
     assert got.sum() == 6
     assert not flat.requires_grad

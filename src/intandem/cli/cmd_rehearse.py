@@ -88,8 +88,8 @@ class Arguments:
     ] = "F=0.01,I=0.01,W=0.01"
     boundary_bytes: Annotated[int | None, tyro.conf.arg(metavar="BYTES")] = None
     """Size of every message between neighbouring stages, with --costs F=...; 0 if left out."""
-    transport: Literal["local", "gloo"] = "local"
-    """Whether ranks are threads of one process, or processes."""
+    transport: Literal["local", "shared", "gloo"] = "local"
+    """Threads of one process; processes that share memory; processes over Gloo."""
     steps: Annotated[int, tyro.conf.arg(metavar="N")] = 5
     """Steps whose median counts; two more are run before them."""
     overlap: bool = False

@@ -134,6 +134,7 @@ class Home:
             self.watch,
             device=self.device,
             timeout_s=options.timeout_s,
+            shared_memory=options.shared_memory,
         )
         return ProcessRank(transport, self.watch, weights, tied)
 

@@ -48,8 +48,9 @@ class Options:
         open_blocks: whether a block beside an uneven cut may be cut inside: docs/capture.md.
         threads_per_rank: torch's own threads for each local rank; by default the cores shared out.
         hang_s: how long an action may take at least before its rank is taken to hang, in seconds;
-            5 times the longest that was seen, where that is more. ``float("inf")`` waits for ever.
-            See docs/faults.md.
+            5 times the longest that was seen, where that is more. ``float("inf")``: for ever.
+        shared_memory: whether CPU ranks that are processes of one machine hand messages over in
+            shared memory, rather than over Gloo.
     """
 
     device: torch.device | str | None = None
@@ -58,6 +59,7 @@ class Options:
     threads_per_rank: int | None = None
     open_blocks: bool = False
     hang_s: float = HANG_S
+    shared_memory: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """How long messages take between idle ranks: measured by sending them to and fro, before a run.
 
 One pair of ranks after another, so that none is measured while another is busy. Each rests before
-it sends, as it would compute, so that the other has been asleep for a while and has to be woken::
+it sends, for as long as an action takes, so that the other has been asleep and has to be woken, and
+what both run has left the processors' caches, as in a step::
 
     rank 0   rest  send  wait .............  rest  send  ...
     rank 1   wait ............  rest  send  wait .......
@@ -16,10 +17,8 @@ import statistics
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from intandem.machine import Link, Machine
-from intandem.rehearsal.emulation import contract_of
+from intandem.rehearsal.emulation import contract_of, payload_of
 from intandem.runtime.transport.protocol import Label
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _NUM_FIRST = 3
 """Round trips that are not counted."""
 
 _NUM_ROUNDS = 15
-_REST_S = 1e-3
+_LEAST_REST_S, _MOST_REST_S = 1e-3, 20e-3
 
 Pair = tuple[int, int]
 """Two ranks, the lower one first."""
@@ -68,20 +67,27 @@ def sizes_between(program: Program, costs: CostModel) -> dict[Pair, set[int]]:
 
 
 def measure(
-    transport: Transport, waiter: Waiter, sizes: Mapping[Pair, Iterable[int]], sequence: int
+    transport: Transport,
+    waiter: Waiter,
+    sizes: Mapping[Pair, Iterable[int]],
+    sequence: int,
+    *,
+    action_s: float,
 ) -> list[Transfer]:
-    """Do this rank's part in measuring every pair. All ranks must call it, with the same sizes.
+    """Do this rank's part in measuring every pair. All ranks must call it, with the same arguments.
 
     Args:
         transport: this rank's end.
         waiter: of the calling thread.
         sizes: bytes to be measured, by pair; empty messages are measured as well.
         sequence: number of the pass; labels messages.
+        action_s: what an action takes.
 
     Returns:
         What was found for all pairs, the same on every rank.
     """
-    ends = _Ends(transport, waiter, sequence)
+    rest_s = min(max(action_s, _LEAST_REST_S), _MOST_REST_S)
+    ends = _Ends(transport, waiter, sequence, rest_s)
     before: Pair | None = None
     for pair in sorted(sizes):
         if transport.rank == pair[0]:
@@ -123,10 +129,11 @@ def _link(found: Sequence[Transfer]) -> Link:
 class _Ends:
     """This rank's end of the pairs that it is in."""
 
-    def __init__(self, transport: Transport, waiter: Waiter, sequence: int) -> None:
+    def __init__(self, transport: Transport, waiter: Waiter, sequence: int, rest_s: float) -> None:
         self._transport = transport
         self._waiter = waiter
         self._sequence = sequence
+        self._rest_s = rest_s
 
     def to_and_fro(self, high: int, num_bytes: int) -> Transfer:
         """Send to rank ``high`` and wait for what it answers, several times."""
@@ -138,7 +145,7 @@ class _Ends:
             began_s = time.perf_counter()
             self._send(high, to, num_bytes)
             self._transport.wait(high, fro)
-            times_s.append((time.perf_counter() - began_s - _REST_S) / 2)
+            times_s.append((time.perf_counter() - began_s - self._rest_s) / 2)
         seconds = statistics.median(times_s[_NUM_FIRST:])
         return Transfer(self._transport.rank, high, num_bytes, max(seconds, 0.0))
 
@@ -152,11 +159,10 @@ class _Ends:
             self._send(low, fro, num_bytes)
 
     def _rest(self) -> None:
-        self._waiter.until(time.perf_counter() + _REST_S)
+        self._waiter.until(time.perf_counter() + self._rest_s)
 
     def _send(self, peer: int, label: Label, num_bytes: int) -> None:
-        payload = (torch.empty(num_bytes, dtype=torch.uint8),)
-        self._transport.send(peer, label, payload, contract_of(num_bytes))
+        self._transport.send(peer, label, payload_of(num_bytes), contract_of(num_bytes))
 
     def _labels(self, num_bytes: int, number: int) -> tuple[Label, Label]:
         text = f"{number} {num_bytes}"

@@ -1,4 +1,4 @@
-"""One rank's process of a rehearsal: ``python -m intandem.rehearsal.process FOLDER``."""
+"""One rank's process of a rehearsal: ``python -m intandem.rehearsal.process FOLDER KIND``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import torch
 from intandem.errors import PeerFailureError
 from intandem.rehearsal.rank import run_rank
 from intandem.rehearsal.request import decode_request, encode_report
-from intandem.rehearsal.running import PROGRESS_FILE, REQUEST_FILE, report_file
+from intandem.rehearsal.running import (
+    PROGRESS_FILE,
+    REQUEST_FILE,
+    TransportKind,
+    report_file,
+)
 from intandem.runtime.distributed_watch import DistributedWatch
 from intandem.runtime.suspicion import Limits
 from intandem.runtime.transport.distributed import connect
@@ -25,20 +30,21 @@ if TYPE_CHECKING:
 _CPU = torch.device("cpu")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, kind: TransportKind) -> None:
     """Do what the request in ``folder`` says, and leave a report there."""
     torch.set_num_threads(1)
     request = decode_request((folder / REQUEST_FILE).read_text("utf-8"))
-    rank, report = _run(request, folder)
+    rank, report = _run(request, folder, kind)
     (folder / report_file(rank)).write_text(encode_report(report), "utf-8")
 
 
-def _run(request: Request, folder: Path) -> tuple[int, RankReport]:
+def _run(request: Request, folder: Path, kind: TransportKind) -> tuple[int, RankReport]:
     membership = join_process_group(_CPU)
     limits = Limits(hang_s=math.inf)  # an emulated action takes as long as it was asked to
     watch = DistributedWatch(default_store(), membership.rank, membership.num_ranks, limits=limits)
     edges = [Edge(*way) for a, b in request.sizes() for way in ((a, b), (b, a))]
-    transport = connect(membership, edges, watch, device=_CPU)
+    shared = kind is TransportKind.SHARED
+    transport = connect(membership, edges, watch, device=_CPU, shared_memory=shared)
     progress = folder / PROGRESS_FILE
 
     def tell(part: int, step: int) -> None:
@@ -59,4 +65,4 @@ def _run(request: Request, folder: Path) -> tuple[int, RankReport]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), TransportKind(sys.argv[2]))

@@ -64,7 +64,13 @@ class _Rank:
 
     def measure(self, request: Request) -> list[Transfer]:
         """Find out what messages take."""
-        return measure(self._transport, self._waiter, request.sizes(), self._next_sequence())
+        return measure(
+            self._transport,
+            self._waiter,
+            request.sizes(),
+            self._next_sequence(),
+            action_s=request.shortest_action_s,
+        )
 
     def run(self, part: Part, step: int, *, together: bool) -> Emulated:
         """Run one pass, begun by all ranks at once or when this one is at it."""

@@ -56,6 +56,12 @@ class Request:
         """Steps of every part, warm-up included."""
         return (NUM_WARMUP + self.num_steps) * (2 if self.overlap else 1)
 
+    @property
+    def shortest_action_s(self) -> float:
+        """The least that an action of any part takes, in seconds."""
+        costs = [part.costs for part in self.parts]
+        return min(s for c in costs for s in (*c.forward_s, *c.backward_input_s))
+
     def begins_together(self, step: int) -> bool:
         """Tell whether all ranks begin a step at once, or each when it has done the one before."""
         return step <= NUM_WARMUP + self.num_steps

@@ -1,4 +1,4 @@
-"""Starts the ranks of a rehearsal: threads of this process, or processes of their own over Gloo."""
+"""Starts the ranks of a rehearsal: threads of this process, or processes of their own."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ class TransportKind(StrEnum):
 
     LOCAL = "local"
     """Between threads of this process."""
+    SHARED = "shared"
+    """Between processes, in memory that both have mapped."""
     GLOO = "gloo"
-    """Between processes."""
+    """Between processes, over Gloo."""
 
 
 class Progress(NamedTuple):
@@ -64,8 +66,8 @@ def run_all(
     match kind:
         case TransportKind.LOCAL:
             return _run_threads(request, on_progress)
-        case TransportKind.GLOO:
-            return _run_processes(request, on_progress)
+        case TransportKind.SHARED | TransportKind.GLOO:
+            return _run_processes(request, kind, on_progress)
 
 
 def report_file(rank: int) -> str:
@@ -113,7 +115,7 @@ def _reports(found: Sequence[tuple[int, RankReport | BaseException]]) -> tuple[R
 
 
 def _run_processes(
-    request: Request, on_progress: Callable[[Progress], None]
+    request: Request, kind: TransportKind, on_progress: Callable[[Progress], None]
 ) -> tuple[RankReport, ...]:
     if request.num_ranks > MAX_RANKS:
         msg = f"{request.num_ranks} ranks are more than the {MAX_RANKS} processes there may be"
@@ -121,7 +123,7 @@ def _run_processes(
     with tempfile.TemporaryDirectory(prefix="intandem-rehearsal-") as name:
         folder = Path(name)
         (folder / REQUEST_FILE).write_text(encode_request(request), "utf-8")
-        command = module_command("intandem.rehearsal.process", [name])
+        command = module_command("intandem.rehearsal.process", [name, kind])
         with _following(folder / PROGRESS_FILE, on_progress):
             outcome = launch_command(command, ranks=request.num_ranks)
         if outcome.verdict is not None:

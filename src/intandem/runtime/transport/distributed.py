@@ -13,27 +13,29 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import contextmanager
+from functools import partial
+from socket import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 import torch
 
 from intandem.errors import ContractError, PeerFailureError, RunError
 from intandem.runtime.transport.contract import check_payload
-from intandem.runtime.transport.edges import Edge, open_communicators
+from intandem.runtime.transport.edges import Edge, open_edges
 from intandem.runtime.transport.lanes import MAX_AHEAD, Arrived, Incoming, Outgoing, Transfer
 from intandem.runtime.transport.packing import (
+    Buffer,
     Layout,
     layout_of,
     pack,
     read_prefix,
-    tensors_in,
     unpack,
 )
 from intandem.runtime.transport.protocol import MAX_FACTS, POLL_S
+from intandem.runtime.transport.shared_memory import SharedIncoming, SharedOutgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.transport.protocol import Contract, Label, Payload, Seen
@@ -69,17 +71,16 @@ class DistributedTransport:
     def __init__(
         self,
         membership: Membership,
-        outgoing: Mapping[int, Outgoing],
-        incoming: Mapping[int, Incoming],
+        outgoing: Mapping[int, Outgoing | SharedOutgoing],
+        incoming: Mapping[int, Incoming | SharedIncoming],
         watch: Watch,
-        device: torch.device,
+        wire: torch.device,
     ) -> None:
         self._membership = membership
         self._outgoing = outgoing
         self._incoming = incoming
         self._watch = watch
-        self._device = device
-        self._wire = device if membership.backend == "nccl" else torch.device("cpu")
+        self._wire = wire
         self._posted: dict[int, deque[tuple[Label, Layout]]] = {p: deque() for p in incoming}
         self._unread: dict[int, deque[_Unread]] = {p: deque() for p in incoming}
         self._layouts: dict[Contract, Layout] = {}
@@ -110,10 +111,11 @@ class DistributedTransport:
         """
         lane = self._outgoing.get(peer) or self._no_edge(Edge(self.rank, peer))
         check_payload(payload, contract, label, rank=self.rank, peer=peer)
-        while self._wire.type != "cpu" and lane.error is None and not lane.take_room(POLL_S):
+        while lane.error is None and not lane.take_room(POLL_S):
             self._check()
-        flat = pack(payload, self._layout(contract), label, self._wire)
-        lane.send(flat, self._begin(label, f"to rank {peer}"))
+        layout = self._layout(contract)
+        fill = partial(pack, payload, layout, label)
+        lane.send(layout.num_bytes, fill, self._begin(label, f"to rank {peer}"))
         if lane.error is not None:
             self._lost(f"sending {label} to rank {peer}", lane.error)
 
@@ -121,8 +123,9 @@ class DistributedTransport:
         """Begin to receive ``label`` from ``peer``."""
         lane = self._incoming.get(peer) or self._no_edge(Edge(peer, self.rank))
         layout = self._layout(contract)
-        flat = torch.empty(layout.num_bytes, dtype=torch.uint8, device=self._wire)
-        lane.post(flat, self._begin(label, f"from rank {peer}"), layout.prefix_bytes)
+        buffer = Buffer(torch.empty(layout.num_bytes, dtype=torch.uint8, device=self._wire))
+        buffer.tensors(layout)  # made now, as it will be waited for then
+        lane.post(buffer, layout.prefix_bytes, self._begin(label, f"from rank {peer}"))
         self._posted[peer].append((label, layout))
 
     def wait(self, peer: int, label: Label, *, like: Seen | None = None) -> Payload:
@@ -133,20 +136,22 @@ class DistributedTransport:
         """
         layout = self._posted_layout(peer, label)
         if self._wire.type == "cpu":
-            flat = cast("torch.Tensor", self._take(peer, label))
-            with self._names(peer):
-                return unpack(flat, layout, label, self._device)
+            buffer = cast("Buffer", self._take(peer, label))
+            try:
+                return unpack(buffer, layout, label)
+            except ContractError as error:
+                self._refuse(peer, error)
         seen, unread = {} if like is None else like, self._unread[peer]
         if len(unread) == MAX_AHEAD:
             self._read_prefix(peer)
         unread.append(_Unread(label, layout, seen))
         try:
-            flat = self._incoming[peer].follow()
+            buffer = cast("Incoming", self._incoming[peer]).follow()
         except RuntimeError as error:
             self._lost(f"waiting for {label} from rank {peer}", error)
         if (peer, label.tag) not in seen:
             self._read_prefixes(peer)
-        return tensors_in(flat, layout, seen[peer, label.tag])
+        return buffer.present(layout, seen[peer, label.tag])
 
     def verify(self) -> None:
         """Read the labels of messages in a GPU's memory; see ``Transport.verify``."""
@@ -205,25 +210,23 @@ class DistributedTransport:
     def _read_prefix(self, peer: int) -> None:
         label, layout, seen = self._unread[peer].popleft()
         prefix = cast("bytes", self._take(peer, label))  # it is in a GPU's memory
-        with self._names(peer):
-            present = read_prefix(prefix, layout, label)
-            before = seen.setdefault((peer, label.tag), present)
-            if present & ~before:
-                msg = (
-                    f"{label}: gradients are there ({_bits(present, layout)}, the first tensor "
-                    f"first) that were undefined before ({_bits(before, layout)}), and have not "
-                    "been used; between GPUs, each value that stages hand on must be read in the "
-                    "same micro-batches of every step: add 0 * value where it is not"
-                )
-                raise ContractError(msg)
-
-    @contextmanager
-    def _names(self, peer: int) -> Iterator[None]:
         try:
-            yield
+            present = read_prefix(prefix, layout, label)
         except ContractError as error:
-            msg = f"rank {self.rank} receiving from rank {peer}: {error}"
-            raise ContractError(msg) from None
+            self._refuse(peer, error)
+        before = seen.setdefault((peer, label.tag), present)
+        if present & ~before:
+            msg = (
+                f"{label}: gradients are there ({_bits(present, layout)}, the first tensor "
+                f"first) that were undefined before ({_bits(before, layout)}), and have not "
+                "been used; between GPUs, each value that stages hand on must be read in the "
+                "same micro-batches of every step: add 0 * value where it is not"
+            )
+            self._refuse(peer, ContractError(msg))
+
+    def _refuse(self, peer: int, error: ContractError) -> NoReturn:
+        msg = f"rank {self.rank} receiving from rank {peer}: {error}"
+        raise ContractError(msg) from None
 
     def _begin(self, label: Label, route: str) -> Transfer:
         transfer = Transfer(label, route)
@@ -247,18 +250,17 @@ class DistributedTransport:
 
     def _take(self, peer: int, label: Label) -> Arrived:
         lane = self._incoming[peer]
-        while True:
+        while (got := lane.take(POLL_S)) is None:
             self._check()
-            got = lane.take(POLL_S)
-            if isinstance(got, RuntimeError):
-                self._lost(f"waiting for {label} from rank {peer}", got)
-            if got is not None:
-                return got
+        if isinstance(got, RuntimeError):
+            self._lost(f"waiting for {label} from rank {peer}", got)
+        return got
 
     def _check(self) -> None:
         """Raise if the run has failed elsewhere or something sent cannot arrive."""
         self._watch.check()
         for peer, lane in self._outgoing.items():
+            lane.settle()
             if lane.error is not None:
                 self._lost(f"sending to rank {peer}", lane.error)
 
@@ -294,6 +296,7 @@ def connect(
     *,
     device: torch.device,
     timeout_s: float = 300.0,
+    shared_memory: bool = True,
 ) -> DistributedTransport:
     """Connect this rank with its neighbours. All ranks must call it, with the same edges.
 
@@ -303,20 +306,34 @@ def connect(
         watch: knows when the run has failed elsewhere.
         device: where this rank wants the tensors it receives.
         timeout_s: how long neighbours may take to connect, in seconds.
+        shared_memory: whether CPU ranks of one machine hand messages over in memory that both
+            have mapped, instead of by Gloo. Where one end of an edge says no, it is Gloo's.
 
     Raises:
         PeerFailureError: if the run fails elsewhere meanwhile.
         RunError: if a neighbour does not come.
     """
-    opened = open_communicators(membership, edges, watch, device=device, timeout_s=timeout_s)
+    opened = open_edges(
+        membership, edges, watch, device=device, timeout_s=timeout_s, shared_memory=shared_memory
+    )
     rank = membership.rank
-    outgoing = {e.target: Outgoing(c, f"send {e}") for e, c in opened.items() if e.source == rank}
-    incoming = {
-        e.source: Incoming(c, f"recv {e}", watch.tick)
-        for e, c in opened.items()
-        if e.target == rank
-    }
-    return DistributedTransport(membership, outgoing, incoming, watch, device)
+    wire = device if membership.backend == "nccl" else torch.device("cpu")
+    outgoing: dict[int, Outgoing | SharedOutgoing] = {}
+    incoming: dict[int, Incoming | SharedIncoming] = {}
+    for edge, way in opened.items():
+        if edge.source == rank:
+            outgoing[edge.target] = (
+                SharedOutgoing(way)
+                if isinstance(way, socket)
+                else Outgoing(way, f"send {edge}", wire)
+            )
+        else:
+            incoming[edge.source] = (
+                SharedIncoming(way)
+                if isinstance(way, socket)
+                else Incoming(way, f"recv {edge}", wire, watch.tick)
+            )
+    return DistributedTransport(membership, outgoing, incoming, watch, wire)
 
 
 def _place(key: str) -> str:

@@ -1,7 +1,8 @@
-"""Directed edges between ranks, and the communicator that each of them has to itself."""
+"""Directed edges between ranks, and what each of them has to itself: a communicator, a socket."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from intandem.errors import RunError
+from intandem.runtime.transport.neighbours import can_share_memory, meet
 from intandem.runtime.transport.protocol import POLL_S
 
 if TYPE_CHECKING:
@@ -65,15 +67,20 @@ class Communicator:
         return self.backend.recv([flat], self.peer, 0)
 
 
-def open_communicators(
+Opened = Communicator | socket.socket
+"""What an edge is connected by: a communicator; a socket, if its ranks share memory."""
+
+
+def open_edges(
     membership: Membership,
     edges: Iterable[Edge],
     watch: Watch,
     *,
     device: torch.device,
     timeout_s: float,
-) -> dict[Edge, Communicator]:
-    """Connect this rank's edges, one communicator each.
+    shared_memory: bool,
+) -> dict[Edge, Opened]:
+    """Connect this rank's edges, each by something of its own.
 
     A communicator is made by its two members only, and making one waits for the other member.
     Every rank makes its own in sorted order, so the smallest edge not yet made always has both
@@ -86,18 +93,24 @@ def open_communicators(
         PeerFailureError: if the run fails elsewhere meanwhile.
         RunError: if the other member does not come within ``timeout_s``.
     """
-    opened = {}
+    opened: dict[Edge, Opened] = {}
     deadline = time.monotonic() + timeout_s
     for edge in sorted(set(edges)):
         if membership.rank in (edge.source, edge.target):
-            opened[edge] = _within(deadline, partial(_open, membership, edge, device), watch, edge)
+            call = partial(_open, membership, edge, device, shared_memory=shared_memory)
+            opened[edge] = _within(deadline, call, watch, edge)
     return opened
 
 
-def _open(membership: Membership, edge: Edge, device: torch.device) -> Communicator:
+def _open(
+    membership: Membership, edge: Edge, device: torch.device, *, shared_memory: bool
+) -> Opened:
     store = dist.PrefixStore(f"edge/{edge}", membership.store)
     index = 0 if membership.rank == edge.source else 1
     if membership.backend == "gloo":
+        willing = shared_memory and can_share_memory()
+        if (connection := meet(store, is_source=index == 0, willing=willing)) is not None:
+            return connection
         return Communicator(
             cast("_Backend", dist.ProcessGroupGloo(store, index, 2, _NEVER)), 1 - index
         )
@@ -121,11 +134,9 @@ def _use_once(communicator: Communicator, *, is_source: bool, device: torch.devi
     torch.cuda.current_stream(device).synchronize()
 
 
-def _within(
-    deadline: float, call: Callable[[], Communicator], watch: Watch, edge: Edge
-) -> Communicator:
+def _within(deadline: float, call: Callable[[], Opened], watch: Watch, edge: Edge) -> Opened:
     """Run a call that cannot be interrupted on a thread of its own, and stop waiting in time."""
-    outcome: list[Communicator | BaseException] = []
+    outcome: list[Opened | BaseException] = []
 
     def body() -> None:
         try:

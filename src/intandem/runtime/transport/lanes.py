@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from intandem.runtime.transport.packing import Buffer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -61,7 +63,7 @@ class Transfer:
         return f"{self.label} {self.route}: {self.state}"
 
 
-Arrived = torch.Tensor | bytes
+Arrived = Buffer | bytes
 """A message in the host's memory; of one in a GPU's, the bytes it begins with, and no more: its
 memory is let go by whoever used it, however late its label is read."""
 
@@ -72,14 +74,14 @@ class _Job:
 
     Attributes:
         work: of the transfer.
-        flat: the message.
+        buffer: the message.
         transfer: what is said of it.
         prefix_bytes: how much of it to read.
         is_followed: whether its GPU has been told to wait for it.
     """
 
     work: dist.Work
-    flat: torch.Tensor
+    buffer: Buffer
     transfer: Transfer
     prefix_bytes: int = 0
     is_followed: bool = False
@@ -93,11 +95,11 @@ class _Job:
         """
         if beside is None:
             self.work.wait()
-            return self.flat
+            return self.buffer
         with torch.cuda.stream(beside):
             self.work.wait()
             prefix = torch.empty(self.prefix_bytes, dtype=torch.uint8, pin_memory=True)
-            prefix.copy_(self.flat[: self.prefix_bytes], non_blocking=True)
+            prefix.copy_(self.buffer.flat[: self.prefix_bytes], non_blocking=True)
             is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
             is_there.record(beside)
         while not is_there.query():  # type: ignore[no-untyped-call]
@@ -113,13 +115,19 @@ class _Lane:
     Args:
         communicator: the edge's.
         name: of the thread.
+        device: in whose memory messages are.
         tick: says that the rank waits for another; called by the thread.
     """
 
     def __init__(
-        self, communicator: Communicator, name: str, tick: Callable[[], None] = _nothing
+        self,
+        communicator: Communicator,
+        name: str,
+        device: torch.device,
+        tick: Callable[[], None] = _nothing,
     ) -> None:
         self._communicator = communicator
+        self._device = device
         self._tick = tick
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -138,8 +146,8 @@ class _Lane:
         beside: torch.cuda.Stream | None = None
         while (job := self._jobs.get()) is not None:
             try:
-                if beside is None and job.flat.is_cuda:
-                    beside = torch.cuda.Stream(job.flat.device)  # type: ignore[no-untyped-call]
+                if beside is None and self._device.type == "cuda":
+                    beside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
                 arrived = job.finish(beside, self._tick)
             except RuntimeError as error:
                 job.transfer.state = "lost"
@@ -163,32 +171,35 @@ class Outgoing(_Lane):
     Short sends are waited for several at a time: to wake the thread takes longer than they do.
     """
 
-    def __init__(self, communicator: Communicator, name: str) -> None:
+    def __init__(self, communicator: Communicator, name: str, device: torch.device) -> None:
         self.error: RuntimeError | None = None
         self._begun: list[_Job] = []
         self._begun_bytes = 0
         self._room = threading.Semaphore(MAX_AHEAD)
-        super().__init__(communicator, name)
+        super().__init__(communicator, name, device)
 
     def take_room(self, timeout_s: float) -> bool:
         """Take one of the ``MAX_AHEAD`` places for a GPU's messages; return whether one was free.
 
-        Waits at most so many seconds. ``send`` gives it back once the message has left.
+        Waits at most so many seconds. ``send`` gives it back once the message has left. In the
+        host's memory there is always room.
         """
-        return self._room.acquire(timeout=timeout_s)
+        return self._device.type == "cpu" or self._room.acquire(timeout=timeout_s)
 
-    def send(self, flat: torch.Tensor, transfer: Transfer) -> None:
-        """Begin to send; ``flat`` is kept until it has left."""
+    def send(self, num_bytes: int, fill: Callable[[Buffer], None], transfer: Transfer) -> None:
+        """Begin to send a message of ``num_bytes``, which ``fill`` writes where it is told to."""
+        buffer = Buffer(torch.empty(num_bytes, dtype=torch.uint8, device=self._device))
+        fill(buffer)
         try:
-            work = self._communicator.send(flat)
+            work = self._communicator.send(buffer.flat)
         except RuntimeError as error:
             transfer.state = "lost"
             self._lost(error)
             return
-        self._begun.append(_Job(work, flat, transfer))
-        self._begun_bytes += flat.numel()
+        self._begun.append(_Job(work, buffer, transfer))
+        self._begun_bytes += num_bytes
         is_long = self._begun_bytes > _MAX_BEGUN_BYTES
-        if is_long or flat.is_cuda or len(self._begun) == _MAX_BEGUN:
+        if is_long or self._device.type == "cuda" or len(self._begun) == _MAX_BEGUN:
             self.settle()
 
     def settle(self) -> None:
@@ -214,27 +225,31 @@ class Incoming(_Lane):
     """Receives over one edge."""
 
     def __init__(
-        self, communicator: Communicator, name: str, tick: Callable[[], None] = _nothing
+        self,
+        communicator: Communicator,
+        name: str,
+        device: torch.device,
+        tick: Callable[[], None] = _nothing,
     ) -> None:
         self._arrived: queue.SimpleQueue[Arrived | RuntimeError] = queue.SimpleQueue()
         self._unfollowed: deque[_Job | RuntimeError] = deque()
-        super().__init__(communicator, name, tick)
+        super().__init__(communicator, name, device, tick)
 
-    def post(self, flat: torch.Tensor, transfer: Transfer, prefix_bytes: int) -> None:
-        """Begin to receive into ``flat``, a message whose prefix has ``prefix_bytes``."""
+    def post(self, buffer: Buffer, prefix_bytes: int, transfer: Transfer) -> None:
+        """Begin to receive into a buffer, a message whose prefix has ``prefix_bytes``."""
         try:
-            work = self._communicator.recv(flat)
+            work = self._communicator.recv(buffer.flat)
         except RuntimeError as error:
             transfer.state = "lost"
             self._lost(error)
             begun: _Job | RuntimeError = error
         else:
-            begun = _Job(work, flat, transfer, prefix_bytes)
+            begun = _Job(work, buffer, transfer, prefix_bytes)
             self._jobs.put(begun)
-        if flat.is_cuda:
+        if self._device.type == "cuda":
             self._unfollowed.append(begun)
 
-    def follow(self) -> torch.Tensor:
+    def follow(self) -> Buffer:
         """Let a GPU, not the host, wait for the oldest message posted that was not followed yet.
 
         Returns:
@@ -248,7 +263,7 @@ class Incoming(_Lane):
             raise begun
         begun.work.wait()
         begun.is_followed = True
-        return begun.flat
+        return begun.buffer
 
     def take(self, timeout_s: float) -> Arrived | RuntimeError | None:
         """The oldest message posted; why it cannot be; or None after so long."""

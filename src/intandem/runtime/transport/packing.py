@@ -18,7 +18,7 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -37,10 +37,10 @@ _HEADER = struct.Struct("<6sHqQ8s8sH86s")
 _MAGIC, _VERSION = b"INTAND", 1
 _TAG_BYTES = 86
 _ALIGNMENT = 64
+_NUM_LAYOUTS_KEPT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where one tensor lies: ``offset`` and ``strides`` count elements of its dtype."""
 
     spec: TensorSpec
@@ -48,73 +48,99 @@ class Place:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Where the tensors of a contract lie in a message.
+    """Where the tensors of a contract lie in a message. Two are equal if they are one object.
 
     Attributes:
         places: of the tensors, in order.
+        prefix_bytes: size of the header and the presence bits.
         num_bytes: size of the message.
         checksum: 8 bytes that stand for all shapes and dtypes.
     """
 
     places: tuple[Place, ...]
+    prefix_bytes: int
     num_bytes: int
     checksum: bytes
-
-    @property
-    def prefix_bytes(self) -> int:
-        """Size of the header and the presence bits."""
-        return _prefix_bytes(len(self.places))
 
     def __str__(self) -> str:
         return f"[{', '.join(describe(place.spec) for place in self.places)}]"
 
 
+class Buffer:
+    """Memory of a message, ``(num_bytes,)`` uint8 or more, and the tensors that lie in it.
+
+    Args:
+        flat: the memory.
+    """
+
+    __slots__ = ("_tensors", "address", "flat")
+
+    def __init__(self, flat: Tensor) -> None:
+        self.flat = flat
+        self.address = flat.data_ptr()
+        self._tensors: dict[Layout, tuple[Tensor, ...]] = {}
+
+    def tensors(self, layout: Layout) -> tuple[Tensor, ...]:
+        """Return the tensors of a layout, always the same ones, which live in this memory."""
+        if (found := self._tensors.get(layout)) is None:
+            if len(self._tensors) == _NUM_LAYOUTS_KEPT:
+                self._tensors.clear()
+            made = [_alias(self.flat, place) for place in layout.places]
+            found = self._tensors[layout] = tuple(made)
+        return found
+
+    def present(self, layout: Layout, present: int) -> Payload:
+        """Return the tensors whose bits are set in ``present``; None in place of the others."""
+        tensors = self.tensors(layout)
+        if present == (1 << len(tensors)) - 1:
+            return tensors
+        return tuple([t if present >> index & 1 else None for index, t in enumerate(tensors)])
+
+
 def layout_of(contract: Contract) -> Layout:
     """Lay out the tensors of ``contract``, in order."""
     places = []
-    end = _prefix_bytes(len(contract))
+    prefix_bytes = end = _HEADER.size + (len(contract) + 7) // 8
     for spec in contract:
         start = -(-end // _ALIGNMENT) * _ALIGNMENT
         places.append(Place(spec, start // spec.dtype.itemsize, _strides(spec.shape)))
         end = start + math.prod(spec.shape) * spec.dtype.itemsize
     checksum = _digest(" ".join(map(describe, contract)))
-    return Layout(tuple(places), end, checksum)
+    return Layout(tuple(places), prefix_bytes, end, checksum)
 
 
-def pack(payload: Payload, layout: Layout, label: Label, device: torch.device) -> Tensor:
-    """Return ``payload`` as a message of its own memory, ``(num_bytes,)`` uint8 on ``device``.
+def pack(payload: Payload, layout: Layout, label: Label, buffer: Buffer) -> None:
+    """Write ``payload`` as a message into a buffer of at least ``layout.num_bytes``.
 
     The tensors must be what the contract says; ``check_payload`` sees to that. They may lie
     anywhere in memory, with any strides.
     """
-    flat = torch.empty(layout.num_bytes, dtype=torch.uint8, device=device)
-    present = 0
-    for index, (tensor, place) in enumerate(zip(payload, layout.places, strict=True)):
+    flat, present = buffer.flat, 0
+    for index, (tensor, place) in enumerate(zip(payload, buffer.tensors(layout), strict=True)):
         if tensor is not None:
             present |= 1 << index
-            _alias(flat, place).copy_(tensor)
+            place.copy_(tensor)
         elif not flat.is_cpu:  # whose reader may not know yet that it is not there
-            _alias(flat, place).zero_()
+            place.zero_()
     size = layout.prefix_bytes
     prefix = _header(label, layout) + present.to_bytes(size - _HEADER.size, "little")
     if flat.is_cpu:
-        ctypes.memmove(flat.data_ptr(), prefix, size)
+        ctypes.memmove(buffer.address, prefix, size)
     else:
         pinned = torch.frombuffer(bytearray(prefix), dtype=torch.uint8).pin_memory()
         flat[:size].copy_(pinned, non_blocking=True)  # from other memory, the host would wait
-    return flat
 
 
-def unpack(flat: Tensor, layout: Layout, label: Label, device: torch.device) -> Payload:
-    """Return the tensors of the message ``flat``, which is in the host's memory, on ``device``.
+def unpack(buffer: Buffer, layout: Layout, label: Label) -> Payload:
+    """Return the tensors of a message in the host's memory, which is theirs from now on.
 
     Raises:
         ContractError: as ``read_prefix``.
     """
-    prefix = ctypes.string_at(flat.data_ptr(), layout.prefix_bytes)
-    return tensors_in(flat.to(device), layout, read_prefix(prefix, layout, label))
+    prefix = ctypes.string_at(buffer.address, layout.prefix_bytes)
+    return buffer.present(layout, read_prefix(prefix, layout, label))
 
 
 def read_prefix(prefix: bytes, layout: Layout, label: Label) -> int:
@@ -131,17 +157,6 @@ def read_prefix(prefix: bytes, layout: Layout, label: Label) -> int:
     return present
 
 
-def tensors_in(local: Tensor, layout: Layout, present: int) -> Payload:
-    """Return the tensors of a message; None where one is undefined.
-
-    Nothing is copied: they live in its memory, and it must not be used again.
-    """
-    return tuple(
-        _alias(local, place) if present >> index & 1 else None
-        for index, place in enumerate(layout.places)
-    )
-
-
 def _alias(flat: Tensor, place: Place) -> Tensor:
     """A tensor in the memory of ``flat``.
 
@@ -151,10 +166,6 @@ def _alias(flat: Tensor, place: Place) -> Tensor:
     spec = place.spec
     empty = torch.empty(0, dtype=spec.dtype, device=flat.device)
     return empty.set_(flat.untyped_storage(), place.offset, spec.shape, place.strides)
-
-
-def _prefix_bytes(num_tensors: int) -> int:
-    return _HEADER.size + (num_tensors + 7) // 8
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

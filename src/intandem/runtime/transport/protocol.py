@@ -6,7 +6,6 @@ directed pair of ranks, and holds a board of small facts that every rank can rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ MAX_FACTS = 1024
 """Facts of one rank that stay on the board; the oldest goes when one more is published."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """Shape and dtype that one tensor of a message must have."""
 
     shape: tuple[int, ...]

@@ -1,0 +1,65 @@
+"""Whether two processes share memory: both know, and messages arrive either way."""
+
+import pytest
+import torch
+from processes import run_ranks
+from test_distributed_transport import SPEC, both_ways, finish, joined, receive_what_is_wrong
+
+from intandem.errors import ContractError
+from intandem.runtime.transport.protocol import Label
+
+
+def kinds_of_lanes():
+    _, here = joined(both_ways(2))
+    here.post(1 - here.rank, Label(0, "m"), SPEC)
+    here.send(1 - here.rank, Label(0, "m"), (torch.ones(2, 3),), SPEC)
+    value = float(here.wait(1 - here.rank, Label(0, "m"))[0].sum())
+    found = [
+        type(lane).__name__ for lanes in (here._outgoing, here._incoming) for lane in lanes.values()
+    ]
+    finish(here)
+    return [*found, value]
+
+
+SHARED = ["SharedOutgoing", "SharedIncoming", 6.0]
+GLOO = ["Outgoing", "Incoming", 6.0]
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"), [("11", SHARED), ("01", GLOO), ("10", GLOO), ("00", GLOO)]
+)
+def test_memory_is_shared_if_both_ends_can(who, expected, tmp_path, monkeypatch):
+    """Where one cannot, or does not want to, both know, and the edge is Gloo's."""
+    monkeypatch.setenv("WILLING", who)
+
+    outcomes = run_ranks(kinds_of_lanes, 2, tmp_path)
+
+    assert [(o.code, o.value, o.output) for o in outcomes] == [(0, expected, "")] * 2
+
+
+def test_what_cannot_be_reached_is_of_another_machine(tmp_path, monkeypatch):
+    """A path too long for a socket stands for a folder that the other process cannot see."""
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("WILLING", "1")
+    monkeypatch.setenv("TMPDIR", str(deep))
+    (work := tmp_path / "work").mkdir()
+
+    outcomes = run_ranks(kinds_of_lanes, 2, work)
+
+    assert [(o.code, o.value, o.output) for o in outcomes] == [(0, GLOO, "")] * 2
+
+
+@pytest.mark.parametrize("rows", [1, 200_000])
+def test_receiver_refuses_another_size(rows, tmp_path, monkeypatch):
+    """Where memory is shared, a message of another length than was posted is told of as well."""
+    monkeypatch.setenv("WILLING", "1")
+
+    outcomes = run_ranks(receive_what_is_wrong, 2, tmp_path, rows)
+
+    assert [o.code for o in outcomes] == [0, 0]
+    assert outcomes[1].value == [
+        ContractError.__name__,
+        "rank 1 receiving from rank 0: expected 0F4>1 of step 5 with [(2, 3) float32], "
+        f"got 0F3>1 of step 5 with other tensors, {192 + 12 * rows} bytes instead of 216",
+    ]
