@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 COLORS = {
     "local": "tab:blue",
     "local-barrier": "#9ecae9",
-    "gloo": "tab:green",
-    "gloo-barrier": "#a1d99b",
+    "shared": "tab:green",
+    "shared-barrier": "#a1d99b",
+    "gloo": "tab:olive",
+    "gloo-barrier": "#dbdb8d",
     "torch": "tab:orange",
     "torch-barrier": "#fdd0a2",
     "deepspeed": "tab:purple",

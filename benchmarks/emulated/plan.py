@@ -28,15 +28,15 @@ BOUNDARY_BYTES = 65536
 SHARES = {"equal": (1.0,), "unequal": (1.0, 1.3, 0.8, 1.1)}
 """How long stages of a P-th of the model take, relative to the first, over and over."""
 
-SIDES = ("local", "gloo", "torch")
-MOST_RANKS = {"local": 16, "gloo": 8, "torch": 8}
+SIDES = ("local", "shared", "gloo", "torch")
+MOST_RANKS = {"local": 16, "shared": 8, "gloo": 8, "torch": 8}
 
 
 class Setting(NamedTuple):
     """What runs one after another on the same ranks.
 
     Attributes:
-        side: ``local``, ``gloo`` or ``torch``.
+        side: ``local``, ``shared``, ``gloo`` or ``torch``.
         num_ranks: P; there are 4P micro-batches.
         action_ms: what F, I and W of a P-th of the model take each.
         stages: ``equal`` or ``unequal``.

@@ -11,6 +11,9 @@ from common.tables import markdown
 if TYPE_CHECKING:
     from common.results import Results
 
+OFFSETS = {"local": -0.27, "shared": -0.09, "gloo": 0.09, "torch": 0.27}
+"""Of a side's points, a little apart from each other's."""
+
 MARKERS = {
     "gpipe": "o", "1f1b": "s", "interleaved": "^", "interleaved-zb": "v", "zb-h1": "D", "zb-v": "P",
 }  # fmt: skip
@@ -73,9 +76,8 @@ def figures(results: Results) -> dict[str, Any]:
 
 def _panel(axes: Any, rows: list[dict[str, Any]], lengths: list[int]) -> None:
     """Points, a little apart so that none hides another."""
-    offsets = {"local": -0.2, "gloo": 0.0, "torch": 0.2}
     for row in rows:
-        shift = offsets[row["side"]] + 0.02 * list(MARKERS).index(row["schedule"]) - 0.05
+        shift = OFFSETS[row["side"]] + 0.015 * list(MARKERS).index(row["schedule"]) - 0.05
         axes.plot(
             lengths.index(row["action_ms"]) + shift, ratio(row), MARKERS[row["schedule"]],
             color=COLORS[row["side"]], markersize=4,
@@ -92,7 +94,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]], lengths: list[int]) -> None:
 def _legend(figure: Any, rows: list[dict[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
-    sides = [side for side in ("local", "gloo", "torch") if side in {r["side"] for r in rows}]
+    sides = [side for side in OFFSETS if side in {r["side"] for r in rows}]
     names = [name for name in MARKERS if name in {r["schedule"] for r in rows}]
     handles = [Line2D([], [], color=COLORS[side], marker="o", linestyle="") for side in sides]
     handles += [Line2D([], [], color="black", marker=MARKERS[n], linestyle="") for n in names]

@@ -5,9 +5,9 @@
     python benchmarks/emulated/run.py --full --steps 5                              # half an hour
     python benchmarks/emulated/run.py --ranks 4 --ms 2 --sides local torch
 
-Ranks of ``local`` and ``gloo`` run the same executor, interpreter and transports that train models;
-only computing is replaced by waits. ``torch`` is `torch.distributed.pipelining` with modules that
-wait, against the makespan of its own order.
+Ranks of ``local``, ``shared`` and ``gloo`` run the same executor, interpreter and transports that
+train models; only computing is replaced by waits. ``torch`` is `torch.distributed.pipelining` with
+modules that wait, against the makespan of its own order.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from common.tables import markdown
 if TYPE_CHECKING:
     from common.results import Results
 
-KINDS = ("local", "gloo")
+KINDS = ("local", "shared", "gloo")
 PIPELINES = (*KINDS, "torch")
-BOUNDS_US = {"local": 30, "gloo": 80}
+BOUNDS_US = {"local": 30, "shared": 80, "gloo": 80}
 """Microseconds per action that are to be reached."""
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/overlap/run.py --json found.json --plot benchmarks/overlap  # 15 minutes
     python benchmarks/overlap/run.py --quick                                      # half a minute
-    python benchmarks/overlap/run.py --ranks 4 --microbatches 8 --sides gloo --rounds 15
+    python benchmarks/overlap/run.py --ranks 4 --microbatches 8 --sides shared --rounds 15
 
 Each turn of a schedule runs some steps that all ranks begin together, and then as many of which
 each rank begins the next when it has done the last: same processes, same program, same waits.
@@ -47,7 +47,7 @@ def part_of(name: str, num_ranks: int, num_microbatches: int) -> Part:
 def measure(options: argparse.Namespace) -> Results:
     """Take turns: in every round each side rehearses each schedule of each size once."""
     quick = options.quick
-    sides = options.sides or ("local", "gloo")
+    sides = options.sides or ("local", "shared")
     sizes = [
         (num_ranks, num_microbatches)
         for num_ranks in options.ranks or ((4,) if quick else (2, 4))
@@ -86,7 +86,7 @@ def main() -> None:
     """Run what was asked for and print it."""
     parser = parser_of(__doc__)
     parser.add_argument("--quick", action="store_true", help="P = 4, M = 8, two rounds")
-    parser.add_argument("--sides", nargs="+", choices=["local", "gloo"])
+    parser.add_argument("--sides", nargs="+", choices=[kind.value for kind in TransportKind])
     parser.add_argument("--ranks", type=int, nargs="+")
     parser.add_argument("--microbatches", type=int, nargs="+")
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES))

@@ -85,14 +85,14 @@ def _barrier_pairs(sides: Sides) -> list[tuple[str, str]]:
 def _peer_pairs(sides: Sides) -> list[tuple[str, str]]:
     """Our fastest side over every peer, and our 1f1b over every peer's."""
     ran = [name for name in sides if "tokens_per_s" in sides[name]]
-    ours = [name for name in ran if name.startswith(("local", "gloo"))]
+    ours = [name for name in ran if name.startswith(("local", "shared", "gloo"))]
     peers = [name for name in ran if name.startswith(("torch", "deepspeed"))]
     if not ours:
         return []
     best = max(ours, key=lambda name: speed(sides, name))
     alike = [p for p in peers if ":1F1B" in p or p.startswith("deepspeed")]
     return [(best, peer) for peer in peers] + [
-        ("gloo:1f1b", p) for p in alike if best != "gloo:1f1b"
+        ("shared:1f1b", p) for p in alike if best != "shared:1f1b"
     ]
 
 

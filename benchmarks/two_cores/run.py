@@ -4,7 +4,7 @@
     python benchmarks/two_cores/run.py --json found.json --plot benchmarks/two_cores
     python benchmarks/two_cores/run.py --parts quick           # under two minutes
     python benchmarks/two_cores/run.py --parts every           # every schedule; hours
-    python benchmarks/two_cores/run.py --microbatches 8 16 --sides one gloo:1f1b gloo:zb-h1
+    python benchmarks/two_cores/run.py --microbatches 8 16 --sides one shared:1f1b shared:zb-h1
 
 Sides take turns in every round, each for some steps; all others sleep meanwhile. What is compared
 are tokens per second within a round.

@@ -21,7 +21,9 @@ KINDS = {
     "ceiling": "two such processes on one core each, each with whole steps of its own",
     "local": "intandem, ranks as threads with an optimizer each: steps overlap",
     "local-barrier": "intandem, ranks as threads, one optimizer for all: a barrier after each step",
-    "gloo": "intandem, ranks as processes: steps overlap",
+    "shared": "intandem, ranks as processes that share memory: steps overlap",
+    "shared-barrier": "the same with torch.distributed.barrier() after each step",
+    "gloo": "intandem, ranks as processes, messages over Gloo: steps overlap",
     "gloo-barrier": "the same with torch.distributed.barrier() after each step",
     "torch": "torch.distributed.pipelining, no barrier of ours between steps",
     "torch-barrier": "the same with torch.distributed.barrier() after each step",
@@ -106,25 +108,26 @@ class Comparison(NamedTuple):
 
 _PEERS = ("torch:1F1B:5", "torch:Interleaved1F1B:2,4,6", "torch:Interleaved1F1B:3,5,7")
 HEADLINE = (
-    "one", "ceiling", "gloo:1f1b", "gloo:zb-h1", "gloo:zb-2p", "gloo-barrier:1f1b",
-    "gloo-barrier:zb-2p", "local:1f1b", "local:zb-h1", "local:zb-2p", "local-barrier:zb-2p",
-    *_PEERS, "deepspeed:5",
+    "one", "ceiling", "shared:1f1b", "shared:zb-h1", "shared:zb-2p", "shared-barrier:1f1b",
+    "shared-barrier:zb-2p", "gloo:1f1b", "gloo:zb-2p", "local:1f1b", "local:zb-2p",
+    "local-barrier:zb-2p", *_PEERS, "deepspeed:5",
 )  # fmt: skip
 _OVERLAP = (
-    "one", "ceiling", "gloo:zb-2p", "gloo-barrier:zb-2p", "local:zb-2p", "local-barrier:zb-2p",
+    "one", "ceiling", "shared:zb-2p", "shared-barrier:zb-2p", "local:zb-2p", "local-barrier:zb-2p",
 )  # fmt: skip
 """zb-2p: with a barrier its ranks wait for each other's ends; 1f1b and zb-h1 end as they begin."""
-_FEW = ("one", "ceiling", "gloo:1f1b", "gloo:zb-h1", _PEERS[-1], "deepspeed:5")
-_EVERY = tuple(f"{kind}:{name}" for name in TRAINING for kind in ("gloo", "gloo-barrier", "local"))
+_FEW = ("one", "ceiling", "shared:1f1b", "shared:zb-2p", _PEERS[-1], "deepspeed:5")
+_OURS = ("shared", "shared-barrier", "local")
+_EVERY = tuple(f"{kind}:{name}" for name in TRAINING for kind in _OURS)
 _BATCH = 10
 """Sides of one comparison: all are alive at once, and each takes memory."""
 
 
 def _every(microbatches: int) -> list[Comparison]:
     """All schedules and all peers, a few at a time, each time with the same references."""
-    both = ("one", "ceiling", "gloo:1f1b", "gloo-barrier:1f1b", "local:1f1b")
+    both = ("one", "ceiling", *(f"{kind}:1f1b" for kind in _OURS))
     rest = [name for name in (*_EVERY, *TORCH) if name not in both]
-    rest += ["threads", "local-barrier:1f1b", "local-barrier:zb-h1", "deepspeed:4", "deepspeed:5"]
+    rest += ["threads", "gloo:1f1b", "local-barrier:1f1b", "deepspeed:4", "deepspeed:5"]
     return [
         Comparison(microbatches, (*both, *rest[begin : begin + _BATCH]), 5, 2)
         for begin in range(0, len(rest), _BATCH)

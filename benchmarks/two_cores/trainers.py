@@ -39,7 +39,9 @@ def intandem(task: Task, schedule: str, kind: str) -> Trainer:
         ranks=2 if kind.startswith("local") else None,
         microbatches=task.microbatches,
         schedule=schedule,
-        options=it.Options(threads_per_rank=1, open_blocks=True),
+        options=it.Options(
+            threads_per_rank=1, open_blocks=True, shared_memory=kind.startswith("shared")
+        ),
     )
     # An optimizer made by the pipeline steps each thread's own parameters: no barrier. Processes
     # have optimizers of their own anyway.
@@ -49,7 +51,7 @@ def intandem(task: Task, schedule: str, kind: str) -> Trainer:
         pipe.step(task.ids)
         optimizer.step()
         optimizer.zero_grad()
-        if kind == "gloo-barrier":
+        if kind in {"shared-barrier", "gloo-barrier"}:
             dist.barrier()
 
     def finish() -> None:

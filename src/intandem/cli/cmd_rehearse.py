@@ -43,7 +43,7 @@ compute, it waits for as long as the costs say, so that many ranks fit on a few 
 examples:
   intandem rehearse 1f1b --ranks 4 --microbatches 16
   intandem rehearse gpipe 1f1b zb-h1 zb-v --ranks 8 --microbatches 32 --costs F=0.02,B=0.04
-  intandem rehearse 1f1b --ranks 4 --microbatches 16 --transport gloo --boundary-bytes 1048576
+  intandem rehearse 1f1b --ranks 4 --microbatches 16 --transport shared --boundary-bytes 1048576
   intandem rehearse 1f1b zb-2p --ranks 4 --microbatches 8 --overlap
   intandem rehearse mine.csv --costs costs.json --format json
 

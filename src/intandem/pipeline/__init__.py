@@ -1,4 +1,4 @@
 from intandem.pipeline.facade import Pipeline
-from intandem.pipeline.request import Options
+from intandem.pipeline.options import Options
 
 __all__ = ["Options", "Pipeline"]

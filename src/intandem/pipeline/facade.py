@@ -18,8 +18,9 @@ from intandem.pipeline.home import find_home
 from intandem.pipeline.last_step import LastStep
 from intandem.pipeline.materialise import give_data
 from intandem.pipeline.optimizer import optimizer_of
+from intandem.pipeline.options import Options
 from intandem.pipeline.passing import Passes
-from intandem.pipeline.request import Options, Request, read_schedule, resolve_num_ranks
+from intandem.pipeline.request import Request, read_schedule, resolve_num_ranks
 from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
 from intandem.pipeline.training_steps import TrainingSteps

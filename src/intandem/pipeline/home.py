@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from intandem.pipeline.request import Options
+    from intandem.pipeline.options import Options
     from intandem.runtime.ranks import Ranks
     from intandem.runtime.tied import TiedGradients
     from intandem.runtime.transport.process_group import Membership

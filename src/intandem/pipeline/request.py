@@ -13,12 +13,12 @@ from torch import nn
 from intandem.argument_types import require_int, require_number, require_type
 from intandem.errors import RunError, ScheduleError
 from intandem.ir import Schedule, parse_compute_csv
+from intandem.pipeline.options import Options
 from intandem.pipeline.stages import check_hand_count, check_names_count
 from intandem.recorder.blocks import find_blocks
 from intandem.recorder.stage_chain import StageChain
 from intandem.rules import early_backward, verify
 from intandem.runtime.losses import WholeBatchLoss, refuse_trained_loss
-from intandem.runtime.stillness import HANG_S
 from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import leaves_open, unknown_schedule
 from intandem.schedules.replication import replicated
@@ -34,32 +34,6 @@ if TYPE_CHECKING:
 AUTO_SCHEDULE = "1f1b"
 WHOLE_BATCH_SCHEDULE = "gpipe"
 MICROBATCHES_PER_RANK = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What rarely needs to be said.
-
-    Attributes:
-        device: where ranks compute: ``cpu``, ``cuda``, ``cuda:1``; by default CUDA where there is
-            any: the process's own under a launcher, one for all local ranks without.
-        seed: keys every random draw of the run.
-        timeout_s: how long processes may take to find each other, in seconds.
-        open_blocks: whether a block beside an uneven cut may be cut inside: docs/capture.md.
-        threads_per_rank: torch's own threads for each local rank; by default the cores shared out.
-        hang_s: how long an action may take at least before its rank is taken to hang, in seconds;
-            5 times the longest that was seen, where that is more. ``float("inf")``: for ever.
-        shared_memory: whether CPU ranks that are processes of one machine hand messages over in
-            shared memory, rather than over Gloo.
-    """
-
-    device: torch.device | str | None = None
-    seed: int = 0
-    timeout_s: float = 300.0
-    threads_per_rank: int | None = None
-    open_blocks: bool = False
-    hang_s: float = HANG_S
-    shared_memory: bool = True
 
 
 @dataclass(frozen=True, slots=True)
