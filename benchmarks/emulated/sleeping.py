@@ -4,8 +4,9 @@
 
 Orders, each answered by every rank:
 
-    links BYTES  what a message takes between neighbours on the ring, each pair by itself: from each
-                 rank to the next, in seconds (of the pair that this rank begins)
+    links BYTES REST_S  what a message takes between neighbours on the ring that have rested so
+                 long, each pair by itself: from each rank to the next, in seconds (of the pair
+                 that this rank begins)
     order JSON   the compute order of a multi-stage schedule of torch's, as CSV
     run JSON     steps of it: per step, when its first action began and its last ended, and the
                  seconds of all actions, on a clock that processes of one machine share
@@ -39,7 +40,7 @@ IN_A_V = ("ZBVZeroBubble",)
 NUM_WARMUP = 2
 """Steps that are not counted, as in `intandem.rehearsal`."""
 
-_NUM_FIRST, _NUM_ROUNDS, _REST_S = 3, 15, 1e-3
+_NUM_FIRST, _NUM_ROUNDS = 3, 15
 
 
 class Clock:
@@ -122,29 +123,30 @@ class Rank:
         self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
         self.clock = Clock()
 
-    def links(self, num_bytes: str) -> float:
+    def links(self, given: str) -> float:
         """Measure pairs of neighbours on the ring, one after another; see ``rehearsal.links``."""
-        message, found = torch.zeros(int(num_bytes), dtype=torch.uint8), 0.0
+        num_bytes, rest = given.split()
+        message, rest_s, found = torch.zeros(int(num_bytes), dtype=torch.uint8), float(rest), 0.0
         for first in range(self.num_ranks):
             dist.barrier()
             second = (first + 1) % self.num_ranks
             if self.rank == first:
-                found = self._to_and_fro(message, second)
+                found = self._to_and_fro(message, second, rest_s)
             elif self.rank == second:
                 for _ in range(_NUM_FIRST + _NUM_ROUNDS):
                     dist.recv(message, first)
-                    self.clock.waiter.until(time.perf_counter() + _REST_S)
+                    self.clock.waiter.until(time.perf_counter() + rest_s)
                     dist.send(message, first)
         return found
 
-    def _to_and_fro(self, message: Tensor, peer: int) -> float:
+    def _to_and_fro(self, message: Tensor, peer: int, rest_s: float) -> float:
         times_s = []
         for _ in range(_NUM_FIRST + _NUM_ROUNDS):
-            self.clock.waiter.until(time.perf_counter() + _REST_S)
+            self.clock.waiter.until(time.perf_counter() + rest_s)
             began_s = time.perf_counter()
             dist.send(message, peer)
             dist.recv(message, peer)
-            times_s.append((time.perf_counter() - began_s - _REST_S) / 2)
+            times_s.append((time.perf_counter() - began_s - rest_s) / 2)
         return max(median(times_s[_NUM_FIRST:]), 0.0)
 
     def order(self, given: str) -> str:

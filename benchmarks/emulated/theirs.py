@@ -12,6 +12,7 @@ from emulated.plan import BOUNDARY_BYTES, THEIRS, costs_of
 
 from intandem.ir import parse_compute_csv
 from intandem.machine import Link, Machine
+from intandem.rehearsal.links import rest_s
 from intandem.schedules import build_schedule
 from intandem.simulator import simulate
 
@@ -31,16 +32,14 @@ class Theirs:
 
     def __init__(self, num_ranks: int) -> None:
         file = Path(__file__).resolve().parent / "sleeping.py"
+        self.num_ranks = num_ranks
         self.workers = Workers([sys.executable, str(file)], rank_environments(num_ranks))
-        self.links_s: list[float] = self.workers.tell(f"links {BOUNDARY_BYTES}")
-        links = {}
-        for low, seconds in enumerate(self.links_s):
-            high = (low + 1) % num_ranks
-            links[low, high] = links[high, low] = Link(seconds)
-        self.machine = Machine(num_ranks, links=links)
 
     def rows(self, setting: Setting, steps: int) -> Iterator[dict[str, Any]]:
         """Run a setting; yield what was found of each schedule."""
+        shortest_s = min(costs_of(setting, setting.num_ranks).forward_s)
+        links_s = self._links_s(shortest_s)
+        machine = self._machine(links_s)
         for name in setting.schedules:
             sketch = build_schedule(
                 name, num_ranks=setting.num_ranks, num_microbatches=setting.num_microbatches
@@ -48,7 +47,7 @@ class Theirs:
             costs = costs_of(setting, sketch.num_stages)
             case = [THEIRS[name], setting.num_microbatches, costs.forward_s, BOUNDARY_BYTES, steps]
             order = sketch if name in _SINGLE else self._order(case)
-            planned = simulate(order, costs, self.machine)
+            planned = simulate(order, costs, machine)
             per_rank = self.workers.tell(f"run {json.dumps(case)}")
             yield {
                 "schedule": name,
@@ -59,8 +58,18 @@ class Theirs:
                 ],
                 "overslept": sum(b for rank in per_rank for *_, b in rank) / steps / planned.busy_s
                 - 1,
-                "transfer_s": max(self.links_s),
+                "transfer_s": max(links_s),
             }
+
+    def _links_s(self, action_s: float) -> list[float]:
+        return self.workers.tell(f"links {BOUNDARY_BYTES} {rest_s(action_s)}")
+
+    def _machine(self, links_s: list[float]) -> Machine:
+        links = {}
+        for low, seconds in enumerate(links_s):
+            high = (low + 1) % self.num_ranks
+            links[low, high] = links[high, low] = Link(seconds)
+        return Machine(self.num_ranks, links=links)
 
     def _order(self, case: list[Any]) -> Schedule:
         return parse_compute_csv(self.workers.tell(f"order {json.dumps(case)}")[0], name=case[0])

@@ -1,9 +1,18 @@
 """Whether two processes share memory: both know, and messages arrive either way."""
 
+import socket
+
 import pytest
 import torch
 from processes import run_ranks
-from test_distributed_transport import SPEC, both_ways, finish, joined, receive_what_is_wrong
+from test_distributed_transport import (
+    SPEC,
+    Alarm,
+    both_ways,
+    finish,
+    joined,
+    receive_what_is_wrong,
+)
 
 from intandem.errors import ContractError
 from intandem.runtime.transport.protocol import Label
@@ -37,8 +46,8 @@ def test_memory_is_shared_if_both_ends_can(who, expected, tmp_path, monkeypatch)
     assert [(o.code, o.value, o.output) for o in outcomes] == [(0, expected, "")] * 2
 
 
-def test_what_cannot_be_reached_is_of_another_machine(tmp_path, monkeypatch):
-    """A path too long for a socket stands for a folder that the other process cannot see."""
+def test_who_has_no_place_to_meet_uses_gloo(tmp_path, monkeypatch):
+    """A folder whose path is too long for a socket."""
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     monkeypatch.setenv("WILLING", "1")
@@ -63,3 +72,34 @@ def test_receiver_refuses_another_size(rows, tmp_path, monkeypatch):
         "rank 1 receiving from rank 0: expected 0F4>1 of step 5 with [(2, 3) float32], "
         f"got 0F3>1 of step 5 with other tensors, {192 + 12 * rows} bytes instead of 216",
     ]
+
+
+def run_far_ahead(num_messages):
+    _, here = joined(both_ways(2), Alarm(20))
+    peer, answer, ones = 1 - here.rank, Label(1, "answer"), (torch.ones(2, 3),)
+    if here.rank == 0:
+        lane = here._outgoing[1]
+        lane._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+        here.post(peer, answer, SPEC)
+        for number in range(num_messages):
+            here.send(peer, Label(0, str(number)), ones, SPEC)
+        unsaid = len(lane._unsaid)
+        here.wait(peer, answer)
+    else:
+        unsaid = None
+        for number in range(num_messages):
+            here.post(peer, Label(0, str(number)), SPEC)
+            here.wait(peer, Label(0, str(number)))
+        here.send(peer, answer, ones, SPEC)
+    finish(here)
+    return unsaid
+
+
+def test_what_a_socket_has_no_room_for_is_said_while_the_sender_waits(tmp_path, monkeypatch):
+    """A sender is never held; what it waits for may depend on what it has not said yet."""
+    monkeypatch.setenv("WILLING", "1")
+
+    outcomes = run_ranks(run_far_ahead, 2, tmp_path, 600)
+
+    assert [o.code for o in outcomes] == [0, 0]
+    assert outcomes[0].value > 0

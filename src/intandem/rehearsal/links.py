@@ -86,8 +86,7 @@ def measure(
     Returns:
         What was found for all pairs, the same on every rank.
     """
-    rest_s = min(max(action_s, _LEAST_REST_S), _MOST_REST_S)
-    ends = _Ends(transport, waiter, sequence, rest_s)
+    ends = _Ends(transport, waiter, sequence, rest_s(action_s))
     before: Pair | None = None
     for pair in sorted(sizes):
         if transport.rank == pair[0]:
@@ -101,6 +100,11 @@ def measure(
         before = pair
     told = [json.loads(transport.read(_key(pair, sequence))) for pair in sorted(sizes)]
     return [Transfer(*one) for found in told for one in found]
+
+
+def rest_s(action_s: float) -> float:
+    """Return how long to rest before a message is sent, where an action takes ``action_s``."""
+    return min(max(action_s, _LEAST_REST_S), _MOST_REST_S)
 
 
 def machine_of(transfers: Iterable[Transfer], num_ranks: int) -> Machine:

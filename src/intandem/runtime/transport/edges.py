@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from intandem.runtime.transport.process_group import Membership
     from intandem.runtime.watch import Watch
+
+_log = logging.getLogger(__name__)
 
 _NEVER = timedelta(days=365)
 """No transfer times out by itself: whether a wait has lasted too long is for the watch to say."""
@@ -98,7 +101,9 @@ def open_edges(
     for edge in sorted(set(edges)):
         if membership.rank in (edge.source, edge.target):
             call = partial(_open, membership, edge, device, shared_memory=shared_memory)
-            opened[edge] = _within(deadline, call, watch, edge)
+            way = opened[edge] = _within(deadline, call, watch, edge)
+            kind = "shared memory" if isinstance(way, socket.socket) else membership.backend
+            _log.debug("rank=%d edge=%s by=%s", membership.rank, edge, kind)
     return opened
 
 

@@ -25,7 +25,11 @@ _ACCEPT_S = 10.0
 
 def can_share_memory() -> bool:
     """Tell whether this system has what messages in shared memory need."""
-    return hasattr(os, "memfd_create") and hasattr(socket, "send_fds") and _MACHINE.exists()
+    try:
+        os.close(os.memfd_create("intandem"))
+    except (AttributeError, OSError):  # not Linux, or forbidden
+        return False
+    return _MACHINE.exists()
 
 
 def meet(store: Store, *, is_source: bool, willing: bool) -> socket.socket | None:
@@ -41,12 +45,19 @@ def meet(store: Store, *, is_source: bool, willing: bool) -> socket.socket | Non
         found = _connected(place) if willing else None
         store.set("met", _NOWHERE if found is None else _MET)
         return found
-    if not willing:
+    if not willing or (folder := _private_folder()) is None:
         store.set("place", _NOWHERE)
         store.get("met")
         return None
-    with tempfile.TemporaryDirectory(prefix="intandem-") as folder:
-        return _listen(store, f"{folder}/edge")
+    with folder as path:
+        return _listen(store, f"{path}/edge")
+
+
+def _private_folder() -> tempfile.TemporaryDirectory[str] | None:
+    try:
+        return tempfile.TemporaryDirectory(prefix="intandem-")
+    except OSError:
+        return None
 
 
 def _connected(place: str) -> socket.socket | None:

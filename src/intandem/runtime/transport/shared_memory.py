@@ -36,7 +36,7 @@ _DESCRIPTOR = struct.Struct("i")
 _RECORD = struct.Struct("<QQ")
 """A slot's number, and how many bytes of it the message has."""
 
-_ROOM_FOR_DESCRIPTOR = socket.CMSG_SPACE(_DESCRIPTOR.size)
+_ROOM_FOR_DESCRIPTOR = 64
 _NUMBER = struct.Struct("<Q")
 _MAX_NUMBERS = 512
 _MAX_KEPT = 4
