@@ -84,9 +84,11 @@ def run_far_ahead(num_messages):
         for number in range(num_messages):
             here.send(peer, Label(0, str(number)), ones, SPEC)
         unsaid = len(lane._unsaid)
+        here.publish("all sent", b"")
         here.wait(peer, answer)
     else:
         unsaid = None
+        here.read("all sent")
         for number in range(num_messages):
             here.post(peer, Label(0, str(number)), SPEC)
             here.wait(peer, Label(0, str(number)))
