@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.plots import save
+from intandem.errors import ScheduleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,10 @@ def finish(
         results = _kept(options.read)
     else:
         machine = machine_found()
-        results = {"machine": machine, **measure()}
+        try:
+            results = {"machine": machine, **measure()}
+        except ScheduleError as error:  # one that was asked for by name
+            sys.exit(str(error))
         machine["load_after"] = os.getloadavg()[0]
     if options.json:
         options.json.write_text(json.dumps(results, indent=1), "utf-8")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from intandem.runtime.transport.lanes import Outgoing, Transfer
+from intandem.runtime.transport.packing import Layout
 from intandem.runtime.transport.protocol import Label
 
 HANG_S = 10.0
@@ -20,12 +21,17 @@ class Waited:
         pass
 
 
+def layout_of_bytes(num_bytes):
+    """A message of so many bytes, with nothing in it."""
+    return Layout((), 128, num_bytes, b"")
+
+
 def states(sizes, then):
     """What is known of sends of so many bytes once ``then`` was done with their edge."""
     lane = Outgoing(Waited(), "send 0->1", torch.device("cpu"))
     sends = [Transfer(Label(0, str(index)), "to rank 1") for index in range(len(sizes))]
     for size, transfer in zip(sizes, sends, strict=True):
-        lane.send(size, lambda buffer: None, transfer)
+        lane.send(layout_of_bytes(size), lambda buffer: None, transfer)
     then(lane)
     lane._jobs.put(None)  # the thread ends after what it was given
     assert lane.join(HANG_S)

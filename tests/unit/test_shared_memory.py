@@ -28,14 +28,13 @@ def send(outgoing, number, layout=LAYOUT):
     (place,) = layout.places
     payload = (torch.full(place.spec.shape, float(number), dtype=torch.float64),)
     transfer = Transfer(Label(0, str(number)), "to rank 1")
-    outgoing.send(layout.num_bytes, partial(pack, payload, layout, Label(0, str(number))), transfer)
+    outgoing.send(layout, partial(pack, payload, layout, Label(0, str(number))), transfer)
     return transfer.state
 
 
 def post(incoming, number, layout=LAYOUT):
     transfer = Transfer(Label(0, str(number)), "from rank 0")
-    buffer = Buffer(torch.empty(layout.num_bytes, dtype=torch.uint8))
-    incoming.post(buffer, layout.prefix_bytes, transfer)
+    incoming.post(layout, transfer)
     return transfer
 
 

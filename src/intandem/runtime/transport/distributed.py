@@ -115,7 +115,7 @@ class DistributedTransport:
             self._check()
         layout = self._layout(contract)
         fill = partial(pack, payload, layout, label)
-        lane.send(layout.num_bytes, fill, self._begin(label, f"to rank {peer}"))
+        lane.send(layout, fill, self._begin(label, f"to rank {peer}"))
         if lane.error is not None:
             self._lost(f"sending {label} to rank {peer}", lane.error)
 
@@ -123,9 +123,7 @@ class DistributedTransport:
         """Begin to receive ``label`` from ``peer``."""
         lane = self._incoming.get(peer) or self._no_edge(Edge(peer, self.rank))
         layout = self._layout(contract)
-        buffer = Buffer(torch.empty(layout.num_bytes, dtype=torch.uint8, device=self._wire))
-        buffer.tensors(layout)  # made now, as it will be waited for then
-        lane.post(buffer, layout.prefix_bytes, self._begin(label, f"from rank {peer}"))
+        lane.post(layout, self._begin(label, f"from rank {peer}"))
         self._posted[peer].append((label, layout))
 
     def wait(self, peer: int, label: Label, *, like: Seen | None = None) -> Payload:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from intandem.runtime.transport.packing import Buffer
+from intandem.runtime.transport.packing import Buffer, buffer_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from intandem.runtime.transport.edges import Communicator
+    from intandem.runtime.transport.packing import Layout
     from intandem.runtime.transport.protocol import Label
 
 
@@ -186,9 +187,9 @@ class Outgoing(_Lane):
         """
         return self._device.type == "cpu" or self._room.acquire(timeout=timeout_s)
 
-    def send(self, num_bytes: int, fill: Callable[[Buffer], None], transfer: Transfer) -> None:
-        """Begin to send a message of ``num_bytes``, which ``fill`` writes where it is told to."""
-        buffer = Buffer(torch.empty(num_bytes, dtype=torch.uint8, device=self._device))
+    def send(self, layout: Layout, fill: Callable[[Buffer], None], transfer: Transfer) -> None:
+        """Begin to send a message of a layout, which ``fill`` writes where it is told to."""
+        buffer = buffer_for(layout, self._device)
         fill(buffer)
         try:
             work = self._communicator.send(buffer.flat)
@@ -197,7 +198,7 @@ class Outgoing(_Lane):
             self._lost(error)
             return
         self._begun.append(_Job(work, buffer, transfer))
-        self._begun_bytes += num_bytes
+        self._begun_bytes += layout.num_bytes
         is_long = self._begun_bytes > _MAX_BEGUN_BYTES
         if is_long or self._device.type == "cuda" or len(self._begun) == _MAX_BEGUN:
             self.settle()
@@ -235,8 +236,9 @@ class Incoming(_Lane):
         self._unfollowed: deque[_Job | RuntimeError] = deque()
         super().__init__(communicator, name, device, tick)
 
-    def post(self, buffer: Buffer, prefix_bytes: int, transfer: Transfer) -> None:
-        """Begin to receive into a buffer, a message whose prefix has ``prefix_bytes``."""
+    def post(self, layout: Layout, transfer: Transfer) -> None:
+        """Begin to receive a message of a layout."""
+        buffer = buffer_for(layout, self._device)
         try:
             work = self._communicator.recv(buffer.flat)
         except RuntimeError as error:
@@ -244,7 +246,7 @@ class Incoming(_Lane):
             self._lost(error)
             begun: _Job | RuntimeError = error
         else:
-            begun = _Job(work, buffer, transfer, prefix_bytes)
+            begun = _Job(work, buffer, transfer, layout.prefix_bytes)
             self._jobs.put(begun)
         if self._device.type == "cuda":
             self._unfollowed.append(begun)

@@ -99,6 +99,13 @@ class Buffer:
         return tuple([t if present >> index & 1 else None for index, t in enumerate(tensors)])
 
 
+def buffer_for(layout: Layout, device: torch.device) -> Buffer:
+    """Return memory for one message, with its tensors made."""
+    buffer = Buffer(torch.empty(layout.num_bytes, dtype=torch.uint8, device=device))
+    buffer.tensors(layout)
+    return buffer
+
+
 def layout_of(contract: Contract) -> Layout:
     """Lay out the tensors of ``contract``, in order."""
     places = []

@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from intandem.runtime.transport.packing import Buffer
+from intandem.runtime.transport.packing import Buffer, buffer_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from intandem.runtime.transport.lanes import Transfer
+    from intandem.runtime.transport.packing import Layout
 
+_CPU = torch.device("cpu")
 _DESCRIPTOR = struct.Struct("i")
 _RECORD = struct.Struct("<QQ")
 """A slot's number, and how many bytes of it the message has."""
@@ -78,11 +80,11 @@ class SharedOutgoing:
         self._free: dict[int, list[int]] = defaultdict(list)
         self._unsaid: deque[tuple[bytes, list[int]]] = deque()
 
-    def send(self, num_bytes: int, fill: Callable[[Buffer], None], transfer: Transfer) -> None:
-        """Send a message of ``num_bytes``, which ``fill`` writes where it is told to."""
-        number, descriptors = self._free_slot(num_bytes)
+    def send(self, layout: Layout, fill: Callable[[Buffer], None], transfer: Transfer) -> None:
+        """Send a message of a layout, which ``fill`` writes where it is told to."""
+        number, descriptors = self._free_slot(layout.num_bytes)
         fill(self._slots[number])
-        self._unsaid.append((_RECORD.pack(number, num_bytes), descriptors))
+        self._unsaid.append((_RECORD.pack(number, layout.num_bytes), descriptors))
         self.settle()
         transfer.state = "done" if self.error is None else "lost"
 
@@ -161,20 +163,23 @@ class SharedIncoming:
         self._connection = connection
         self._slots: dict[int, Buffer] = {}
         self._done_with: list[int] = []
-        self._posted: deque[tuple[Buffer, Transfer]] = deque()
+        self._posted: deque[tuple[Layout, Transfer]] = deque()
+        self._next: Buffer | None = None
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
 
-    def post(self, buffer: Buffer, prefix_bytes: int, transfer: Transfer) -> None:
-        """Expect a message that fits into a buffer."""
-        del prefix_bytes
-        self._posted.append((buffer, transfer))
+    def post(self, layout: Layout, transfer: Transfer) -> None:
+        """Expect a message of a layout."""
+        self._posted.append((layout, transfer))
 
     def take(self, timeout_s: float) -> Buffer | RuntimeError | None:
         """The oldest message posted; why it cannot be; or None after so long."""
+        if self._next is None:  # while the message may still be on its way
+            self._next = buffer_for(self._posted[0][0], _CPU)
         if not self._poll.poll(1000 * timeout_s):
             return None
-        buffer, transfer = self._posted.popleft()
+        buffer, self._next = self._next, None
+        _, transfer = self._posted.popleft()
         try:
             buffer = self._read(buffer)
         except (OSError, RuntimeError) as error:
