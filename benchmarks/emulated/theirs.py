@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.workers import Workers, rank_environments
-from emulated.plan import BOUNDARY_BYTES, THEIRS, costs_of
+from emulated.plan import BOUNDARY_BYTES, THEIRS, costs_of, parts_of
 
 from intandem.ir import parse_compute_csv
 from intandem.machine import Link, Machine
 from intandem.rehearsal.links import rest_s
+from intandem.rehearsal.request import shortest_action_s
 from intandem.schedules import build_schedule
 from intandem.simulator import simulate
 
@@ -37,7 +38,7 @@ class Theirs:
 
     def rows(self, setting: Setting, steps: int) -> Iterator[dict[str, Any]]:
         """Run a setting; yield what was found of each schedule."""
-        shortest_s = min(costs_of(setting, setting.num_ranks).forward_s)
+        shortest_s = shortest_action_s([part.costs for part in parts_of(setting)])
         links_s = self._links_s(shortest_s)
         machine = self._machine(links_s)
         for name in setting.schedules:

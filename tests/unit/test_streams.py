@@ -80,7 +80,7 @@ def test_nccl_never_gives_up_by_itself(monkeypatch):
     monkeypatch.setattr(edges.dist, "ProcessGroupNCCL", Nccl, raising=False)
     monkeypatch.setattr(edges, "_use_once", lambda *_, **__: None)
     membership = SimpleNamespace(rank=0, store=None, backend="nccl")
-    edges._open(membership, edges.Edge(0, 1), torch.device("cuda"))
+    edges._open(membership, edges.Edge(0, 1), torch.device("cuda"), shared_memory=True)
     assert [timeout.days for timeout in given] == [365]
 
 

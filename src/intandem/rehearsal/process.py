@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from intandem.errors import PeerFailureError
+from intandem.errors import PeerFailureError, RunError
 from intandem.rehearsal.rank import run_rank
 from intandem.rehearsal.request import decode_request, encode_report
 from intandem.rehearsal.running import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from intandem.rehearsal.request import RankReport, Request
 
 _CPU = torch.device("cpu")
+_NOT_SHARED = "these processes cannot share memory (docs/transports.md); take --transport gloo"
 
 
 def main(folder: Path, kind: TransportKind) -> None:
@@ -45,6 +46,9 @@ def _run(request: Request, folder: Path, kind: TransportKind) -> tuple[int, Rank
     edges = [Edge(*way) for a, b in request.sizes() for way in ((a, b), (b, a))]
     shared = kind is TransportKind.SHARED
     transport = connect(membership, edges, watch, device=_CPU, shared_memory=shared)
+    if shared and not transport.shares_memory:
+        watch.fail(RunError(_NOT_SHARED))
+        sys.exit(1)
     progress = folder / PROGRESS_FILE
 
     def tell(part: int, step: int) -> None:

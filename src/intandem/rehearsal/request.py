@@ -13,6 +13,8 @@ from intandem.rehearsal.emulation import Emulated, Traffic
 from intandem.rehearsal.links import Transfer, sizes_between
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from intandem.rehearsal.links import Pair
 
 NUM_WARMUP = 2
@@ -59,8 +61,7 @@ class Request:
     @property
     def shortest_action_s(self) -> float:
         """The least that an action of any part takes, in seconds."""
-        costs = [part.costs for part in self.parts]
-        return min(s for c in costs for s in (*c.forward_s, *c.backward_input_s))
+        return shortest_action_s([part.costs for part in self.parts])
 
     def begins_together(self, step: int) -> bool:
         """Tell whether all ranks begin a step at once, or each when it has done the one before."""
@@ -73,6 +74,15 @@ class Request:
             for pair, found in sizes_between(part.program, part.costs).items():
                 sizes.setdefault(pair, set()).update(found)
         return sizes
+
+
+def shortest_action_s(costs: Sequence[CostModel]) -> float:
+    """Return the least that F, I or W of any stage takes, in seconds."""
+    return min(
+        seconds
+        for one in costs
+        for seconds in (*one.forward_s, *one.backward_input_s, *one.backward_weight_s)
+    )
 
 
 class RankReport(NamedTuple):

@@ -99,6 +99,12 @@ class DistributedTransport:
         return self._membership.num_ranks
 
     @property
+    def shares_memory(self) -> bool:
+        """Whether all of this rank's messages go through memory that it shares."""
+        lanes = (*self._outgoing.values(), *self._incoming.values())
+        return all(isinstance(lane, SharedOutgoing | SharedIncoming) for lane in lanes)
+
+    @property
     def transfers(self) -> tuple[str, ...]:
         """The last transfers of this rank, oldest first: message, peer and state."""
         return tuple(map(str, self._transfers))
@@ -155,6 +161,8 @@ class DistributedTransport:
         """Read the labels of messages in a GPU's memory; see ``Transport.verify``."""
         for peer in self._unread:
             self._read_prefixes(peer)
+        for lane in self._outgoing.values():
+            lane.tidy()
 
     def publish(self, key: str, value: bytes) -> None:
         """Put a small fact on the board; see ``Transport.publish``.
@@ -258,7 +266,6 @@ class DistributedTransport:
         """Raise if the run has failed elsewhere or something sent cannot arrive."""
         self._watch.check()
         for peer, lane in self._outgoing.items():
-            lane.settle()
             if lane.error is not None:
                 self._lost(f"sending to rank {peer}", lane.error)
 

@@ -209,6 +209,9 @@ class Outgoing(_Lane):
         for job in begun:
             self._jobs.put(job)
 
+    def tidy(self) -> None:
+        """Return: a message's memory goes with the message."""
+
     def close(self) -> None:
         """Let the thread end once everything that has begun is done. Does not wait."""
         self.settle()

@@ -87,7 +87,8 @@ class Buffer:
         if (found := self._tensors.get(layout)) is None:
             if len(self._tensors) == _NUM_LAYOUTS_KEPT:
                 self._tensors.clear()
-            made = [_alias(self.flat, place) for place in layout.places]
+            with torch.inference_mode(self.flat.is_inference()):  # whoever asks first
+                made = [_alias(self.flat, place) for place in layout.places]
             found = self._tensors[layout] = tuple(made)
         return found
 
@@ -128,7 +129,7 @@ def pack(payload: Payload, layout: Layout, label: Label, buffer: Buffer) -> None
     for index, (tensor, place) in enumerate(zip(payload, buffer.tensors(layout), strict=True)):
         if tensor is not None:
             present |= 1 << index
-            place.copy_(tensor)
+            place.copy_(tensor.detach() if tensor.requires_grad else tensor)
         elif not flat.is_cpu:  # whose reader may not know yet that it is not there
             place.zero_()
     size = layout.prefix_bytes
@@ -172,7 +173,8 @@ def _alias(flat: Tensor, place: Place) -> Tensor:
     """
     spec = place.spec
     empty = torch.empty(0, dtype=spec.dtype, device=flat.device)
-    return empty.set_(flat.untyped_storage(), place.offset, spec.shape, place.strides)
+    start = flat.storage_offset() // spec.dtype.itemsize + place.offset
+    return empty.set_(flat.untyped_storage(), start, spec.shape, place.strides)
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,10 +7,10 @@
     says which slot, and how long  ── socket ──▶    copies the message out of the slot
     may use the slot again         ◀── socket ──    says so
 
-A slot is memory without a name (``memfd_create``), which goes with the last process that has it;
-its descriptor travels with its first message. There are as many slots as there were messages on
-their way at once. A rank waits for the socket itself: no thread stands in between, Python runs its
-signal handlers meanwhile, and a process that dies closes its socket.
+Slots are parts of memory without a name (``memfd_create``), which goes with the last process that
+has it; its descriptor travels with its first message. There are as many slots as there were
+messages on their way at once, and what a pass has not needed is given back to the system. A rank
+waits for the socket itself: no thread stands in between, and Python runs its signal handlers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import os
 import select
 import socket
 import struct
-from collections import defaultdict, deque
-from typing import TYPE_CHECKING
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from intandem.runtime.transport.packing import Buffer, buffer_for
+from intandem.runtime.transport.slots import Slots, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,33 +37,34 @@ if TYPE_CHECKING:
 
 _CPU = torch.device("cpu")
 _DESCRIPTOR = struct.Struct("i")
-_RECORD = struct.Struct("<QQ")
-"""A slot's number, and how many bytes of it the message has."""
-
 _ROOM_FOR_DESCRIPTOR = 64
+_RECORD = struct.Struct("<QQQ")
+"""A slot's number, how many bytes of it the message has, and how many slots begin with it in the
+memory whose descriptor comes along; 0 if none does."""
+
 _NUMBER = struct.Struct("<Q")
 _MAX_NUMBERS = 512
 _MAX_KEPT = 4
 """Slots that are done with before it is said so, if their messages are short."""
 
 _LONG_BYTES = 1 << 18
-_SMALLEST_SLOT = 4096
-_SOCKET_BYTES = 4 << 20
 _CLOSED = "connection closed by peer"
+_NO_MEMORY = (
+    "no memory to share: {}; more files may have to be open at once (`ulimit -n`), or messages go "
+    "over Gloo (Options(shared_memory=False))"
+)
 
 
-def _mapped(descriptor: int) -> Buffer:
-    """Return the memory of a descriptor, which is not needed for it from then on."""
-    size = os.fstat(descriptor).st_size
-    path = f"/proc/self/fd/{descriptor}"
-    return Buffer(torch.from_file(path, shared=True, size=size, dtype=torch.uint8))
+class _Saying(NamedTuple):
+    """A record, and the descriptor that goes with it, or none."""
 
+    record: bytes
+    descriptors: list[int]
 
-def _taken(descriptor: int) -> Buffer:
-    try:
-        return _mapped(descriptor)
-    finally:
-        os.close(descriptor)
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
 
 
 class SharedOutgoing:
@@ -73,82 +76,116 @@ class SharedOutgoing:
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         self.error: RuntimeError | None = None
         self._connection = connection
-        self._slots: list[Buffer] = []
-        self._free: dict[int, list[int]] = defaultdict(list)
-        self._unsaid: deque[tuple[bytes, list[int]]] = deque()
+        self._slots = Slots()
+        self._lock = threading.RLock()
+        self._unsaid: deque[_Saying] = deque()
+        self._is_helped = False
 
     def send(self, layout: Layout, fill: Callable[[Buffer], None], transfer: Transfer) -> None:
         """Send a message of a layout, which ``fill`` writes where it is told to."""
-        number, descriptors = self._free_slot(layout.num_bytes)
-        fill(self._slots[number])
-        self._unsaid.append((_RECORD.pack(number, layout.num_bytes), descriptors))
-        self.settle()
-        transfer.state = "done" if self.error is None else "lost"
-
-    def settle(self) -> None:
-        """Say what was not said because too much is on its way. Does not wait."""
+        if not self._slots.has_free(layout.num_bytes):
+            self._take_back()
         try:
-            while self._unsaid and self.error is None:
-                record, descriptors = self._unsaid[0]
-                if descriptors:
-                    socket.send_fds(self._connection, [record], descriptors)
-                    os.close(descriptors[0])
-                else:
-                    self._connection.send(record)
-                self._unsaid.popleft()
-        except BlockingIOError:
-            pass
+            slot = self._slots.take(layout.num_bytes)
         except OSError as error:
-            self.error = RuntimeError(str(error))
+            self.error = RuntimeError(_NO_MEMORY.format(error))
+            transfer.state = "lost"
+            return
+        fill(slot.buffer)
+        record = _RECORD.pack(slot.number, layout.num_bytes, slot.num_new)
+        self._say(_Saying(record, slot.descriptors))
+        transfer.state = "done" if self.error is None else "lost"
 
     def take_room(self, timeout_s: float) -> bool:
         """Return at once: there is always room."""
         del timeout_s
         return True
 
+    def settle(self) -> None:
+        """Return: what is not said yet is seen to."""
+
+    def tidy(self) -> None:
+        """Give memory back to the system that this pass did not need."""
+        self._take_back()
+        self._slots.trim()
+
     def close(self) -> None:
-        """Say what can be said at once; ``join`` closes the connection."""
-        self.settle()
+        """Return: what is not said yet is seen to."""
 
     def join(self, timeout_s: float) -> bool:
-        """Wait until all has been said, at most so long; return whether it has."""
+        """Wait until all has been said, at most so long; then end the connection.
+
+        Returns:
+            Whether it has.
+        """
         if self._unsaid and self.error is None:
-            select.select([], [self._connection], [], timeout_s)
-            self.settle()
+            poll = select.poll()
+            poll.register(self._connection, select.POLLOUT)
+            poll.poll(1000 * timeout_s)
+            self._say_the_rest()
         if self._unsaid and self.error is None:
             return False
-        # Closed with something unread, it would say that it was lost.
-        self._connection.shutdown(socket.SHUT_WR)
+        self._connection.close()
+        for saying in self._unsaid:
+            saying.close()
+        self._unsaid.clear()
         return True
 
-    def _free_slot(self, num_bytes: int) -> tuple[int, list[int]]:
-        """Return the number of a slot, and what its memory is called if the target has not it."""
-        size = max(_SMALLEST_SLOT, 1 << (num_bytes - 1).bit_length())
-        if not self._free[size]:
-            self._free_again()
-        if self._free[size]:
-            return self._free[size].pop(), []
-        descriptor = os.memfd_create("intandem")
-        os.ftruncate(descriptor, size)
-        self._slots.append(_mapped(descriptor))
-        return len(self._slots) - 1, [descriptor]
+    def _say(self, saying: _Saying) -> None:
+        """Say it after all that was said before; where that cannot be now, a thread sees to it."""
+        with self._lock:
+            self._unsaid.append(saying)
+            if not self._is_helped:
+                self._say_the_rest()
+            if self._unsaid and self.error is None and not self._is_helped:
+                self._is_helped = True
+                threading.Thread(target=self._help, name="send in order", daemon=True).start()
 
-    def _free_again(self) -> None:
+    def _help(self) -> None:
+        """Say what the socket had no room for, as room comes, whatever the rank is at."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLOUT)
+        while self._is_helped:
+            poll.poll()
+            with self._lock:
+                self._say_the_rest()
+                self._is_helped = bool(self._unsaid) and self.error is None
+
+    def _say_the_rest(self) -> None:
+        with self._lock:
+            while self._unsaid and self.error is None:
+                saying = self._unsaid.popleft()  # first, lest an exception has it said twice
+                try:
+                    self._send(*saying)
+                except BlockingIOError:
+                    self._unsaid.appendleft(saying)
+                    return
+                except OSError as error:
+                    self.error = RuntimeError(str(error))
+                saying.close()
+
+    def _send(self, record: bytes, descriptors: list[int]) -> None:
+        if descriptors:
+            socket.send_fds(self._connection, [record], descriptors, socket.MSG_NOSIGNAL)
+        else:
+            self._connection.send(record, socket.MSG_NOSIGNAL)
+
+    def _take_back(self) -> None:
         """Take note of the slots that the target has done with."""
-        try:
-            numbers = self._connection.recv(_MAX_NUMBERS * _NUMBER.size)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.error = RuntimeError(str(error))
-            return
-        if not numbers:
-            self.error = RuntimeError(_CLOSED)
-        for (number,) in _NUMBER.iter_unpack(numbers):
-            self._free[self._slots[number].flat.numel()].append(number)
+        while True:
+            try:
+                numbers = self._connection.recv(_MAX_NUMBERS * _NUMBER.size)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.error = RuntimeError(str(error))
+                return
+            if not numbers:
+                self.error = RuntimeError(_CLOSED)
+                return
+            self._slots.give_back(number for (number,) in _NUMBER.iter_unpack(numbers))
 
 
 class SharedIncoming:
@@ -161,7 +198,8 @@ class SharedIncoming:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._connection = connection
-        self._slots: dict[int, Buffer] = {}
+        self._memory: list[torch.Tensor] = []
+        self._addresses: dict[int, int] = {}
         self._done_with: list[int] = []
         self._posted: deque[tuple[Layout, Transfer]] = deque()
         self._next: Buffer | None = None
@@ -198,25 +236,36 @@ class SharedIncoming:
         return True
 
     def _read(self, buffer: Buffer) -> Buffer:
-        record, ancillary, _, _ = self._connection.recvmsg(_RECORD.size, _ROOM_FOR_DESCRIPTOR)
+        record, ancillary, flags, _ = self._connection.recvmsg(_RECORD.size, _ROOM_FOR_DESCRIPTOR)
         if not record:
             raise RuntimeError(_CLOSED)
-        number, num_bytes = _RECORD.unpack(record)
-        for _, _, packed in ancillary:
-            self._slots[number] = _taken(*_DESCRIPTOR.unpack(packed))
-        slot = self._slots[number]
+        number, num_bytes, num_new = _RECORD.unpack(record)
+        if num_new:
+            if flags & socket.MSG_CTRUNC or not ancillary:
+                raise RuntimeError(_NO_MEMORY.format("its descriptor could not be received"))
+            self._map(number, num_new, *_DESCRIPTOR.unpack(ancillary[0][2]))
         if num_bytes > buffer.flat.numel():  # it will be refused, by its header
             buffer = Buffer(torch.empty(num_bytes, dtype=torch.uint8))
-        ctypes.memmove(buffer.address, slot.address, num_bytes)
+        ctypes.memmove(buffer.address, self._addresses[number], num_bytes)
         self._done_with.append(number)
-        if num_bytes > _LONG_BYTES or len(self._done_with) == _MAX_KEPT:
+        if num_bytes > _LONG_BYTES or len(self._done_with) >= _MAX_KEPT:
             self._give_back()
         return buffer
+
+    def _map(self, first: int, num_new: int, descriptor: int) -> None:
+        """Take in memory of ``num_new`` slots, of which ``first`` is the first."""
+        try:
+            memory = mapped(descriptor)
+        finally:
+            os.close(descriptor)
+        self._memory.append(memory)
+        start, size = memory.data_ptr(), memory.numel() // num_new
+        self._addresses |= {first + index: start + index * size for index in range(num_new)}
 
     def _give_back(self) -> None:
         numbers = self._done_with[:_MAX_NUMBERS]
         try:
-            self._connection.send(b"".join(map(_NUMBER.pack, numbers)))
+            self._connection.send(b"".join(map(_NUMBER.pack, numbers)), socket.MSG_NOSIGNAL)
         except OSError:  # too much on its way: with the next; or a loss, which the next wait finds
             return
         del self._done_with[: len(numbers)]
