@@ -113,7 +113,7 @@ def test_many_messages_need_few_descriptors(ends):
     """Slots are made as many at a time as there are: a process may have a thousand open files."""
     outgoing, _ = ends
     before = num_descriptors()
-    takes = [outgoing._slots.take(1000) for _ in range(200)]
+    takes = [outgoing._slots.take(1000, lambda: None) for _ in range(200)]
 
     assert sum(map(bool, (taken.descriptors for taken in takes))) < 10
     assert 200 <= num_slots(outgoing) < 400

@@ -87,10 +87,15 @@ class Buffer:
         if (found := self._tensors.get(layout)) is None:
             if len(self._tensors) == _NUM_LAYOUTS_KEPT:
                 self._tensors.clear()
-            with torch.inference_mode(self.flat.is_inference()):  # whoever asks first
-                made = [_alias(self.flat, place) for place in layout.places]
-            found = self._tensors[layout] = tuple(made)
+            found = self._tensors[layout] = self._made(layout)
         return found
+
+    def _made(self, layout: Layout) -> tuple[Tensor, ...]:
+        """Make tensors as the memory was, in inference mode or not, whoever asks."""
+        if self.flat.is_inference() is not torch.is_inference_mode_enabled():
+            with torch.inference_mode(self.flat.is_inference()):
+                return self._made(layout)
+        return tuple([_alias(self.flat, place) for place in layout.places])
 
     def present(self, layout: Layout, present: int) -> Payload:
         """Return the tensors whose bits are set in ``present``; None in place of the others."""

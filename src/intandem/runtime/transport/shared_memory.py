@@ -85,10 +85,8 @@ class SharedOutgoing:
 
     def send(self, layout: Layout, fill: Callable[[Buffer], None], transfer: Transfer) -> None:
         """Send a message of a layout, which ``fill`` writes where it is told to."""
-        if not self._slots.has_free(layout.num_bytes):
-            self._take_back()
         try:
-            slot = self._slots.take(layout.num_bytes)
+            slot = self._slots.take(layout.num_bytes, self._take_back)
         except OSError as error:
             self.error = RuntimeError(_NO_MEMORY.format(error))
             transfer.state = "lost"
@@ -128,18 +126,15 @@ class SharedOutgoing:
         if self._unsaid and self.error is None:
             return False
         self._connection.close()
-        for saying in self._unsaid:
-            saying.close()
-        self._unsaid.clear()
         return True
 
     def _say(self, saying: _Saying) -> None:
         """Say it after all that was said before; where that cannot be now, a thread sees to it."""
         with self._lock:
+            if not self._unsaid and self._said(saying):
+                return
             self._unsaid.append(saying)
             if not self._is_helped:
-                self._say_the_rest()
-            if self._unsaid and self.error is None and not self._is_helped:
                 self._is_helped = True
                 threading.Thread(target=self._help, name="send in order", daemon=True).start()
 
@@ -149,28 +144,31 @@ class SharedOutgoing:
         poll.register(self._connection, select.POLLOUT)
         while self._is_helped:
             poll.poll()
-            with self._lock:
-                self._say_the_rest()
-                self._is_helped = bool(self._unsaid) and self.error is None
+            self._say_the_rest()
 
     def _say_the_rest(self) -> None:
         with self._lock:
-            while self._unsaid and self.error is None:
+            while self._unsaid:
                 saying = self._unsaid.popleft()  # first, lest an exception has it said twice
-                try:
-                    self._send(*saying)
-                except BlockingIOError:
+                if not self._said(saying):
                     self._unsaid.appendleft(saying)
                     return
-                except OSError as error:
-                    self.error = RuntimeError(str(error))
-                saying.close()
+            self._is_helped = False
 
-    def _send(self, record: bytes, descriptors: list[int]) -> None:
-        if descriptors:
-            socket.send_fds(self._connection, [record], descriptors, socket.MSG_NOSIGNAL)
-        else:
-            self._connection.send(record, socket.MSG_NOSIGNAL)
+    def _said(self, saying: _Saying) -> bool:
+        """Say it, or note that nothing can be said any more; False if there is no room now."""
+        try:
+            if saying.descriptors:
+                fds, flags = saying.descriptors, socket.MSG_NOSIGNAL
+                socket.send_fds(self._connection, [saying.record], fds, flags)
+            else:
+                self._connection.send(saying.record, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.error = RuntimeError(str(error))
+        saying.close()
+        return True
 
     def _take_back(self) -> None:
         """Take note of the slots that the target has done with."""

@@ -13,7 +13,7 @@ import torch
 from intandem.runtime.transport.packing import Buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _SMALLEST = 4096
 _MAX_NEW = 256
@@ -63,17 +63,19 @@ class Slots:
         self._sizes: list[int] = []
         self._pools: dict[int, _Pool] = defaultdict(_Pool)
 
-    def has_free(self, num_bytes: int) -> bool:
-        """Whether there is a slot for a message of so many bytes."""
-        return bool(self._pools[_size_for(num_bytes)].free)
-
-    def take(self, num_bytes: int) -> Taken:
+    def take(self, num_bytes: int, look: Callable[[], None]) -> Taken:
         """Return a slot that nobody uses; new ones are made if there is none.
 
+        Args:
+            num_bytes: of the message.
+            look: called if none is known to be free; may give some back.
+
         Raises:
-            OSError: if they cannot be.
+            OSError: if none can be made.
         """
         pool, num_new, descriptors = self._pools[size := _size_for(num_bytes)], 0, []
+        if not pool.free:
+            look()
         if not pool.free:
             num_new = min(max(pool.num_slots, 1), _MAX_NEW)
             descriptors = [self._make(size, num_new)]
