@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import random
 from contextlib import contextmanager
 
@@ -51,8 +52,12 @@ def max_stages(name):
 
 @contextmanager
 def pipeline(sample, **kwargs):
-    """A Pipeline of a sample, its example the sample's batch. Torch uses one thread per rank."""
-    options = kwargs.pop("options", it.Options(threads_per_rank=1))
+    """A Pipeline of a sample, its example the sample's batch. Torch uses one thread per rank.
+
+    With OVER_GLOO in the environment, processes share no memory.
+    """
+    usual = it.Options(threads_per_rank=1, shared_memory="OVER_GLOO" not in os.environ)
+    options = kwargs.pop("options", usual)
     example = kwargs.pop("example", sample.batch)
     with it.Pipeline(
         sample.model, example=example, loss=sample.loss, options=options, **kwargs

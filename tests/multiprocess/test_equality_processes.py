@@ -1,4 +1,4 @@
-"""Ranks as processes that talk over Gloo have one process's numbers.
+"""Ranks as processes have one process's numbers: in shared memory, and over Gloo.
 
 Starting processes takes seconds, so each group of them runs many cases, one pipeline after the
 other. Every rank holds what it has against a plain run of its own.
@@ -152,9 +152,14 @@ def check_all(outcomes, cases=FEW):
             assert max(errors.values()) <= TOLERANCE, (rank, name, errors)
 
 
-@pytest.mark.parametrize("schedule", ["naive", "gpipe", "1f1b"])
-def test_two_processes(schedule, tmp_path):
+@pytest.mark.parametrize(
+    ("schedule", "way"),
+    [("naive", "shared"), ("gpipe", "gloo"), ("1f1b", "shared"), ("1f1b", "gloo")],
+)
+def test_two_processes(schedule, way, tmp_path, monkeypatch):
     """Two processes: every kind of model, three steps, the last of them with new shapes."""
+    if way == "gloo":
+        monkeypatch.setenv("OVER_GLOO", "1")
     check_all(run_ranks(train_all, 2, tmp_path, schedule, 2, timeout_s=110))
 
 
@@ -202,8 +207,9 @@ def test_every_schedule(tmp_path):
     "family",
     ["tied_language_model", "padded_language_model", "skips", "dropped_out_language_model"],
 )
-def test_every_schedule_on_four(family, tmp_path):
-    """Four processes, so that there are ranks in the middle."""
+def test_every_schedule_on_four(family, tmp_path, monkeypatch):
+    """Four processes over Gloo, so that there are ranks in the middle."""
+    monkeypatch.setenv("OVER_GLOO", "1")
     outcomes = run_ranks(step_by_schedules, 4, tmp_path, TRAINING, [family], timeout_s=240)
     check_schedules(outcomes, len(TRAINING))
 

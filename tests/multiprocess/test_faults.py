@@ -142,14 +142,19 @@ def test_without_a_launcher_a_healthy_run_ends_with_zero():
     assert codes == [0, 0], said
 
 
-def test_one_script_under_every_launcher():
-    """python, intandem run and torchrun run the same script, to the same loss, bit by bit."""
-    ended = [run(how, "none", 2, TRAIN_SCRIPT) for how in ("python", "intandem", "torchrun")]
+def test_one_script_under_every_launcher(monkeypatch):
+    """python, intandem run and torchrun run the same script, to the same loss, bit by bit.
 
-    assert [each.code for each in ended] == [0, 0, 0], ended
+    Whether processes share memory changes nothing.
+    """
+    ended = [run(how, "none", 2, TRAIN_SCRIPT) for how in ("python", "intandem", "torchrun")]
+    monkeypatch.setenv("OVER_GLOO", "1")
+    ended.append(run("intandem", "none", 2, TRAIN_SCRIPT))
+
+    assert [each.code for each in ended] == [0, 0, 0, 0], ended
     losses = {loss for each in ended for loss in re.findall(r"loss ([-0-9.e]+)", each.text)}
     assert len(losses) == 1
-    assert [each.left for each in ended] == [[], [], []]
+    assert [each.left for each in ended] == [[], [], [], []]
 
 
 @pytest.mark.slow
@@ -157,8 +162,11 @@ def test_one_script_under_every_launcher():
 @pytest.mark.parametrize(
     ("fault", "cause"), [("raise", "raised ValueError: boom"), ("SIGKILL", "(was killed|died).*")]
 )
-def test_a_pipeline_names_the_culprit(launcher, fault, cause):
+@pytest.mark.parametrize("way", ["shared", "gloo"])
+def test_a_pipeline_names_the_culprit(launcher, fault, cause, way, monkeypatch):
     """The whole library, not a loop in miniature."""
+    if way == "gloo":
+        monkeypatch.setenv("OVER_GLOO", "1")
     ended = run(launcher, fault, 2, TRAIN_SCRIPT)
 
     place = r"at step \d+ stage 1 micro-batch \d+ action 1F\d+"

@@ -1,6 +1,7 @@
 """Whether two processes share memory: both know, and messages arrive either way."""
 
 import socket
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from test_distributed_transport import (
     receive_what_is_wrong,
 )
 
+import intandem as it
 from intandem.errors import ContractError
 from intandem.runtime.transport.protocol import Label
 
@@ -107,3 +109,70 @@ def test_what_a_socket_has_no_room_for_is_said_whatever_the_sender_is_at(tmp_pat
 
     assert [o.code for o in outcomes] == [0, 0]
     assert outcomes[0].value > 0
+
+
+def square(output, batch):
+    del batch
+    return output.square().mean()
+
+
+def predict_and_train():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(4)))
+    x = torch.randn(8, 4)
+    with it.Pipeline(model, example=x, loss=square, microbatches=4) as pipe:
+        with torch.inference_mode():
+            pipe.predict(x)
+        return [float(pipe.step(x)) for _ in range(2)]
+
+
+def test_a_pipeline_used_in_inference_mode_trains_afterwards(tmp_path):
+    """What was made for its messages is used again."""
+    first, second = run_ranks(predict_and_train, 2, tmp_path)
+
+    assert (first.code, second.code) == (0, 0), first.output + second.output
+    assert first.value == second.value
+
+
+class Slow(torch.autograd.Function):
+    """Identity whose backward takes a while."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        time.sleep(0.002)
+        return gradient
+
+
+class SlowBackward(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(Slow.apply(self.linear(x)))
+
+
+def meet_after_each_step(num_microbatches):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(SlowBackward(), torch.nn.Linear(4, 4))
+    x = torch.randn(num_microbatches, 4)
+    with it.Pipeline(
+        model, example=x, loss=square, microbatches=num_microbatches, schedule="gpipe",
+        stages=["1"],
+    ) as pipe:  # fmt: skip
+        for lane in pipe._assembly.ranks._transport._outgoing.values():
+            lane._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        pipe.step(x)
+        torch.distributed.barrier()
+    return True
+
+
+def test_ranks_meet_elsewhere_while_messages_are_still_to_be_taken(tmp_path):
+    """The rank that is done has said more than a socket holds, and is in the user's own barrier."""
+    outcomes = run_ranks(meet_after_each_step, 2, tmp_path, 300)
+
+    assert [o.code for o in outcomes] == [0, 0], outcomes

@@ -1,4 +1,4 @@
-"""Ways out over Gloo: blocks, split points and stages by hand have one process's numbers."""
+"""Ways out in processes: blocks, split points and stages by hand have one process's numbers."""
 
 from processes import run_ranks
 
@@ -40,7 +40,7 @@ def train_ways():
     return {"blocks": kept, "names": named, "by hand": hand}
 
 
-def test_ways_out_over_gloo(tmp_path):
+def test_ways_out_in_processes(tmp_path):
     """Three processes, parameters freed: each rank's gradients and the loss are one process's."""
     for outcome in run_ranks(train_ways, 3, tmp_path, timeout_s=100):
         assert outcome.code == 0, outcome.output[-3000:]

@@ -95,14 +95,14 @@ def order_of(schedule, ranks):
         return pytest.skip(str(error))
 
 
-def train_twice(model, batch, schedule, ranks, held):
+def train_twice(model, batch, schedule, ranks, held, microbatches=8):
     """Leave the peaks of the second step."""
     with it.Pipeline(
         model,
         loss=F.mse_loss,
         example=batch,
         ranks=ranks,
-        microbatches=8,
+        microbatches=microbatches,
         schedule=schedule,
         options=it.Options(threads_per_rank=1),
     ) as pipe:
@@ -150,3 +150,19 @@ def test_peak_bytes_are_the_simulators(schedule, ranks):
     kept = tuple(2 * width * 4 for width in widths)
     costs = replace(CostModel.uniform(order.num_stages), activation_bytes=kept, pending_bytes=kept)
     assert sorted(held.peak.values()) == sorted(peak_bytes(order, costs))
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb-h1", "zb-v"])
+def test_what_is_held_does_not_grow_with_micro_batches(schedule):
+    """Where the schedule's peak does not: bytes at M = 8 and at M = 24, rank by rank."""
+    peaks = []
+    for num_microbatches in (8, 24):
+        order = it.build_schedule(schedule, num_ranks=2, num_microbatches=num_microbatches)
+        held = Held()
+        model = nn.Sequential(*(Wide(held, 64) for _ in range(order.num_stages)))
+        batch = torch.randn(2 * num_microbatches, 4)
+        train_twice(model, batch, schedule, 2, held, num_microbatches)
+        peaks.append(sorted(held.peak.values()))
+
+    assert peaks[0] == peaks[1]
+    assert peaks[0][0] > 0

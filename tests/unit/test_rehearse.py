@@ -12,7 +12,7 @@ from intandem.ir import Action, Program, Recompute, Send, StageLinks
 from intandem.lowering import lower
 from intandem.rehearsal import Part, Rehearsal, TransportKind, rehearse
 from intandem.rehearsal.emulation import Emulated
-from intandem.rehearsal.links import Transfer, machine_of, sizes_between
+from intandem.rehearsal.links import Transfer, machine_of, rest_s, sizes_between
 from intandem.rehearsal.rank import _Rank
 from intandem.rehearsal.request import (
     NUM_WARMUP,
@@ -21,6 +21,7 @@ from intandem.rehearsal.request import (
     decode_request,
     encode_report,
     encode_request,
+    shortest_action_s,
 )
 from intandem.rehearsal.running import run_all
 from intandem.rehearsal.waits import MAX_EARLY_S, Waiter
@@ -286,3 +287,16 @@ def test_waits_end_in_time():
         waiter.until(end_s)
         assert time.perf_counter() >= end_s
     waiter.until(float("-inf"))
+
+
+@pytest.mark.parametrize(("action_s", "expected"), [(1e-5, 1e-3), (4e-3, 4e-3), (0.5, 20e-3)])
+def test_links_are_measured_after_rests_as_long_as_an_action(action_s, expected):
+    """Within limits: what two idle ranks take depends on how long they have been idle."""
+    assert rest_s(action_s) == expected
+
+
+def test_the_shortest_action_is_that_of_any_stage_and_kind():
+    """Of all parts, as links are measured once."""
+    costs = CostModel((0.3, 0.2), (0.3, 0.2), (0.3, 0.1))
+    assert shortest_action_s([costs, CostModel.uniform(2, 0.2, 0.15, 0.2)]) == 0.1
+    assert shortest_action_s([CostModel.uniform(2, 0.2, 0.15, 0.2)]) == 0.15

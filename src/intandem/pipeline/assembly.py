@@ -133,8 +133,8 @@ def assemble(
     with torch.enable_grad():
         draw = Draw(request.options.seed, 0, 0)
         recorded = recordings.find(example, draw, None if subject.meter else subject.usual)
+    _record_all(model, recordings, examples, draw, is_needed=home.membership is not None)
     if home.membership is not None:
-        _record_all(model, recordings, examples, draw)
         free_parameters(model, _held_by(home, holders_of))
         place(model, home.device)
     _say_cut([found[index].name for index in plan.starts], time.perf_counter() - began_s)
@@ -189,14 +189,26 @@ def _say_cut(first_segments: Sequence[str], seconds: float) -> None:
 
 
 def _record_all(
-    model: nn.Module, recordings: Recordings, examples: Sequence[Any], draw: Draw
+    model: nn.Module,
+    recordings: Recordings,
+    examples: Sequence[Any],
+    draw: Draw,
+    *,
+    is_needed: bool,
 ) -> None:
-    """Record what is to be expected while all parameters are still here: uneven parts as well."""
+    """Record what is to be expected: evaluation and uneven parts, so that no step has to.
+
+    With ``is_needed``, it cannot be done later, as parameters go. Else what cannot be recorded is
+    left to the step that wants it: a model may be one that is only trained.
+    """
     for part in examples:
-        with torch.enable_grad():
-            recordings.find(part, draw)
-        with evaluating(model):
-            recordings.find(part, draw)
+        for mode in (torch.enable_grad(), evaluating(model)):
+            try:
+                with mode:
+                    recordings.find(part, draw)
+            except Exception:  # also of the user's own forward
+                if is_needed:
+                    raise
 
 
 @contextmanager
