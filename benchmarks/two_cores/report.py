@@ -91,9 +91,8 @@ def _peer_pairs(sides: Sides) -> list[tuple[str, str]]:
         return []
     best = max(ours, key=lambda name: speed(sides, name))
     alike = [p for p in peers if ":1F1B" in p or p.startswith("deepspeed")]
-    return [(best, peer) for peer in peers] + [
-        ("shared:1f1b", p) for p in alike if best != "shared:1f1b"
-    ]
+    plain = [name for name in ("shared:1f1b", "gloo:1f1b") if name in ran and name != best]
+    return [(best, peer) for peer in peers] + [(name, peer) for name in plain for peer in alike]
 
 
 def figures(results: Results) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The helper threads of an edge: they wait where waiting cannot be interrupted.
+"""The helper threads of an edge of Gloo or NCCL: they wait where waiting cannot be interrupted.
 
 A transfer of Gloo can neither be interrupted nor polled; a wait that times out closes the
 connection for good; nor does Python run a signal handler meanwhile. So a rank begins its transfers

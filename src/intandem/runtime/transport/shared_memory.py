@@ -105,7 +105,7 @@ class SharedOutgoing:
         """Return: what is not said yet is seen to."""
 
     def tidy(self) -> None:
-        """Give memory back to the system that this pass did not need."""
+        """Give memory back to the system that the pass did not need."""
         self._take_back()
         self._slots.trim()
 
