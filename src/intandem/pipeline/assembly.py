@@ -205,7 +205,7 @@ def _record_all(
         for mode in (torch.enable_grad(), evaluating(model)):
             try:
                 with mode:
-                    recordings.find(part, draw)
+                    recordings.expect(part, draw)
             except Exception:  # also of the user's own forward
                 if is_needed:
                     raise

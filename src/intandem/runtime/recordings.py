@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from intandem.ir import StageLinks
-    from intandem.recorder import Arguments, Graph
+    from intandem.recorder import Arguments, Graph, Guard
     from intandem.recorder.capture import Run
     from intandem.runtime.model_state import ModelState
     from intandem.runtime.recording_notes import RecordingNote
@@ -91,6 +92,27 @@ class Recorded:
         )
 
 
+@dataclass(slots=True)
+class _Known:
+    """A recording that is kept.
+
+    Attributes:
+        recorded: ready to run.
+        note: notes it; called when it is used first.
+        index: of its note, once there is one.
+    """
+
+    recorded: Recorded
+    note: Callable[[], int]
+    index: int | None = None
+
+    def use(self) -> int:
+        """Return the index of its note."""
+        if self.index is None:
+            self.index = self.note()
+        return self.index
+
+
 class Recordings:
     """All recordings of one model, cut alike.
 
@@ -120,12 +142,16 @@ class Recordings:
         self._weights = weights
         self._cuts = cuts
         self._own_stages = tuple(own_stages)
-        self._known: dict[Hashable, list[tuple[int, Recorded]]] = {}
+        self._known: dict[Hashable, list[_Known]] = {}
         self._notes = RecordingNotes()
         self._updated: dict[tuple[bool, ...], set[str]] = {}
         self.num_recordings = 0
         self.before_recording: Callable[[], None] = lambda: None
         """Called before the model is run to be recorded."""
+
+    def expect(self, batch: Any, draw: Draw) -> None:
+        """Make a recording for ``batch`` if there is none; noted when it is used. See ``find``."""
+        self._find(batch, draw, self.state(), None, {}, is_used=False)
 
     def find(self, batch: Any, draw: Draw, made: Run | None = None) -> Recorded:
         """Return a recording that holds for ``batch``, made now if there is none.
@@ -153,7 +179,7 @@ class Recordings:
             draws: seed and step, which key their random draws.
             state: as it is now; see ``state``.
         """
-        alike: dict[BatchKey, Sequence[tuple[int, Recorded]]] = {}
+        alike: dict[BatchKey, Sequence[_Known]] = {}
         found = [
             self._find(batch, Draw(*draws, index), state, None, alike)
             for index, batch in enumerate(batches)
@@ -181,15 +207,17 @@ class Recordings:
         draw: Draw,
         state: ModelState,
         made: Run | None,
-        alike: dict[BatchKey, Sequence[tuple[int, Recorded]]],
+        alike: dict[BatchKey, Sequence[_Known]],
+        *,
+        is_used: bool = True,
     ) -> tuple[int | None, Recorded]:
         """Find a recording; ``alike`` keeps those of a state, which takes long to look up."""
         given = key_of_batch(batch, self._bind(batch))
         if given not in alike and (known := self._known.get((state, given))):
             alike[given] = known
-        for index, recorded in alike.get(given, ()):
-            if recorded.holds_for(batch, draw):
-                return index, recorded
+        for one in alike.get(given, ()):
+            if one.recorded.holds_for(batch, draw):
+                return one.use() if is_used else None, one.recorded
         began_s = time.perf_counter() - (made.seconds if made else 0.0)
         training = tuple(module.training for module in self._model.modules())
         updated = self._updated.setdefault(training, set())
@@ -205,17 +233,28 @@ class Recordings:
         recorded = self.add(made.graph)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
         if made.graph.draws_python:
+            self.num_recordings += is_used
             return None, recorded
         seconds = time.perf_counter() - began_s
         facts = {**self.facts(state), **state.code_in_words()}
         guards = recorded.graph.guards
-        index = self._notes.add(_in_words(given), facts, guards, seconds)
+        made_now = _Known(recorded, partial(self._note, _in_words(given), facts, guards, seconds))
         key = (self.state(), given)  # [Note: set once] may have marked the model
-        self._known.setdefault(key, []).append((index, recorded))
+        self._known.setdefault(key, []).append(made_now)
         del self._known[key][:-_MAX_PATHS]
         if len(self._known) > _MAX_KEYS:
             del self._known[next(iter(self._known))]
-        return index, recorded
+        return made_now.use() if is_used else None, recorded
+
+    def _note(
+        self,
+        batch: dict[str, str],
+        model: dict[str, str],
+        guards: tuple[Guard, ...],
+        seconds: float,
+    ) -> int:
+        self.num_recordings += 1
+        return self._notes.add(batch, model, guards, seconds)
 
     def _refused_again(self, error: CaptureError) -> CaptureError:
         """Say what may have to do with it, as the model could be recorded before."""
@@ -234,7 +273,6 @@ class Recordings:
         """Cut a recording as all others are and make its stages."""
         if self._weights.num_replicas > 1:
             check_replicable(graph)
-        self.num_recordings += 1
         cuts = cut(graph, same_cuts(graph, self._cuts))
         stages = {(s, r): Stage(graph, cuts[s], self._weights, r) for s, r in self._own_stages}
         guard_stage = _guard_stage(graph, self._weights)
