@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.nn.functional as F
+from common.ours import check_shares_memory
 from common.workers import obey
 from torch import nn
 
@@ -60,6 +61,8 @@ def pipeline(order: it.Schedule, kind: str) -> Callable[[], object]:
         schedule=order,
         options=it.Options(threads_per_rank=1, shared_memory=kind == "shared"),
     )
+    if kind == "shared":
+        check_shares_memory(pipe)
     return lambda: pipe.step(batch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common.ours import check_shares_memory, cut_before
 from two_cores.task import Trainer, language_loss, sgd
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def intandem(task: Task, schedule: str, kind: str) -> Trainer:
             threads_per_rank=1, open_blocks=True, shared_memory=kind.startswith("shared")
         ),
     )
+    if kind.startswith("shared"):
+        check_shares_memory(pipe)
     # An optimizer made by the pipeline steps each thread's own parameters: no barrier. Processes
     # have optimizers of their own anyway.
     optimizer = sgd(pipe.parameters()) if kind != "local" else pipe.optimizer(sgd)
@@ -61,6 +64,5 @@ def intandem(task: Task, schedule: str, kind: str) -> Trainer:
         pipe.step(task.ids)
         finish()
 
-    cuts = pipe._assembly.recordings._cuts  # which no call tells, as nobody needs to know
-    later = [cuts.names[start][0] for start in cuts.starts[1:]]
-    return Trainer(lambda: task.gradients_after(backward), step, finish, " ".join(later))
+    later = " ".join(cut_before(pipe))
+    return Trainer(lambda: task.gradients_after(backward), step, finish, later)
