@@ -88,9 +88,10 @@ def _growth(axes: Any, cases: list[dict[str, Any]], key: str) -> None:
             axes.axhline(BOUNDS_US[kind], color=COLORS[kind], linewidth=0.8, linestyle="--")
     axes.set_xscale("log", base=2)
     axes.set_xticks(places, [str(place) for place in places])
-    axes.set_ylim(bottom=0)
+    tallest = max(over_plain(case, kind) for case in chosen for kind in PIPELINES)
+    axes.set_ylim(0, 1.35 * tallest)  # room for the legend above
     axes.set_ylabel("processor µs per action above plain")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 def _hops(axes: Any, rows: list[dict[str, float]]) -> None:
