@@ -10,12 +10,36 @@ from common.ratios import Ratio, paired_ratio
 from common.tables import markdown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from common.results import Results
 
 Sides = dict[str, dict[str, Any]]
 """What was measured of each side of a comparison, by name."""
 
 ZERO_BUBBLE = ("zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "interleaved-zb")
+
+
+def merged(starts: Sequence[Sides]) -> Sides:
+    """Return what was found in several starts as if it were one; a side has to run in all."""
+    found: Sides = {}
+    for name in starts[0]:
+        parts = [sides[name] for sides in starts]
+        failed = [part for part in parts if "failed" in part]
+        found[name] = (
+            failed[0]
+            if failed
+            else {
+                **parts[0],
+                "gradient_error": max(part["gradient_error"] for part in parts),
+                "cut": " / ".join(dict.fromkeys(part["cut"] for part in parts)),
+                "tokens_per_s": [rate for part in parts for rate in part["tokens_per_s"]],
+                "peak_bytes": [
+                    max(sizes) for sizes in zip(*(p["peak_bytes"] for p in parts), strict=True)
+                ],
+            }
+        )
+    return found
 
 
 def ratio(sides: Sides, name: str, other: str) -> Ratio | None:
@@ -52,7 +76,9 @@ def _comparison(found: dict[str, Any]) -> str:
     header = ["side", "tokens/s", "over one", "over ceiling", "steps in a turn",
               "peak MB per process", "largest gradient error", "cut before"]  # fmt: skip
     failed = [f"{name} did not run: {s['failed']}" for name, s in sides.items() if "failed" in s]
+    starts = found.get("num_starts", 1)
     heading = f"### M = {found['microbatches']}, {found['num_rounds']} rounds"
+    heading += f" in {starts} starts" if starts > 1 else ""
     parts = [heading, markdown(header, rows), _answers(sides), "\n".join(failed)]
     return "\n\n".join(part for part in parts if part)
 

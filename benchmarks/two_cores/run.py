@@ -26,7 +26,7 @@ import torch
 from common.results import Results, finish, parser_of
 from common.rounds import take_turns
 from common.workers import WorkerError, Workers, rank_environments
-from two_cores.report import figures, table
+from two_cores.report import figures, merged, table
 from two_cores.sides import KINDS, PARTS, SIZES, Comparison, Side, parse_side
 
 if TYPE_CHECKING:
@@ -160,7 +160,25 @@ class Turns:
 
 
 def compare(comparison: Comparison, setting: Setting) -> Results:
-    """Run all rounds; return what was measured, raw."""
+    """Run all rounds, some of them with each start of the processes; return what was measured.
+
+    Where a process's memory lies makes it slower or faster for as long as it lives.
+    """
+    starts, rounds = comparison.num_starts, comparison.num_rounds
+    shares = [rounds // starts + (index < rounds % starts) for index in range(starts)]
+    found = [
+        _compare_once(comparison._replace(num_rounds=share), setting) for share in shares if share
+    ]
+    return {
+        "microbatches": comparison.microbatches,
+        "num_rounds": rounds,
+        "num_starts": len(found),
+        "sides": merged(found),
+    }
+
+
+def _compare_once(comparison: Comparison, setting: Setting) -> dict[str, dict[str, Any]]:
+    """Start all sides and run all rounds; return what is known of each side."""
     running, known = start_all(comparison, setting)
     turns = Turns(running, known)
     try:
@@ -179,11 +197,7 @@ def compare(comparison: Comparison, setting: Setting) -> Results:
     finally:
         for side in running.values():
             side.workers.close()
-    return {
-        "microbatches": comparison.microbatches,
-        "num_rounds": comparison.num_rounds,
-        "sides": known,
-    }
+    return known
 
 
 def asked_for(options: argparse.Namespace) -> list[Comparison]:
@@ -200,7 +214,9 @@ def asked_for(options: argparse.Namespace) -> list[Comparison]:
         sys.exit(f"--microbatches {wanted}: the parts asked for compare M = {known}")
     return [
         c._replace(
-            num_rounds=options.rounds or c.num_rounds, num_steps=options.steps or c.num_steps
+            num_rounds=options.rounds or c.num_rounds,
+            num_steps=options.steps or c.num_steps,
+            num_starts=options.starts or c.num_starts,
         )
         for c in chosen
     ]
@@ -239,6 +255,7 @@ def main() -> None:
     parser.add_argument("--microbatches", type=int, nargs="+", help="M; of parts, those")
     parser.add_argument("--sides", nargs="+", help="names of sides; instead of parts")
     parser.add_argument("--rounds", type=int, help="turns of each side; by default 15, or less")
+    parser.add_argument("--starts", type=int, help="of all processes; rounds are shared out")
     parser.add_argument("--steps", type=int, help="of a pipeline's turn")
     parser.add_argument(
         "--peers-python", type=Path, default=HERE.parents[1] / ".venv-peers/bin/python",

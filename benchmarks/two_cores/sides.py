@@ -98,12 +98,14 @@ class Comparison(NamedTuple):
         sides: the first is what gradients are compared with.
         num_rounds: how often each has a turn.
         num_steps: of a turn, with a pipeline.
+        num_starts: how often all processes are started; the rounds are shared out among the starts.
     """
 
     microbatches: int
     sides: tuple[str, ...]
     num_rounds: int
     num_steps: int
+    num_starts: int = 1
 
 
 _PEERS = ("torch:1F1B:5", "torch:Interleaved1F1B:2,4,6", "torch:Interleaved1F1B:3,5,7")
@@ -136,7 +138,7 @@ def _every(microbatches: int) -> list[Comparison]:
 
 PARTS = {
     "quick": [Comparison(8, (*_FEW, "local:zb-h1"), 3, 2)],
-    "headline": [Comparison(16, HEADLINE, 15, 3)],
+    "headline": [Comparison(16, HEADLINE, 15, 3, 3)],
     "overlap": [Comparison(m, _OVERLAP, 25, 4) for m in (8, 16)],
     "sizes": [Comparison(8, _FEW, 3, 3), Comparison(32, _FEW, 2, 2)],
     "every": [comparison for m in (8, 16, 32) for comparison in _every(m)],

@@ -12,7 +12,7 @@ from common.rounds import Progress, take_turns, time_left_s, turns
 from common.tables import markdown
 from common.workers import WorkerError, Workers, rank_environments
 from overhead.noting import noting_us
-from two_cores.report import table
+from two_cores.report import merged, table
 from two_cores.sides import PARTS, Side, parse_side
 
 
@@ -158,3 +158,20 @@ def test_every_process_is_told_and_answers():
 def test_noting_is_told_from_not_noting():
     """The stand-in of a pass has all that a pass needs to run an action and take a message."""
     assert set(noting_us(10)) == {"an action", "an arrival"}
+
+
+def test_starts_of_all_processes_are_one_comparison():
+    """Rounds one after another, the largest error and memory, every cut; who failed once, failed."""
+    one = {"gradient_error": 1e-9, "cut": "a", "tokens_per_s": [1.0, 2.0], "peak_bytes": [5, 9]}
+    other = {"gradient_error": 2e-9, "cut": "b", "tokens_per_s": [3.0], "peak_bytes": [7, 8]}
+    gone = {"failed": "it ended"}
+
+    found = merged([{"x": one, "y": one}, {"x": other, "y": gone}])
+
+    assert found["y"] == gone
+    assert found["x"] == {
+        "gradient_error": 2e-9,
+        "cut": "a / b",
+        "tokens_per_s": [1.0, 2.0, 3.0],
+        "peak_bytes": [7, 9],
+    }
