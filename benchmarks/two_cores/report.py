@@ -26,20 +26,19 @@ def merged(starts: Sequence[Sides]) -> Sides:
     for name in starts[0]:
         parts = [sides[name] for sides in starts]
         failed = [part for part in parts if "failed" in part]
-        found[name] = (
-            failed[0]
-            if failed
-            else {
-                **parts[0],
-                "gradient_error": max(part["gradient_error"] for part in parts),
-                "cut": " / ".join(dict.fromkeys(part["cut"] for part in parts)),
-                "tokens_per_s": [rate for part in parts for rate in part["tokens_per_s"]],
-                "peak_bytes": [
-                    max(sizes) for sizes in zip(*(p["peak_bytes"] for p in parts), strict=True)
-                ],
-            }
-        )
+        found[name] = failed[0] if failed else _merged(parts)
     return found
+
+
+def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    sizes = zip(*(part["peak_bytes"] for part in parts), strict=True)
+    return {
+        **parts[0],
+        "gradient_error": max(part["gradient_error"] for part in parts),
+        "cut": " / ".join(dict.fromkeys(part["cut"] for part in parts)),
+        "tokens_per_s": [rate for part in parts for rate in part["tokens_per_s"]],
+        "peak_bytes": [max(of_process) for of_process in sizes],
+    }
 
 
 def ratio(sides: Sides, name: str, other: str) -> Ratio | None:

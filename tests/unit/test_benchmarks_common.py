@@ -161,7 +161,7 @@ def test_noting_is_told_from_not_noting():
 
 
 def test_starts_of_all_processes_are_one_comparison():
-    """Rounds one after another, the largest error and memory, every cut; who failed once, failed."""
+    """Rounds in order, the largest error and memory, every cut; who failed once, failed."""
     one = {"gradient_error": 1e-9, "cut": "a", "tokens_per_s": [1.0, 2.0], "peak_bytes": [5, 9]}
     other = {"gradient_error": 2e-9, "cut": "b", "tokens_per_s": [3.0], "peak_bytes": [7, 8]}
     gone = {"failed": "it ended"}
