@@ -57,6 +57,10 @@ class RecordingNotes:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
+    def __len__(self) -> int:
+        """How many recordings have been noted."""
+        return len(self._entries)
+
     def add(
         self,
         batch: dict[str, str],

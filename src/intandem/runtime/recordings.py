@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from intandem.ir import StageLinks
-    from intandem.recorder import Arguments, Graph, Guard
+    from intandem.recorder import Arguments, Graph
     from intandem.recorder.capture import Run
     from intandem.runtime.model_state import ModelState
     from intandem.runtime.recording_notes import RecordingNote
@@ -145,9 +145,14 @@ class Recordings:
         self._known: dict[Hashable, list[_Known]] = {}
         self._notes = RecordingNotes()
         self._updated: dict[tuple[bool, ...], set[str]] = {}
-        self.num_recordings = 0
+        self._num_not_kept = 0
         self.before_recording: Callable[[], None] = lambda: None
         """Called before the model is run to be recorded."""
+
+    @property
+    def num_recordings(self) -> int:
+        """How many have been used, once or more."""
+        return len(self._notes) + self._num_not_kept
 
     def expect(self, batch: Any, draw: Draw) -> None:
         """Make a recording for ``batch`` if there is none; noted when it is used. See ``find``."""
@@ -233,28 +238,20 @@ class Recordings:
         recorded = self.add(made.graph)
         updated.update(name for call in recorded.graph.calls for name in call.updates)
         if made.graph.draws_python:
-            self.num_recordings += is_used
+            self._num_not_kept += is_used
             return None, recorded
         seconds = time.perf_counter() - began_s
         facts = {**self.facts(state), **state.code_in_words()}
         guards = recorded.graph.guards
-        made_now = _Known(recorded, partial(self._note, _in_words(given), facts, guards, seconds))
+        made_now = _Known(
+            recorded, partial(self._notes.add, _in_words(given), facts, guards, seconds)
+        )
         key = (self.state(), given)  # [Note: set once] may have marked the model
         self._known.setdefault(key, []).append(made_now)
         del self._known[key][:-_MAX_PATHS]
         if len(self._known) > _MAX_KEYS:
             del self._known[next(iter(self._known))]
         return made_now.use() if is_used else None, recorded
-
-    def _note(
-        self,
-        batch: dict[str, str],
-        model: dict[str, str],
-        guards: tuple[Guard, ...],
-        seconds: float,
-    ) -> int:
-        self.num_recordings += 1
-        return self._notes.add(batch, model, guards, seconds)
 
     def _refused_again(self, error: CaptureError) -> CaptureError:
         """Say what may have to do with it, as the model could be recorded before."""
