@@ -329,7 +329,9 @@ def test_hooks_fire_as_often_as_in_one_process():
         both.step(1, rows=3 * MICROBATCHES)
         assert seen[0] == seen[1]
         assert set(seen[0].values()) == {2 * MICROBATCHES}
-        both.step()  # a new shape is recorded: forward once more
+        both.step()  # uneven parts, as the example's
+        assert seen[0] == seen[1]
+        both.step(rows=4 * MICROBATCHES)  # a new shape is recorded: forward once more
         assert seen[0]["forward"] == seen[1]["forward"] + 1
         assert seen[0]["backward"] == seen[1]["backward"]
 
