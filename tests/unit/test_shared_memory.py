@@ -233,6 +233,18 @@ def test_a_receiver_that_is_gone_is_an_error_of_the_edge(ends):
     assert outgoing.join(0.01)
 
 
+def test_a_receiver_that_has_had_everything_may_be_gone(ends):
+    """That is no error until something is sent to it."""
+    outgoing, incoming = ends
+    send(outgoing, 1)
+    receive(incoming, 1)
+    incoming.close()
+    outgoing.tidy()
+
+    assert outgoing.error is None
+    assert outgoing.join(0.01)
+
+
 def test_a_source_that_is_gone_leaves_what_it_has_sent(ends):
     """Then comes the loss."""
     outgoing, incoming = ends

@@ -22,6 +22,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -171,19 +172,13 @@ class SharedOutgoing:
         return True
 
     def _take_back(self) -> None:
-        """Take note of the slots that the target has done with."""
-        while True:
-            try:
-                numbers = self._connection.recv(_MAX_NUMBERS * _NUMBER.size)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.error = RuntimeError(str(error))
-                return
-            if not numbers:
-                self.error = RuntimeError(_CLOSED)
-                return
-            self._slots.give_back(number for (number,) in _NUMBER.iter_unpack(numbers))
+        """Take note of the slots that the target has done with.
+
+        One that is gone is told of by the next message: it may have had all that it needs.
+        """
+        with suppress(OSError):  # nothing more now, or ever
+            while numbers := self._connection.recv(_MAX_NUMBERS * _NUMBER.size):
+                self._slots.give_back(number for (number,) in _NUMBER.iter_unpack(numbers))
 
 
 class SharedIncoming:
