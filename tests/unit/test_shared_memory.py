@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import threading
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from intandem.runtime.transport.lanes import Transfer
 from intandem.runtime.transport.packing import Buffer, layout_of, pack, unpack
 from intandem.runtime.transport.protocol import Label, TensorSpec
-from intandem.runtime.transport.shared_memory import SharedIncoming, SharedOutgoing
+from intandem.runtime.transport.shared_memory import SharedIncoming, SharedOutgoing, _Saying
 
 LAYOUT = layout_of((TensorSpec((3,), torch.float64),))
 LONG = layout_of((TensorSpec((100_000,), torch.float64),))
@@ -266,3 +267,36 @@ def test_nothing_in_time_is_none(ends):
     post(incoming, 1)
 
     assert incoming.take(0.001) is None
+
+
+class Slow:
+    """A connection whose first record takes until it is let through."""
+
+    def __init__(self):
+        self.begun, self.through, self.said = threading.Event(), threading.Event(), []
+
+    def send(self, record, flags):
+        del flags
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.through.wait(10)
+        self.said.append(record)
+
+
+def test_no_thread_says_a_record_before_another_is_said(ends):
+    """A helper says what is left while the rank sends; order is what tells messages apart."""
+    outgoing, _ = ends
+    slow = outgoing._connection = Slow()
+    both = [
+        threading.Thread(target=outgoing._say, args=(_Saying(record, []),))
+        for record in (b"first", b"second")
+    ]
+    both[0].start()
+    assert slow.begun.wait(10)
+    both[1].start()
+    both[1].join(0.2)  # it would be through by now
+    slow.through.set()
+    for thread in both:
+        thread.join(10)
+
+    assert slow.said == [b"first", b"second"]

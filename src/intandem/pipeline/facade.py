@@ -24,7 +24,7 @@ from intandem.pipeline.request import Request, read_schedule, resolve_num_ranks
 from intandem.pipeline.scaling import PipelineGradScaler, Scaling
 from intandem.pipeline.state import gather_state, load_state
 from intandem.pipeline.training_steps import TrainingSteps
-from intandem.recorder import bind_by_signature
+from intandem.recorder import Arguments, bind_by_signature
 from intandem.recorder.stage_chain import as_module
 from intandem.runtime.loss_report import EvaluationLoss
 from intandem.runtime.losses import refuse_missing_loss
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from intandem.pipeline.materialise import Weights
     from intandem.pipeline.optimizer import PipelineOptimizer
     from intandem.pipeline.saved import SavedCheckpoint
-    from intandem.recorder import Arguments
     from intandem.runtime.loss_report import PromisedLoss, StepLoss
     from intandem.runtime.observer import Observer
     from intandem.runtime.recording_notes import RecordingNote
