@@ -27,7 +27,7 @@ TORCHRUNS_OWN = "torchelastic_"
 
 LIMIT_S = 90.0
 LEFT_S = 3.0
-"""Seconds after which nothing may be left."""
+"""Seconds after which nothing may be left, on a machine that does nothing else."""
 
 
 class Cell(NamedTuple):
@@ -56,7 +56,7 @@ class Found:
         errors: first line of each survivor's error.
         code: exit code of the launcher.
         gone_s: seconds from the fault until no process of the run was left.
-        num_processes: left 3 s after the last survivor had its error.
+        num_processes: left ``left_s`` after the last survivor had its error.
         num_ports: of those that the run listened on, still open then.
         num_files: left in the directory for temporary files, torchrun's own left out.
         exposed: addresses other than loopback that ranks, or our launcher, listened on.
@@ -106,8 +106,8 @@ def cells(ranks: tuple[int, ...]) -> list[Cell]:
     ]
 
 
-def run_cell(cell: Cell) -> Found:
-    """Run a cell and see what is left."""
+def run_cell(cell: Cell, left_s: float = LEFT_S) -> Found:
+    """Run a cell and see what is left ``left_s`` after every survivor had its error."""
     with tempfile.TemporaryDirectory(prefix="intandem-faults-") as name:
         folder = Path(name)
         (folder / "tmp").mkdir()
@@ -118,7 +118,7 @@ def run_cell(cell: Cell) -> Found:
                 env=_environment(folder), cwd=folder, start_new_session=True,
             )  # fmt: skip
             try:
-                _watch(process, folder, cell, found)
+                _watch(process, folder, found, left_s)
             finally:
                 process.kill()
                 process.wait()
@@ -150,12 +150,12 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**kept, **own, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, cell: Cell, found: Found) -> None:
+def _watch(process: subprocess.Popen[bytes], folder: Path, found: Found, left_s: float) -> None:
     """Look at the run until it is gone; note what it listens on, and what is left of it."""
     began_s, ports, looked_s = time.monotonic(), set[int](), 0.0
     while True:
         now_s, fault_s = time.monotonic(), _read_ns(folder / "fault")
-        told_s = _told_s(folder, cell)
+        told_s = _told_s(folder, found.cell)
         alive = _processes(folder)
         if process.poll() is not None and not alive:
             found.gone_s = now_s - fault_s
@@ -168,7 +168,7 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, cell: Cell, found: Fo
                     kept = found.exposed_by_torchrun if is_torchrun else found.exposed
                     if not _is_loopback(address) and address not in kept:
                         kept.append(address)
-        if (told_s is not None and now_s > told_s + LEFT_S) or now_s > began_s + LIMIT_S:
+        if (told_s is not None and now_s > told_s + left_s) or now_s > began_s + LIMIT_S:
             found.num_processes = len(alive)
             break
         time.sleep(0.02)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.plots import COLORS, panels
 from common.ratios import Ratio, paired_ratio
 from common.tables import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from common.results import Results
+
+    Key = TypeVar("Key")
+    Row = list[object]
 
 Sides = dict[str, dict[str, Any]]
 """What was measured of each side of a comparison, by name."""
@@ -53,46 +56,69 @@ def speed(sides: Sides, name: str) -> float:
 
 
 def table(results: Results) -> str:
-    """Return Markdown: every comparison, then the questions that it answers."""
-    return "\n\n".join(_comparison(found) for found in results["comparisons"])
+    """Return Markdown: what was compared alike in one table, then the questions that it answers.
+
+    A side that took part several times, as a reference of others, is shown as it was first.
+    """
+    alike: dict[tuple[int, ...], list[Sides]] = {}
+    for found in results["comparisons"]:
+        key = found["microbatches"], found["num_rounds"], found.get("num_starts", 1)
+        alike.setdefault(key, []).append(found["sides"])
+    return "\n\n".join(_compared(*key, parts) for key, parts in alike.items())
 
 
-def _comparison(found: dict[str, Any]) -> str:
-    sides: Sides = found["sides"]
-    rows = []
-    for name, side in sides.items():
-        if "failed" in side:
-            rows.append([name, "did not run", *[None] * 6])
-            continue
-        peers = "/".join(f"{size / 1e6:.0f}" for size in side["peak_bytes"])
-        rows.append(
-            [
-                name, f"{speed(sides, name):.0f}", ratio(sides, name, "one"),
-                ratio(sides, name, "ceiling"), side["steps_in_turn"], peers,
-                f"{side['gradient_error']:.0e}", side.get("cut", ""),
-            ]
-        )  # fmt: skip
+def _compared(microbatches: int, num_rounds: int, num_starts: int, parts: Sequence[Sides]) -> str:
+    rows = _rows([(name, sides) for sides in parts for name in sides], _side)
     header = ["side", "tokens/s", "over one", "over ceiling", "steps in a turn",
               "peak MB per process", "largest gradient error", "cut before"]  # fmt: skip
-    failed = [f"{name} did not run: {s['failed']}" for name, s in sides.items() if "failed" in s]
-    starts = found.get("num_starts", 1)
-    heading = f"### M = {found['microbatches']}, {found['num_rounds']} rounds"
-    heading += f" in {starts} starts" if starts > 1 else ""
-    parts = [heading, markdown(header, rows), _answers(sides), "\n".join(failed)]
-    return "\n\n".join(part for part in parts if part)
+    failed = {f"{n} did not run: {s['failed']}": None for p in parts for n, s in p.items()
+              if "failed" in s}  # fmt: skip
+    heading = f"### M = {microbatches}, {num_rounds} rounds"
+    heading += f" in {num_starts} starts" if num_starts > 1 else ""
+    texts = [heading, markdown(header, rows), _answers(parts), "\n".join(failed)]
+    return "\n\n".join(text for text in texts if text)
 
 
-def _answers(sides: Sides) -> str:
+def _rows(asked: Iterable[tuple[Key, Sides]], row: Callable[[Key, Sides], Row | None]) -> list[Row]:
+    """Return a row for every key, the first time that there is one."""
+    found: dict[Key, Row] = {}
+    for key, sides in asked:
+        if key not in found and (one := row(key, sides)) is not None:
+            found[key] = one
+    return list(found.values())
+
+
+def _side(name: str, sides: Sides) -> Row:
+    side = sides[name]
+    if "failed" in side:
+        return [name, "did not run", *[None] * 6]
+    sizes = "/".join(f"{size / 1e6:.0f}" for size in side["peak_bytes"])
+    return [
+        name, f"{speed(sides, name):.0f}", ratio(sides, name, "one"),
+        ratio(sides, name, "ceiling"), side["steps_in_turn"], sizes,
+        f"{side['gradient_error']:.0e}", side.get("cut", ""),
+    ]  # fmt: skip
+
+
+def _answers(parts: Sequence[Sides]) -> str:
     """Ratios of pairs that belong together; tokens per second, higher is better."""
-    pairs = [*_zero_bubble_pairs(sides), *_barrier_pairs(sides), *_peer_pairs(sides)]
-    rows = []
-    for name, other in pairs:
-        found = ratio(sides, name, other)
-        if found is not None:
-            more = max(sides[name]["peak_bytes"]) / max(sides[other]["peak_bytes"])
-            rows.append([f"{name} / {other}", found, found.num_pairs, f"{more:.2f}"])
+    asked = [
+        (pair, sides)
+        for sides in parts
+        for pair in (*_zero_bubble_pairs(sides), *_barrier_pairs(sides), *_peer_pairs(sides))
+    ]
     header = ["pair", "tokens/s, median (95 %)", "pairs", "largest peak memory"]
+    rows = _rows(asked, _pair)
     return markdown(header, rows) if rows else ""
+
+
+def _pair(pair: tuple[str, str], sides: Sides) -> Row | None:
+    name, other = pair
+    found = ratio(sides, name, other)
+    if found is None:
+        return None
+    more = max(sides[name]["peak_bytes"]) / max(sides[other]["peak_bytes"])
+    return [f"{name} / {other}", found, found.num_pairs, f"{more:.2f}"]
 
 
 def _zero_bubble_pairs(sides: Sides) -> list[tuple[str, str]]:

@@ -175,3 +175,32 @@ def test_starts_of_all_processes_are_one_comparison():
         "tokens_per_s": [1.0, 2.0, 3.0],
         "peak_bytes": [7, 9],
     }
+
+
+def test_what_was_compared_alike_is_one_table():
+    """References are shown once; each side is held against those of its own comparison."""
+
+    def side(rate):
+        return {
+            "gradient_error": 0.0, "cut": "", "tokens_per_s": [rate] * 3, "peak_bytes": [1e6],
+            "steps_in_turn": 1,
+        }  # fmt: skip
+
+    def compared(**sides):
+        return {"microbatches": 8, "num_rounds": 3, "sides": sides}
+
+    first = compared(one=side(1.0), **{"local:1f1b": side(2.0), "local:zb-h1": side(3.0)})
+    second = compared(one=side(2.0), **{"local:1f1b": side(4.0), "local:zb-2p": side(7.0)})
+
+    lines = table({"comparisons": [first, second]}).splitlines()
+
+    assert sum(line.startswith("###") for line in lines) == 1
+    assert sum(line.startswith("|one|") for line in lines) == 1
+    assert sum(line.startswith("|local:1f1b|2|") for line in lines) == 1
+    assert sum(line.startswith("|local:1f1b|") for line in lines) == 1
+    (zb_2p,) = [line for line in lines if line.startswith("|local:zb-2p|")]
+    assert zb_2p.split("|")[3].startswith("3.500")
+    pairs = [
+        line.split("|")[1] for line in lines if line.startswith("|local:zb-") and " / " in line
+    ]
+    assert pairs == ["local:zb-h1 / local:1f1b", "local:zb-2p / local:1f1b"]
