@@ -264,9 +264,12 @@ def _adds_products(scale: _Operand, x: Callable[[], Tensor]) -> Add:
 def _layer_norm(node: Any) -> list[Use]:
     """Of a norm on a GPU, where scale and offset have a kernel of their own."""
     edges = node.next_functions
-    scale, offset = _operand(edges[1]), _operand(edges[2])
+    scale = _operand(edges[1])
+    if scale is None or not scale.leaf.is_cuda:
+        return []
+    offset = _operand(edges[2])
     x, mean, rstd = (_saved(node, name) for name in ("input", "result1", "result2"))
-    if scale is None or not scale.leaf.is_cuda or x is None or mean is None or rstd is None:
+    if x is None or mean is None or rstd is None:
         return []
     read: Tensor = node._saved_weight
     shape: list[int] = node._saved_normalized_shape
