@@ -4,12 +4,10 @@ import copy
 import functools
 import os
 import random
-from collections import Counter
 from contextlib import contextmanager
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import intandem as it
 from intandem.equality import Splitting, numbers_of, one_process
@@ -100,18 +98,6 @@ def relative_error(found, expected):
             difference = float((found[name].cpu().double() - gradient.cpu().double()).norm())
             worst = max(worst, difference / max(norms[name], floor, 1e-300))
     return worst
-
-
-class CountedCalls(TorchDispatchMode):
-    """Counts what is called, by operation."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls[func._overloadpacket] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def same_bits(found, expected):

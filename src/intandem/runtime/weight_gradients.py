@@ -1,20 +1,19 @@
 """Weight gradients that can wait for W: found in the autograd graph that a forward left.
 
 [Note: reading the graph] Blocks run unchanged, and what they did stands in their autograd graph.
-Where an operation multiplies activations by a parameter (linear, matmul, einsum, convolution),
-scales them by one (RMS norms) or looks rows of one up (embedding), the parameter's gradient is a
-product of two tensors: what the operation saved, and the gradient of what it returned. I asks
-autograd for the gradients of the stage's entries and of what those operations returned, and
-autograd computes nothing that leads to their parameters alone. W multiplies, and adds to ``.grad``
-in place, so that no gradient of one micro-batch is ever stored beside the sum. B multiplies in the
-midst of it, where autograd comes to the operation: the same products in the same order, hence the
-same bits, of tensors that are still in the processor's cache, and are let go at once.
+Where an operation multiplies activations by a parameter (linear, matmul, einsum, convolution) or
+looks rows of one up (embedding), the parameter's gradient is a product of two tensors: what the
+operation saved, and the gradient of what it returned. I asks autograd for the gradients of the
+stage's entries and of what those operations returned, and autograd computes nothing that leads to
+their parameters alone. W multiplies, and adds to ``.grad`` in place, so that no gradient of one
+micro-batch is ever stored beside the sum. B multiplies in the midst of it, where autograd comes
+to the operation: the same products in the same order, hence the same bits, of tensors that are
+still in the processor's cache, and are let go at once.
 
-A parameter that an operation of another kind uses as well (a batch norm, an LSTM, a custom
-function, compiled code) gets its whole gradient with I. So does one with gradient hooks, or whose
-operation saved its tensors through hooks. Scale and offset of a layer norm wait on a GPU, where
-they have a kernel of their own. On a CPU they come with I on purpose: one kernel gives their
-gradients and that of the activations; in two halves it takes 1.2 to 1.5 times as long.
+A parameter that an operation of another kind uses as well (a norm, an LSTM, a custom function,
+compiled code) gets its whole gradient with I. So does one with gradient hooks, or whose operation
+saved its tensors through hooks. Scales and offsets of norms do on purpose: one kernel gives their
+gradients and that of the activations, and half of it takes about as long as all of it.
 """
 
 from __future__ import annotations

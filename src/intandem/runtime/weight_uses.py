@@ -66,12 +66,6 @@ class _Operand(NamedTuple):
     leaf: nn.Parameter
     passed: tuple[str, ...]
 
-    def fitted(self, gradient: Tensor) -> Tensor:
-        """Return a gradient of all that was made of what the operation read, in its own form."""
-        node, number = self.edge
-        read: Any = cast("Any", node)._input_metadata[number]
-        return gradient.sum_to_size(read.shape).to(read.dtype)
-
     def add(self, gradient: Tensor) -> None:
         """Add the gradient of what the operation read."""
         if not self.passed:
@@ -247,56 +241,12 @@ def _embedding(node: Any) -> list[Use]:
     return [Use(node, 0, leaf, add)]
 
 
-def _scale(node: Any) -> list[Use]:
-    """Of a norm that is written out, or of a layer's output: what multiplies each element."""
-    for position, other in ((1, "self"), (0, "other")):
-        scale = _operand(node.next_functions[position])
-        x = None if scale is None else _saved(node, other)
-        if scale is not None and x is not None and not x().is_complex():
-            return [Use(node, position, scale.leaf, _adds_products(scale, x))]
-    return []
-
-
-def _adds_products(scale: _Operand, x: Callable[[], Tensor]) -> Add:
-    return lambda gradient: scale.add(scale.fitted(gradient * x()))
-
-
-def _layer_norm(node: Any) -> list[Use]:
-    """Of a norm on a GPU, where scale and offset have a kernel of their own."""
-    edges = node.next_functions
-    scale = _operand(edges[1])
-    if scale is None or not scale.leaf.is_cuda:
-        return []
-    offset = _operand(edges[2])
-    x, mean, rstd = (_saved(node, name) for name in ("input", "result1", "result2"))
-    if x is None or mean is None or rstd is None:
-        return []
-    read: Tensor = node._saved_weight
-    shape: list[int] = node._saved_normalized_shape
-    wanted = (False, True, offset is not None)
-    left: dict[int, Tensor] = {}
-
-    def found(position: int, gradient: Tensor) -> Tensor:
-        if position not in left:  # the kernel gives both
-            _, left[1], left[2] = aten.native_layer_norm_backward(
-                gradient, x(), shape, mean(), rstd(), read, read, wanted
-            )
-        return left.pop(position)
-
-    uses = [Use(node, 1, scale.leaf, lambda g: scale.add(found(1, g)))]
-    if offset is not None:
-        uses.append(Use(node, 2, offset.leaf, lambda g: offset.add(found(2, g))))
-    return uses
-
-
 RULES: dict[str, Callable[[Any], list[Use]]] = {
     "AddmmBackward0": _addmm,
     "BmmBackward0": _mm,
     "ConvolutionBackward0": _convolution,
     "EmbeddingBackward0": _embedding,
     "MmBackward0": _mm,
-    "MulBackward0": _scale,
-    "NativeLayerNormBackward0": _layer_norm,
 }
 """How to find parameters whose gradients can wait, by the name of an operation's node."""
 
