@@ -57,7 +57,7 @@ $(PEERS)/.ready: constraints.txt  # DeepSpeed, in an environment of its own; its
 		--no-build-isolation deepspeed==0.19.8
 	touch $@
 
-bench: $(STAMP) $(PEERS)/.ready  # all that is measured against others, on an otherwise idle machine: 40 minutes
+bench: $(STAMP) $(PEERS)/.ready  # all that is measured against others, on an otherwise idle machine: an hour and a quarter
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	for name in $(BENCHMARKS); do \
 		$(RUN)/python benchmarks/$$name/run.py --json benchmarks/$$name/results.json \

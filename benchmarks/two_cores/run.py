@@ -3,7 +3,7 @@
     make peers                                                 # once, for DeepSpeed; optional
     python benchmarks/two_cores/run.py --json found.json --plot benchmarks/two_cores
     python benchmarks/two_cores/run.py --parts quick           # under two minutes
-    python benchmarks/two_cores/run.py --parts every           # every schedule; hours
+    python benchmarks/two_cores/run.py --parts every           # every schedule; an hour
     python benchmarks/two_cores/run.py --microbatches 8 16 --sides one shared:1f1b shared:zb-h1
 
 Sides take turns in every round, each for some steps; all others sleep meanwhile. What is compared
@@ -250,7 +250,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--parts", nargs="+", choices=list(PARTS),
-        help="what to run; by default headline and sizes, about 23 minutes",
+        help="what to run; by default headline and sizes, about half an hour",
     )  # fmt: skip
     parser.add_argument("--microbatches", type=int, nargs="+", help="M; of parts, those")
     parser.add_argument("--sides", nargs="+", help="names of sides; instead of parts")

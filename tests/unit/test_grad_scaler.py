@@ -142,8 +142,10 @@ def test_a_scaler_that_is_switched_off():
     assert same_bits(gradients(model), gradients(twin)) == []
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_bfloat16_autocast(ranks):
+@pytest.mark.parametrize(
+    ("ranks", "schedule"), [(1, "1f1b"), (2, "1f1b"), (2, "zb-h1"), (4, "1f1b")]
+)
+def test_bfloat16_autocast(ranks, schedule):
     """Gradients are one process's under the same autocast, to the last bit."""
     model, batch = task()
     twin = copy.deepcopy(model)
@@ -153,7 +155,8 @@ def test_bfloat16_autocast(ranks):
             loss = mse(twin(part[0]), part) * 0.25
         loss.backward()
     with it.Pipeline(
-        model, example=batch, loss=mse, ranks=ranks, microbatches=4, options=OPTIONS
+        model, example=batch, loss=mse, ranks=ranks, schedule=schedule, microbatches=4,
+        options=OPTIONS,
     ) as pipe, torch.autocast("cpu", torch.bfloat16):  # fmt: skip
         pipe.step(batch)
     assert same_bits(gradients(model), gradients(twin)) == []

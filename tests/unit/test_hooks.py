@@ -55,6 +55,15 @@ def test_backward_hooks_of_modules_kept_whole():
     assert it.check(model, X, loss, ranks=2, blocks=["part"]).equal
 
 
+@pytest.mark.parametrize("name", ["part", "part.two"])
+def test_legacy_backward_hooks(name):
+    """What they see depends on the operations that a module happens to end with."""
+    model = Whole().double()
+    model.get_submodule(name).register_backward_hook(tripled)
+    with pytest.raises(CaptureError, match=f"module {name} has a hook of register_backward_hook"):
+        it.capture(model, X, blocks=["part"])
+
+
 class Hooked(nn.Module):
     """Puts a hook on a tensor before or after another reader."""
 

@@ -168,6 +168,10 @@ def test_several_schedules_share_a_model(capsys):
         (["1f1b", *SIZES, "--costs", "F=1"], "costs: I is missing in 'F=1'; expected F with B, or"),
         (["1f1", *SIZES], "unknown schedule '1f1'"),
         (["zb-v", *SIZES, "--stages-per-rank", "3"], "schedule 'zb-v'"),
+        (
+            ["gpipe", *SIZES, "--memory-cap", "2"],
+            "gpipe does not keep within the cap: M001 rank 0 slot 2",
+        ),
     ],
 )
 def test_refusals(capsys, argv, message):
@@ -205,6 +209,14 @@ def test_sizes_of_standard_input(capsys, monkeypatch):
         "intandem rehearse: --microbatches is 4, but standard input has 3; "
         "leave --microbatches out\n"
     )
+
+
+def test_cap_of_standard_input(capsys, monkeypatch):
+    """What is read keeps within the cap, or is not run."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(format_schedule(SCHEDULE)))
+
+    assert main(["-", "--memory-cap", "1"]) == 2
+    assert "1f1b does not keep within the cap" in capsys.readouterr().err
 
 
 def test_bytes_of_a_file(capsys, tmp_path):

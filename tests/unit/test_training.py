@@ -336,21 +336,23 @@ def test_hooks_fire_as_often_as_in_one_process():
         assert seen[0]["backward"] == seen[1]["backward"]
 
 
-def test_hooks_that_change_something():
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_hooks_that_change_something(schedule):
     """A forward hook that scales, and a hook that clips a parameter's gradient."""
     ours, theirs = pair()
     for model in (ours, theirs):
         model.blocks[0].register_forward_hook(lambda _, __, output: output * 1.5)
         model.blocks[2].register_full_backward_hook(lambda _, given, __: (given[0] * 0.5,))
         model.head.weight.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
-    with Both(ours, theirs) as both:
+    with Both(ours, theirs, schedule=schedule) as both:
         both.step()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 @pytest.mark.parametrize("drop", [0.0, 0.3])
 @pytest.mark.parametrize("how", ["compile method", "compile function"])
-def test_compiled_blocks(how, drop):
+def test_compiled_blocks(how, drop, schedule):
     """``block.compile()``: every block is kept whole, and computes what it does in one process."""
     ours, theirs = pair(drop=drop)
     torch._dynamo.reset()
@@ -360,7 +362,7 @@ def test_compiled_blocks(how, drop):
                 block.compile(backend="aot_eager")
             else:
                 model.blocks[index] = torch.compile(block, backend="aot_eager")
-    with Both(ours, theirs) as both:
+    with Both(ours, theirs, schedule=schedule) as both:
         optimizers = both_optimizers(both, lambda p: torch.optim.SGD(p, lr=0.1))
         for seed in range(2):
             both.step(seed)

@@ -70,9 +70,13 @@ def test_checkpointing(where, reentrant, drop):
     torch.manual_seed(0)
     model = Net(where, reentrant, drop).double()
     batch = (torch.randn(7, 6).double(), torch.randint(3, (7,)))
-    for ranks, recompute in ((2, "none"), (2, "all"), (4, "none")):
-        found = it.check(model, batch, loss, ranks=ranks, microbatches=3, recompute=recompute)
-        assert found.equal, (ranks, recompute, found.worst())
+    for ranks, schedule, recompute in (
+        (2, "1f1b", "none"), (2, "zb-h1", "none"), (2, "zb-h1", "all"), (4, "1f1b", "none"),
+    ):  # fmt: skip
+        found = it.check(
+            model, batch, loss, ranks=ranks, schedule=schedule, microbatches=3, recompute=recompute
+        )
+        assert found.equal, (ranks, schedule, recompute, found.worst())
 
 
 def llama(layers=2, **more):
@@ -100,8 +104,8 @@ def test_gradient_checkpointing_of_transformers(reentrant):
 
 
 @pytest.mark.parametrize("recompute", ["none", "all"])
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_lora(ranks, recompute):
+@pytest.mark.parametrize(("ranks", "schedule"), [(1, "1f1b"), (2, "1f1b"), (2, "zb-h1")])
+def test_lora(ranks, schedule, recompute):
     """``peft``: the base frozen, adapters trained, and their state read with peft's function."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
@@ -115,8 +119,9 @@ def test_lora(ranks, recompute):
     theirs = copy.deepcopy(ours)
     optimizers = []
     with it.Pipeline(
-        ours, example=batch, ranks=ranks, microbatches=3, recompute=recompute, options=OPTIONS
-    ) as pipe:
+        ours, example=batch, ranks=ranks, schedule=schedule, microbatches=3, recompute=recompute,
+        options=OPTIONS,
+    ) as pipe:  # fmt: skip
         for parameters in (pipe.parameters(), theirs.parameters()):
             trained = [p for p in parameters if p.requires_grad]
             optimizers.append(torch.optim.AdamW(trained, lr=0.01))

@@ -149,6 +149,7 @@ CASES = {
     "both-factors": (lambda: Made(lambda x, v, w: x @ (v @ w), v=(4, 2), w=(2, 3)), {"w"}),
     "squared": (lambda: Made(lambda x, w: x @ (w @ w), w=(4, 4)), set()),
     "custom-function": (lambda: Made(Doubled.apply, w=(4, 3)), set()),
+    "scale": (lambda: Made(lambda x, w: w * (x * x.square().mean().rsqrt()), w=(4,)), set()),
     "norm": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), {"0.weight", "0.bias"}),
     "recurrent": (lambda: Made(lambda x, w: (x @ w).cumsum(1), w=(4, 3)), {"w"}),
     "mixed-precision": (

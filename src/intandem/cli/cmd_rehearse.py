@@ -12,7 +12,7 @@ import tyro
 from intandem.cli.arguments import carry_out, check_counts
 from intandem.cli.cost_options import read_costs
 from intandem.cli.drawing import columns_of
-from intandem.cli.order_files import Sizes, find_order, takes_of
+from intandem.cli.order_files import Sizes, check_cap, find_order, takes_of
 from intandem.cli.schedule_help import (
     NAMES,
     MicrobatchesOption,
@@ -72,8 +72,8 @@ class Arguments:
         int | None,
         tyro.conf.arg(
             metavar="A",
-            help="Most stage activations that a rank may hold, for schedules that are made for a "
-            f"cap: {takers('max_activations')}.",
+            help="Most stage activations that a rank may hold: refuse a schedule that holds more; "
+            f"some are made for it: {takers('max_activations')}.",
         ),
     ] = None
     costs: Annotated[
@@ -165,6 +165,7 @@ def _find(source: str, arguments: Arguments, costs: CostOptions) -> Program:
     order = _from_input(sizes) if source == "-" else None
     if order is None:
         order = find_order(source, sizes, _per_stage(arguments, costs))
+    check_cap(order, arguments.memory_cap)
     return lower(order) if isinstance(order, Schedule) else order
 
 

@@ -14,7 +14,7 @@ from intandem.cli.cost_options import read_costs
 from intandem.cli.drawing import check_columns, columns_of, shown_text
 from intandem.cli.figures import Objective, show_order
 from intandem.cli.machine_options import read_machine
-from intandem.cli.order_files import Sizes, find_order
+from intandem.cli.order_files import Sizes, check_cap, find_order
 from intandem.cli.outputs import Outputs, check_outputs, write_outputs
 from intandem.cli.schedule_help import (
     NAMES,
@@ -24,7 +24,6 @@ from intandem.cli.schedule_help import (
     schedule_list,
     takers,
 )
-from intandem.rules import check_memory
 from intandem.simulator import simulate_steps
 
 ABOUT = f"""Draw a schedule: grid, makespan, bubble ratio, activations held.
@@ -124,9 +123,7 @@ def _show_one(arguments: Arguments) -> int:
     costs = read_costs(arguments.costs, arguments.transfer)
     machines = read_machine(arguments.machine, arguments.transfer)
     order = find_order(arguments.schedule, _sizes(arguments), costs.per_stage)
-    if arguments.memory_cap is not None and (over := check_memory(order, arguments.memory_cap)):
-        msg = f"{order.name} does not keep within the cap: {'; '.join(map(str, over))}"
-        raise ValueError(msg)
+    check_cap(order, arguments.memory_cap)
     found = costs.per_stage(order.placement.num_stages)
     machine = None if machines is None else machines.of_ranks(order.num_ranks)
     shown = show_order(order, found, arguments.objective, arguments.memory_cap, machine)

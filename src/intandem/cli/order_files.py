@@ -17,6 +17,7 @@ from intandem.ir import (
     parse_schedule,
 )
 from intandem.ir.text import PROGRAM_HEADER
+from intandem.rules import check_memory
 from intandem.schedules import build_schedule, schedule_names
 from intandem.schedules.registry import FAMILIES, unknown_schedule
 
@@ -118,6 +119,17 @@ def find_order(
         msg = f"--stages-per-rank goes with a schedule's name; {source} says where its stages are"
         raise ValueError(msg)
     return order
+
+
+def check_cap(order: Schedule | Program, cap: int | None) -> None:
+    """Refuse an order whose ranks hold more stage activations than asked for.
+
+    Raises:
+        ValueError: naming the ranks and slots.
+    """
+    if cap is not None and (over := check_memory(order, cap)):
+        msg = f"{order.name} does not keep within the cap: {'; '.join(map(str, over))}"
+        raise ValueError(msg)
 
 
 def build_named(name: str, sizes: Sizes, costs_of: Callable[[int], CostModel]) -> Schedule:

@@ -31,6 +31,20 @@ def refuse_backward_hooks(module: nn.Module, name: str) -> None:
         raise refusals.backward_hook(name)
 
 
+def refuse_legacy_hooks(block: nn.Module, name: str) -> None:
+    """Refuse hooks of ``register_backward_hook`` in a block.
+
+    PyTorch hangs them on the last operation of the module, whose weights may be left for W, so that
+    they would not see, and could not change, what they do in one process.
+
+    Raises:
+        CaptureError: naming the module.
+    """
+    for inner, module in block.named_modules():
+        if module._backward_hooks and not module._is_full_backward_hook:
+            raise refusals.legacy_backward_hook(".".join(filter(None, (name, inner))))
+
+
 def refuse_late_hook(value: int | None, calls: Sequence[Call]) -> None:
     """Refuse ``h.register_hook`` once something has read ``h``.
 

@@ -30,7 +30,11 @@ from intandem.recorder.functions import (
 )
 from intandem.recorder.graph import Attr, Call, CallKind, Guard, Ref, Site, draws
 from intandem.recorder.guards import refuse_hidden_tensors, shape_guards
-from intandem.recorder.hooks import refuse_backward_hooks, refuse_late_hook
+from intandem.recorder.hooks import (
+    refuse_backward_hooks,
+    refuse_late_hook,
+    refuse_legacy_hooks,
+)
 from intandem.recorder.inner import MadeInside
 from intandem.recorder.locations import user_location, user_place
 from intandem.recorder.looking import Looking
@@ -114,6 +118,7 @@ class Recorder:
             finally:
                 self._inside.pop()
         name = self.blocks[module]
+        refuse_legacy_hooks(module, name)
         block = refuse_filling(name, proceed)
         return self._call(Target(CallKind.BLOCK, name, None, module, block), args, kwargs)
 

@@ -62,6 +62,14 @@ def backward_hook(name: str) -> CaptureError:
     )
 
 
+def legacy_backward_hook(name: str) -> CaptureError:
+    """A module has a hook whose gradients are those of its last operation."""
+    return CaptureError(
+        f"module {name} has a hook of register_backward_hook(), which sees gradients of its last "
+        "operation alone; put it on with register_full_backward_hook()"
+    )
+
+
 def late_hook(place: str) -> CaptureError:
     """A hook is put on a tensor that has been read already."""
     return CaptureError(
