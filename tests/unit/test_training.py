@@ -349,9 +349,13 @@ def test_hooks_that_change_something(schedule):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
-@pytest.mark.parametrize("drop", [0.0, 0.3])
-@pytest.mark.parametrize("how", ["compile method", "compile function"])
+@pytest.mark.parametrize(
+    ("how", "drop", "schedule"),
+    [
+        ("compile method", 0.0, "1f1b"), ("compile method", 0.3, "zb-h1"),
+        ("compile function", 0.0, "zb-h1"), ("compile function", 0.3, "1f1b"),
+    ],
+)  # fmt: skip
 def test_compiled_blocks(how, drop, schedule):
     """``block.compile()``: every block is kept whole, and computes what it does in one process."""
     ours, theirs = pair(drop=drop)

@@ -71,7 +71,7 @@ def test_checkpointing(where, reentrant, drop):
     model = Net(where, reentrant, drop).double()
     batch = (torch.randn(7, 6).double(), torch.randint(3, (7,)))
     for ranks, schedule, recompute in (
-        (2, "1f1b", "none"), (2, "zb-h1", "none"), (2, "zb-h1", "all"), (4, "1f1b", "none"),
+        (2, "zb-h1", "none"), (2, "1f1b", "all"), (4, "1f1b", "none"),
     ):  # fmt: skip
         found = it.check(
             model, batch, loss, ranks=ranks, schedule=schedule, microbatches=3, recompute=recompute
@@ -104,7 +104,7 @@ def test_gradient_checkpointing_of_transformers(reentrant):
 
 
 @pytest.mark.parametrize("recompute", ["none", "all"])
-@pytest.mark.parametrize(("ranks", "schedule"), [(1, "1f1b"), (2, "1f1b"), (2, "zb-h1")])
+@pytest.mark.parametrize(("ranks", "schedule"), [(1, "1f1b"), (2, "zb-h1")])
 def test_lora(ranks, schedule, recompute):
     """``peft``: the base frozen, adapters trained, and their state read with peft's function."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
