@@ -24,6 +24,7 @@ from intandem.cli.schedule_help import (
     schedule_list,
     takers,
 )
+from intandem.cli.slow_work import TextLine, shown_if_slow
 from intandem.simulator import simulate_steps
 
 ABOUT = f"""Draw a schedule: grid, makespan, bubble ratio, activations held.
@@ -116,10 +117,15 @@ def main(argv: list[str]) -> int:
 def _show(arguments: Arguments) -> int:
     check_outputs(arguments.files)
     check_columns(arguments.columns)
-    return _show_all(arguments) if arguments.schedule == "all" else _show_one(arguments)
+    work = _of_all if arguments.schedule == "all" else _of_one
+    with shown_if_slow(TextLine("building, simulating, drawing")):
+        text = work(arguments)
+    print(text)
+    return 0
 
 
-def _show_one(arguments: Arguments) -> int:
+def _of_one(arguments: Arguments) -> str:
+    """Return what is to be printed of one schedule, once its files are written."""
     costs = read_costs(arguments.costs, arguments.transfer)
     machines = read_machine(arguments.machine, arguments.transfer)
     order = find_order(arguments.schedule, _sizes(arguments), costs.per_stage)
@@ -132,13 +138,12 @@ def _show_one(arguments: Arguments) -> int:
         shown = replace(shown, steps=steps)
     write_outputs(shown, arguments.files)
     if arguments.format == "json":
-        print(json.dumps(shown.as_object()))
-    else:
-        print(shown_text(shown, columns_of(arguments.columns)))
-    return 0
+        return json.dumps(shown.as_object())
+    return shown_text(shown, columns_of(arguments.columns))
 
 
-def _show_all(arguments: Arguments) -> int:
+def _of_all(arguments: Arguments) -> str:
+    """Return what is to be printed of all schedules, once their files are written."""
     from intandem.cli.compare import compare, comparison_text, write_comparison
 
     if arguments.ranks is None or arguments.microbatches is None:
@@ -151,10 +156,8 @@ def _show_all(arguments: Arguments) -> int:
     comparison = compare(sizes, costs, arguments.objective, machine)
     write_comparison(comparison, arguments.files)
     if arguments.format == "json":
-        print(json.dumps(comparison.as_objects()))
-    else:
-        print(comparison_text(comparison, columns_of(arguments.columns)))
-    return 0
+        return json.dumps(comparison.as_objects())
+    return comparison_text(comparison, columns_of(arguments.columns))
 
 
 def _refuse_what_is_of_one(arguments: Arguments) -> None:
