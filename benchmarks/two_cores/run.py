@@ -167,13 +167,16 @@ def compare(comparison: Comparison, setting: Setting) -> Results:
     starts, rounds = comparison.num_starts, comparison.num_rounds
     shares = [rounds // starts + (index < rounds % starts) for index in range(starts)]
     found = [
-        _compare_once(comparison._replace(num_rounds=share), setting) for share in shares if share
+        _compare_once(comparison.of_start(index, share), setting)
+        for index, share in enumerate(shares)
+        if share
     ]
+    together = merged(found)
     return {
         "microbatches": comparison.microbatches,
         "num_rounds": rounds,
         "num_starts": len(found),
-        "sides": merged(found),
+        "sides": {name: together[name] for name in comparison.sides},
     }
 
 

@@ -6,6 +6,7 @@ stages after the first begin with.
 
 from __future__ import annotations
 
+from random import Random
 from typing import NamedTuple
 
 from intandem.schedules import schedule_names
@@ -107,6 +108,16 @@ class Comparison(NamedTuple):
     num_steps: int
     num_starts: int = 1
 
+    def of_start(self, index: int, num_rounds: int) -> Comparison:
+        """Return what runs with one of the starts: all sides but the first in another order.
+
+        Which is started first, and next to which it has its turns, makes a side some percent
+        slower or faster.
+        """
+        first, *others = self.sides
+        Random(index).shuffle(others)
+        return self._replace(sides=(first, *others), num_rounds=num_rounds, num_starts=1)
+
 
 _PEERS = ("torch:1F1B:5", "torch:Interleaved1F1B:2,4,6", "torch:Interleaved1F1B:3,5,7")
 HEADLINE = (
@@ -114,7 +125,7 @@ HEADLINE = (
     "shared-barrier:zb-2p", *_PEERS, "deepspeed:5", "gloo:1f1b", "gloo:zb-2p", "local:1f1b",
     "local:zb-2p", "local-barrier:zb-2p",
 )  # fmt: skip
-"""What is held against each other most stands together: the machine changes within a round."""
+
 _OVERLAP = (
     "one", "ceiling", "shared:zb-2p", "shared-barrier:zb-2p", "local:zb-2p", "local-barrier:zb-2p",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from common.tables import markdown
 from common.workers import WorkerError, Workers, rank_environments
 from overhead.noting import noting_us
 from two_cores.report import merged, table
-from two_cores.sides import PARTS, Side, parse_side
+from two_cores.sides import PARTS, Comparison, Side, parse_side
 
 
 def test_every_other_round_is_in_reverse():
@@ -204,3 +204,15 @@ def test_what_was_compared_alike_is_one_table():
         line.split("|")[1] for line in lines if line.startswith("|local:zb-") and " / " in line
     ]
     assert pairs == ["local:zb-h1 / local:1f1b", "local:zb-2p / local:1f1b"]
+
+
+def test_every_start_has_an_order_of_its_own():
+    """The first side, which gradients are compared with, stays; nobody else keeps a place."""
+    comparison = Comparison(8, ("one", "a", "b", "c", "d", "e"), 15, 3, 3)
+    orders = [comparison.of_start(index, 5) for index in range(3)]
+    assert len({order.sides for order in orders}) == 3
+    for order in orders:
+        assert order.sides[0] == "one"
+        assert sorted(order.sides) == sorted(comparison.sides)
+        assert order.num_rounds == 5
+    assert orders == [comparison.of_start(index, 5) for index in range(3)]
