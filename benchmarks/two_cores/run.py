@@ -3,7 +3,7 @@
     make peers                                                 # once, for DeepSpeed; optional
     python benchmarks/two_cores/run.py --json found.json --plot benchmarks/two_cores
     python benchmarks/two_cores/run.py --parts quick           # under two minutes
-    python benchmarks/two_cores/run.py --parts every           # every schedule; an hour
+    python benchmarks/two_cores/run.py --parts every --rounds 1  # every schedule; over an hour
     python benchmarks/two_cores/run.py --microbatches 8 16 --sides one shared:1f1b shared:zb-h1
 
 Sides take turns in every round, each for some steps; all others sleep meanwhile. What is compared

@@ -125,7 +125,6 @@ HEADLINE = (
     "shared-barrier:zb-2p", *_PEERS, "deepspeed:5", "gloo:1f1b", "gloo:zb-2p", "local:1f1b",
     "local:zb-2p", "local-barrier:zb-2p",
 )  # fmt: skip
-
 _OVERLAP = (
     "one", "ceiling", "shared:zb-2p", "shared-barrier:zb-2p", "local:zb-2p", "local-barrier:zb-2p",
 )  # fmt: skip

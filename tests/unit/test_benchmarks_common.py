@@ -207,7 +207,7 @@ def test_what_was_compared_alike_is_one_table():
 
 
 def test_every_start_has_an_order_of_its_own():
-    """The first side, which gradients are compared with, stays; nobody else keeps a place."""
+    """The first side, which gradients are compared with, stays; all take part, and alike again."""
     comparison = Comparison(8, ("one", "a", "b", "c", "d", "e"), 15, 3, 3)
     orders = [comparison.of_start(index, 5) for index in range(3)]
     assert len({order.sides for order in orders}) == 3
