@@ -7,7 +7,7 @@ import pytest
 
 from intandem.cli import cmd_show, slow_work
 from intandem.cli.rehearse_progress import rehearsing
-from intandem.cli.slow_work import TextLine, shown_if_slow
+from intandem.cli.slow_work import ProgressLine, shown_if_slow
 from intandem.rehearsal import Progress
 
 
@@ -32,7 +32,7 @@ def wait_for_line():
 
 def test_what_is_done_and_for_how_long(monkeypatch):
     terminal = a_terminal(monkeypatch)
-    line = TextLine("one thing")
+    line = ProgressLine("one thing")
     with shown_if_slow(line):
         wait_for_line()
         assert "one thing" in terminal.getvalue()
@@ -43,7 +43,7 @@ def test_what_is_done_and_for_how_long(monkeypatch):
 
 def test_a_line_that_was_stopped_is_not_shown(monkeypatch):
     terminal = a_terminal(monkeypatch)
-    line = TextLine("one thing")
+    line = ProgressLine("one thing")
     line.stop()
     line.start()
     assert terminal.getvalue() == ""

@@ -24,7 +24,7 @@ from intandem.cli.schedule_help import (
     schedule_list,
     takers,
 )
-from intandem.cli.slow_work import TextLine, shown_if_slow
+from intandem.cli.slow_work import ProgressLine, shown_if_slow
 from intandem.simulator import simulate_steps
 
 ABOUT = f"""Draw a schedule: grid, makespan, bubble ratio, activations held.
@@ -118,7 +118,7 @@ def _show(arguments: Arguments) -> int:
     check_outputs(arguments.files)
     check_columns(arguments.columns)
     work = _of_all if arguments.schedule == "all" else _of_one
-    with shown_if_slow(TextLine("building, simulating, drawing")):
+    with shown_if_slow(ProgressLine("building, simulating, drawing")):
         text = work(arguments)
     print(text)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from intandem.cli.slow_work import TextLine, shown_if_slow
+from intandem.cli.slow_work import ProgressLine, shown_if_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ def rehearsing(names: Sequence[str], num_steps: int) -> Iterator[Callable[[Progr
         names: of the schedules, in the order in which they are rehearsed.
         num_steps: of each, warm-up included.
     """
-    line = TextLine("starting the ranks")
+    line = ProgressLine("starting the ranks")
 
     def tell(progress: Progress) -> None:
         among = f"{progress.part + 1} of {len(names)}: " if len(names) > 1 else ""
