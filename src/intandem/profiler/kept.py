@@ -117,11 +117,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._kept: dict[int, int] = {}
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """Take note of a tensor that is saved for the backward."""
+        """Take note of a tensor that is saved for the backward, and return what is to be saved.
+
+        Not the tensor: a result that is saved would hold the graph that holds it, for ever.
+        """
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._others:
             self._kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()
 
     def use(self, *, wants_inputs: bool) -> SegmentUse:
         """Return what was seen."""
