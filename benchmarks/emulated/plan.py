@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 
 
 def default_plan() -> list[Setting]:
-    """Under ten minutes: unequal stages at 10 ms only, 16 ranks as a look."""
+    """A quarter of an hour: unequal stages at 10 ms only, 16 ranks as a look."""
     plan = []
     for side, ranks in product(SIDES, (4, 8)):
         names = ("1f1b", "interleaved", "zb-v") if side == "torch" else SCHEDULES[1:]

@@ -1,8 +1,8 @@
 """Run schedules on emulated ranks and compare each step with what the simulator says.
 
-    python benchmarks/emulated/run.py --json found.json --plot benchmarks/emulated  # under 10 min
+    python benchmarks/emulated/run.py --json found.json --plot benchmarks/emulated  # 15 minutes
     python benchmarks/emulated/run.py --quick                                       # a look
-    python benchmarks/emulated/run.py --full --steps 5                              # half an hour
+    python benchmarks/emulated/run.py --full --steps 5                              # 40 minutes
     python benchmarks/emulated/run.py --ranks 4 --ms 2 --sides local torch
 
 Ranks of ``local``, ``shared`` and ``gloo`` run the same executor, interpreter and transports that

@@ -2,7 +2,8 @@
 
     python rank.py plain|local|shared|gloo|torch SCHEDULE NUM_RANKS NUM_MICROBATCHES
 
-Order: ``steps N`` runs N steps and answers with the processor seconds that this process took.
+Orders: ``gradients`` runs a step and answers with the gradients that this process has, by name;
+``steps N`` runs N steps and answers with the processor seconds that this process took.
 Stages are one tiny linear block with a tanh, so that hardly anything is computed.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,7 +25,9 @@ from torch import nn
 import intandem as it
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
 
 WIDTH = 16
 ROWS = 2
@@ -38,22 +41,35 @@ def model_of(num_stages: int) -> nn.Module:
     )
 
 
-def plain(order: it.Schedule) -> Callable[[], object]:
-    """Return a step of the same forwards and backwards, one after the other, no pipeline."""
-    model, x = model_of(order.placement.num_stages), torch.randn(ROWS, WIDTH)
+class Side(NamedTuple):
+    """What a process does.
+
+    Attributes:
+        step: of training, without an update.
+        parameters: whose gradients this process has, by their names in the whole model.
+    """
+
+    step: Callable[[], object]
+    parameters: Mapping[str, nn.Parameter]
+
+
+def plain(order: it.Schedule, batch: Tensor) -> Side:
+    """Return the same forwards and backwards, one after the other, no pipeline."""
+    model, count = model_of(order.placement.num_stages), order.num_microbatches
+    parts, share = batch.chunk(count), torch.tensor(1 / count)
 
     def step() -> None:
-        for _ in range(order.num_microbatches):
-            F.mse_loss(model(x), x).backward()
+        for part in parts:
+            F.mse_loss(model(part), part).backward(share)
 
-    return step
+    return Side(step, dict(model.named_parameters()))
 
 
-def pipeline(order: it.Schedule, kind: str) -> Callable[[], object]:
-    """Return a step of a pipeline: of all ranks as threads, or of one of several processes."""
-    batch = torch.randn(order.num_microbatches * ROWS, WIDTH)
+def pipeline(order: it.Schedule, batch: Tensor, kind: str) -> Side:
+    """Return a pipeline: of all ranks as threads, or of one of several processes."""
+    model = model_of(order.placement.num_stages)
     pipe = it.Pipeline(
-        model_of(order.placement.num_stages),
+        model,
         example=batch,
         loss=F.mse_loss,
         ranks=order.num_ranks if kind == "local" else None,
@@ -63,49 +79,53 @@ def pipeline(order: it.Schedule, kind: str) -> Callable[[], object]:
     )
     if kind == "shared":
         check_shares_memory(pipe)
-    return lambda: pipe.step(batch)
+    return Side(lambda: pipe.step(batch), dict(model.named_parameters()))
 
 
-def theirs(order: it.Schedule) -> Callable[[], object]:
-    """Return a step of `torch.distributed.pipelining`, one rank of several processes, 1F1B."""
+def theirs(order: it.Schedule, batch: Tensor) -> Side:
+    """Return `torch.distributed.pipelining`, one rank of several processes, 1F1B."""
     import torch.distributed as dist
     from torch.distributed import pipelining
 
     dist.init_process_group("gloo")
     rank, num_ranks = dist.get_rank(), order.num_ranks
-    stage = pipelining.PipelineStage(
-        model_of(num_ranks)[rank], rank, num_ranks, torch.device("cpu")
-    )
+    block = model_of(num_ranks)[rank]
+    stage = pipelining.PipelineStage(block, rank, num_ranks, torch.device("cpu"))
     runner = pipelining.Schedule1F1B(stage, order.num_microbatches, loss_fn=F.mse_loss)
-    batch = torch.randn(order.num_microbatches * ROWS, WIDTH)
     args = (batch,) if rank == 0 else ()
-    if rank == num_ranks - 1:
-        return lambda: runner.step(*args, target=batch, losses=[])
-    return lambda: runner.step(*args)
+    ends = {"target": batch, "losses": []} if rank == num_ranks - 1 else {}
+    parameters = {f"{rank}.{name}": found for name, found in block.named_parameters()}
+    return Side(lambda: runner.step(*args, **ends), parameters)
 
 
 def prepare() -> dict[str, Callable[[str], object]]:
     """Build; return what can be ordered."""
     kind, schedule, num_ranks, num_microbatches = sys.argv[1:]
     torch.set_num_threads(1)
-    torch.manual_seed(1)
     order = it.build_schedule(
         schedule, num_ranks=int(num_ranks), num_microbatches=int(num_microbatches)
     )
+    torch.manual_seed(1)
+    batch = torch.randn(order.num_microbatches * ROWS, WIDTH)
     if kind == "plain":
-        step = plain(order)
+        side = plain(order, batch)
     elif kind == "torch":
-        step = theirs(order)
+        side = theirs(order, batch)
     else:
-        step = pipeline(order, kind)
+        side = pipeline(order, batch, kind)
+
+    def gradients(_: str) -> dict[str, list[float]]:
+        side.step()
+        named = side.parameters.items()
+        return {name: p.grad.flatten().tolist() for name, p in named if p.grad is not None}
 
     def steps(count: str) -> float:
         began_s = time.process_time()
         for _ in range(int(count)):
-            step()
+            side.step()
         return time.process_time() - began_s
 
-    return {"steps": steps}
+    return {"gradients": gradients, "steps": steps}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Processor time that the runtime takes for each action, apart from the model's own.
 
     python benchmarks/overhead/run.py --json found.json --plot benchmarks/overhead  # a few minutes
-    python benchmarks/overhead/run.py --quick                                       # half a minute
+    python benchmarks/overhead/run.py --quick                                       # under a minute
 
 What steps take in processor seconds of all ranks, less what the same forwards and backwards take
 in plain PyTorch in one process, is divided by the number of actions. The plain loop, ranks as
-threads, ranks as processes and, for 1F1B, `torch.distributed.pipelining` on processes take turns;
+threads, ranks as processes (in shared memory and over Gloo) and, for 1F1B,
+`torch.distributed.pipelining` on processes take turns, once their gradients have been found equal;
 medians of the rounds. Figures of processes contain Gloo's own threads. Besides: seconds to build
 and lower a large schedule, what a message takes between two idle ranks by its size, what it takes
 to note when an action ran and when a message arrived, and how long it is from nothing to the end
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
+from common.gradients import largest_error
 from common.results import Results, finish, parser_of
 from common.rounds import take_turns
 from common.workers import Workers, rank_environments
@@ -35,6 +38,8 @@ from intandem.rehearsal import Part, TransportKind, rehearse
 
 if TYPE_CHECKING:
     import argparse
+
+    from torch import Tensor
 
 SIDES = ("plain", "local", "shared", "gloo", "torch")
 ON_PROCESSES = ("shared", "gloo", "torch")
@@ -67,8 +72,19 @@ def start(side: str, case: Case) -> Workers:
     return Workers([*command, *map(str, case)], environments)
 
 
+def gradients(side: Workers) -> dict[str, Tensor]:
+    """Run a step; return the gradients of all processes."""
+    return {n: torch.tensor(v) for found in side.tell("gradients") for n, v in found.items()}
+
+
 def measure_case(case: Case, rounds: int) -> dict[str, Any]:
-    """Return microseconds per action of each side in each round."""
+    """Return microseconds per action of each side in each round.
+
+    Gradients are compared with the plain loop's before anything is timed.
+
+    Raises:
+        WorkerError: if a side has other gradients.
+    """
     order = it.build_schedule(
         case.schedule, num_ranks=case.ranks, num_microbatches=case.microbatches
     )
@@ -76,19 +92,24 @@ def measure_case(case: Case, rounds: int) -> dict[str, Any]:
     num_steps = -(-ACTIONS_IN_TURN // num_actions)
     names = [name for name in SIDES if name != "torch" or case.schedule == "1f1b"]
     sides: dict[str, Workers] = {}
+    errors: dict[str, float] = {}
+    expected: dict[str, Tensor] = {}
     try:
         for name in names:
             sides[name] = start(name, case)
+            found = gradients(sides[name])
+            expected = expected or found
+            errors[name] = largest_error(found, expected)
             sides[name].tell(f"steps {num_steps // 4 + 2}")  # not counted
 
         def us_per_action(name: str) -> float:
             return 1e6 * sum(sides[name].tell(f"steps {num_steps}")) / num_steps / num_actions
 
-        found = take_turns(names, rounds, us_per_action, " ".join(map(str, case)))
+        turns = take_turns(names, rounds, us_per_action, " ".join(map(str, case)))
     finally:
         for side in sides.values():
             side.close()
-    return case._asdict() | {"us_per_action": found}
+    return case._asdict() | {"gradient_error": errors, "us_per_action": turns}
 
 
 def building_s(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> float:

@@ -58,13 +58,35 @@ def speed(sides: Sides, name: str) -> float:
 def table(results: Results) -> str:
     """Return Markdown: what was compared alike in one table, then the questions that it answers.
 
-    A side that took part several times, as a reference of others, is shown as it was first.
+    A side that took part several times, as a reference of others, is shown as it was first. Where
+    M differs, a table of all sides by M stands first.
     """
     alike: dict[tuple[int, ...], list[Sides]] = {}
     for found in results["comparisons"]:
         key = found["microbatches"], found["num_rounds"], found.get("num_starts", 1)
         alike.setdefault(key, []).append(found["sides"])
-    return "\n\n".join(_compared(*key, parts) for key, parts in alike.items())
+    texts = [_by_size(results), *(_compared(*key, parts) for key, parts in alike.items())]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _by_size(results: Results) -> str:
+    """Return a table of how fast each side is, a column for each M; nothing where there is one."""
+    over_one = _by_microbatches(results, "one")
+    over_ceiling = _by_microbatches(results, "ceiling")
+    if len(over_one) < 2:
+        return ""
+    names = dict.fromkeys(name for sides in over_one.values() for name in sides)
+    header = ["tokens/s over one process, over the ceiling", *(f"M = {m}" for m in over_one)]
+    rows = [
+        [name, *(_both(over_one[m].get(name), over_ceiling[m].get(name)) for m in over_one)]
+        for name in names
+    ]
+    return markdown(header, rows)
+
+
+def _both(one: Ratio | None, ceiling: Ratio | None) -> str | None:
+    found = [f"{ratio.median:.2f}" for ratio in (one, ceiling) if ratio is not None]
+    return ", ".join(found) or None
 
 
 def _compared(microbatches: int, num_rounds: int, num_starts: int, parts: Sequence[Sides]) -> str:
@@ -73,7 +95,7 @@ def _compared(microbatches: int, num_rounds: int, num_starts: int, parts: Sequen
               "peak MB per process", "largest gradient error", "cut before"]  # fmt: skip
     failed = {f"{n} did not run: {s['failed']}": None for p in parts for n, s in p.items()
               if "failed" in s}  # fmt: skip
-    heading = f"### M = {microbatches}, {num_rounds} rounds"
+    heading = f"### M = {microbatches}, {num_rounds} round" + ("s" if num_rounds > 1 else "")
     heading += f" in {num_starts} starts" if num_starts > 1 else ""
     texts = [heading, markdown(header, rows), _answers(parts), "\n".join(failed)]
     return "\n\n".join(text for text in texts if text)
@@ -148,7 +170,7 @@ def _peer_pairs(sides: Sides) -> list[tuple[str, str]]:
 
 def figures(results: Results) -> dict[str, Any]:
     """Draw tokens per second over those of one process, a panel for each M."""
-    found = _by_microbatches(results)
+    found = _by_microbatches(results, "one")
     longest = max(len(sides) for sides in found.values())
     figure, axes = panels(1, len(found), width=1.2 + 4.6 * len(found), height=1.3 + 0.24 * longest)
     for place, (microbatches, sides) in zip(axes[0], sorted(found.items()), strict=True):
@@ -157,15 +179,14 @@ def figures(results: Results) -> dict[str, Any]:
     return {"two_cores": figure}
 
 
-def _by_microbatches(results: Results) -> dict[int, dict[str, Ratio]]:
-    """Each side's speed over one process, of the first comparison that has it."""
+def _by_microbatches(results: Results, reference: str) -> dict[int, dict[str, Ratio]]:
+    """Each side's speed over another's, of the first comparison that has it."""
     found: dict[int, dict[str, Ratio]] = {}
     for comparison in results["comparisons"]:
         sides = found.setdefault(comparison["microbatches"], {})
         for name in comparison["sides"]:
-            over_one = ratio(comparison["sides"], name, "one")
-            if over_one is not None:
-                sides.setdefault(name, over_one)
+            if (over := ratio(comparison["sides"], name, reference)) is not None:
+                sides.setdefault(name, over)
     return found
 
 

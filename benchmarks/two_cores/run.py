@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from common.gradients import largest_error
 from common.results import Results, finish, parser_of
 from common.rounds import take_turns
 from common.workers import WorkerError, Workers, rank_environments
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     import argparse
 
 HERE = Path(__file__).resolve().parent
-TOLERANCE = 1e-4
-"""Of gradients in float32, relative to their norm."""
 
 
 class Setting(NamedTuple):
@@ -92,23 +91,6 @@ class Running:
         passed_s = time.perf_counter() - began_s
         tokens = comparison.microbatches * self.sizes["rows"] * self.sizes["seq"]
         return self.side.steps_done(comparison.num_steps) * tokens / passed_s
-
-
-def largest_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Return the largest error of a parameter's gradient, relative to its norm.
-
-    Raises:
-        WorkerError: if not every parameter has one, or one is too far off.
-    """
-    if found.keys() != expected.keys():
-        msg = f"gradients of {len(found)} parameters; expected {len(expected)}"
-        raise WorkerError(msg)
-    errors = {n: float((found[n] - expected[n]).norm() / expected[n].norm()) for n in expected}
-    worst = max(errors, key=errors.__getitem__)
-    if not errors[worst] < TOLERANCE:
-        msg = f"the gradient of {worst} is off by {errors[worst]:.1e} of its norm"
-        raise WorkerError(msg)
-    return errors[worst]
 
 
 def start_all(

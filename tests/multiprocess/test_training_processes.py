@@ -2,7 +2,9 @@
 
 import copy
 import logging
+from collections import Counter
 
+import pytest
 import torch
 from processes import run_ranks
 from torch import nn
@@ -153,3 +155,47 @@ def test_average_of_the_whole_module(tmp_path):
     for outcome in run_ranks(average_of_the_whole_module, 2, tmp_path, timeout_s=60):
         assert outcome.code == 0, outcome.output[-3000:]
         assert outcome.value is True
+
+
+class Counting(nn.Module):
+    """A linear layer that counts its forwards."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.linear, self.number = nn.Linear(4, 4), number
+
+    def forward(self, x):
+        COUNTS[self.number] += 1
+        return self.linear(x).tanh()
+
+
+COUNTS = Counter()
+
+
+def count_forwards(recompute):
+    """How often this rank's blocks run in each call, from the first step on."""
+    torch.manual_seed(0)
+    model, found = nn.Sequential(*map(Counting, range(4))), []
+    x = torch.randn(7, 4)
+    with it.Pipeline(
+        model, example=x, loss=F.mse_loss, microbatches=3, schedule="zb-h1",
+        recompute=recompute,
+    ) as pipe:  # fmt: skip
+        for call in (pipe.step, pipe.evaluate, pipe.step, pipe.predict, pipe.step):
+            COUNTS.clear()
+            call(x)
+            found.append(sorted(COUNTS.values()))
+    return found
+
+
+@pytest.mark.parametrize(("recompute", "times"), [("none", 1), ("all", 2)])
+def test_no_step_runs_a_forward_more_often_than_it_has_to(recompute, times, tmp_path):
+    """Once for each micro-batch, and once more where it is recomputed; in evaluation once."""
+    outcomes = run_ranks(count_forwards, 2, tmp_path, recompute)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].output[-3000:]
+    stepped = [3 * times]
+    for first, second in zip(*(outcome.value for outcome in outcomes), strict=True):
+        assert len(first) + len(second) == 4
+    kinds = [stepped, [3], stepped, [3], stepped]
+    for outcome in outcomes:
+        assert [sorted(set(counts)) for counts in outcome.value] == kinds

@@ -317,7 +317,7 @@ def test_what_a_stage_computes_and_keeps():
     assert first.forward_flops == last.forward_flops == 2 * linear
     assert first.backward_flops == 3 * linear  # the first one's input wants no gradient
     assert last.backward_flops == 4 * linear
-    assert first.activation_bytes == 2 * tensor  # of its Tanh, and what it sends
+    assert first.activation_bytes == tensor  # of its Tanh; what it sends is given back
     assert last.activation_bytes == 4 * tensor  # what it received, and of three Tanh
 
 

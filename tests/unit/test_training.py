@@ -376,6 +376,27 @@ def test_compiled_blocks(how, drop, schedule):
         both.check_state()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["compile method", "compile function"])
+def test_compiled_blocks_stay_compiled_and_the_report_says_what_does_not_wait(how):
+    """Looking at what forwards keep does not make the compiler refuse them ever after."""
+    torch._dynamo.reset()
+    model = nn.Sequential(Block(4), Block(4))
+    if how == "compile method":
+        model[0].compile(backend="aot_eager")
+    else:
+        model[0] = torch.compile(model[0], backend="aot_eager")
+    x = torch.randn(4, 4)
+    with it.Pipeline(
+        model, example=x, loss=F.mse_loss, ranks=2, microbatches=2, schedule="zb-h1"
+    ) as pipe:
+        pipe.step(x)
+        stages = pipe.report_value().stages
+    linear = 2 * 4 * 8 + 8 + 4
+    assert [stage.num_waiting for stage in stages] == [0, linear]
+    assert model[0](x).grad_fn.name() == "CompiledFunctionBackward"
+
+
 def test_bits_do_not_depend_on_ranks_after_steps():
     """After three optimizer steps 1, 2 and 4 stages hold the same bits."""
     states = []

@@ -332,6 +332,27 @@ def test_nothing_is_computed_twice():
     assert (weights.calls[aten.addmm_], weights.calls[aten.mm]) == (3, 0)
 
 
+class Experts(nn.Module):
+    """A matrix for each part of the batch, in one parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4, 5))
+
+    def forward(self, x):
+        return torch.bmm(x, self.weight)
+
+
+def test_products_are_added_where_the_sum_is():
+    """The second micro-batch's: several matrices at once, too."""
+    module, x = Experts(), torch.randn(3, 2, 4, requires_grad=True)
+    run_w(run_i(module, x)[1])
+    with Counted() as counted:
+        run_w(run_i(module, x)[1])
+    assert counted.calls[aten.baddbmm_] == 1
+    assert not counted.calls[aten.add_]
+
+
 def test_tables_have_no_gradient_of_their_size_per_microbatch():
     module = Table()
     x = torch.randn(3, 4)

@@ -137,7 +137,7 @@ def assemble(
     if home.membership is not None:
         free_parameters(model, _held_by(home, holders_of))
         place(model, home.device)
-    _say_cut([found[index].name for index in plan.starts], time.perf_counter() - began_s)
+    _say_cut(plan, found, time.perf_counter() - began_s)
     edges = _edges(recorded, placement) | tied.edges()
     return Assembly(
         home=home,
@@ -181,10 +181,13 @@ def _study_and_plan(
     return studied, plan
 
 
-def _say_cut(first_segments: Sequence[str], seconds: float) -> None:
+def _say_cut(plan: StagePlan, found: Sequence[Segment], seconds: float) -> None:
+    waiting = [plan.num_waiting(stage) for stage in range(len(plan.starts))]
     _log.info(
-        "cut the model into %d stages in %.3f s, the first segments of which are %s",
-        len(first_segments), seconds, ", ".join(first_segments),
+        "cut the model into %d stages in %.3f s, the first segments of which are %s; elements of "
+        "weights whose gradients can wait for W: %s",
+        len(waiting), seconds, ", ".join(found[start].name for start in plan.starts),
+        ", ".join("not known" if count is None else str(count) for count in waiting),
     )  # fmt: skip
 
 

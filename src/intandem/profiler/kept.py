@@ -58,14 +58,14 @@ class Uses:
     def kept_bytes(self, stage: StageGraph, segments: range) -> int:
         """Return what a stage keeps of a micro-batch until its backward has run.
 
-        That is what its segments' backwards need, what it was given, and what it sent; memory
+        That is what its segments' backwards need, and what it received: autograd ends there. Memory
         counts once.
 
         Args:
             stage: of the model as it is cut.
             segments: that it consists of.
         """
-        values = [v for hand in (stage.received, stage.sent) for vs in hand.values() for v in vs]
+        values = [value for received in stage.received.values() for value in received]
         together = dict(self.places[value] for value in values)
         for index in segments:
             together |= self.segments[index].kept
@@ -91,7 +91,11 @@ def use_of_segments(
     batch = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     held, found = [], []
     try:
-        with weights.buffers_as(weights.copy_buffers(names)):
+        # What a compiler meets under a watch it refuses to compile, then and ever after.
+        with (
+            weights.buffers_as(weights.copy_buffers(names)),
+            torch.compiler.set_stance("force_eager"),
+        ):
             for stage in stages:
                 watch = _Watch(stage, weights, batch)
                 with watch, torch.autograd.graph.saved_tensors_hooks(watch.keep, _as_it_is):

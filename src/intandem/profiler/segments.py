@@ -150,5 +150,6 @@ def run_forward(
     if stage.cut.returns_output:
         root = loss(stage.output(environment)).root
         kept.ends.append((root, torch.ones_like(root)))
-    made.update((value, tensor.detach()) for value, tensor in kept.exits.items())
+    sent = {value for values in stage.cut.sent.values() for value in values}
+    made.update((value, environment[value].detach()) for value in sent)
     return kept

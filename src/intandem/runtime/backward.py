@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from intandem.runtime.randomness import default_generators_held
 from intandem.runtime.weight_gradients import Pending, differentiate, num_hooks_made
@@ -15,7 +16,10 @@ from intandem.runtime.weight_gradients import Pending, differentiate, num_hooks_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch.autograd.graph import GradientEdge
+
     from intandem.runtime.stage import Environment, Stage
+    from intandem.runtime.weight_gradients import Root
 
 
 _OWN_USERS = 2
@@ -29,7 +33,8 @@ class Kept:
     Attributes:
         entries: leaves that stand for received values, by value.
         entry_gradients: their gradients, once a backward has run, by value.
-        exits: values that other stages read, by value.
+        exits: where the graph begins that made values other stages read, by value; their memory is
+            given back as soon as nobody reads it. None where no gradient goes.
         ends: (tensor, gradient that it is given) where backward begins: of the loss, or of the
             output; on the last stage.
         draws: whether the backward draws random numbers again.
@@ -38,7 +43,7 @@ class Kept:
 
     entries: dict[int, Tensor] = field(default_factory=dict)
     entry_gradients: dict[int, Tensor] = field(default_factory=dict)
-    exits: dict[int, Tensor] = field(default_factory=dict)
+    exits: dict[int, GradientEdge | None] = field(default_factory=dict)
     ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     draws: bool = False
     num_hooks_before: int = field(default_factory=num_hooks_made)
@@ -74,7 +79,8 @@ def leave(stage: Stage, environment: Environment, kept: Kept) -> None:
     """Note the values that gradients will arrive for."""
     for values in stage.cut.sent.values():
         for value in values:
-            kept.exits[value] = environment[value]
+            made = environment[value]
+            kept.exits[value] = get_gradient_edge(made) if made.requires_grad else None
 
 
 def backward(kept: Kept, gradients: Mapping[int, Tensor | None]) -> None:
@@ -136,11 +142,12 @@ def _copied(tensor: Tensor) -> Tensor:
     return made
 
 
-def _roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+def _roots(kept: Kept, gradients: Mapping[int, Tensor | None]) -> list[tuple[Root, Tensor]]:
     """Return where the backward begins, each with its gradient."""
+    known: Mapping[int, Root | None] = {**kept.entries, **kept.exits}
     arrived = [
-        (kept.exits[value] if value in kept.exits else kept.entries[value], gradient)
+        (root, gradient)
         for value, gradient in gradients.items()
-        if gradient is not None
+        if gradient is not None and (root := known[value]) is not None
     ]
-    return [pair for pair in (*arrived, *kept.ends) if pair[0].requires_grad]
+    return [*arrived, *(end for end in kept.ends if end[0].requires_grad)]

@@ -20,7 +20,7 @@ scale is an operation of its own (RMS norms), W would take what I saves, and kee
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
     from intandem.runtime.weight_uses import Add, Use
+
+Root: TypeAlias = Tensor | GradientEdge
+"""Where a backward begins: a tensor, or the place in the graph of one that need not be kept."""
 
 _OWN_BACKWARD = "Checkpoint"
 """In names of what runs autograd itself, and refuses where only some gradients are asked for."""
@@ -120,7 +123,7 @@ class _Parts(NamedTuple):
 
 
 def differentiate(
-    roots: Sequence[tuple[Tensor, Tensor]],
+    roots: Sequence[tuple[Root, Tensor]],
     entries: Sequence[Tensor],
     *,
     hooked: bool = True,
@@ -226,7 +229,7 @@ def _shown_to(nodes: Sequence[Any]) -> dict[int, tuple[Tensor, int]]:
 
 
 def _whole(
-    roots: Sequence[Tensor], seeds: Sequence[Tensor], entries: Sequence[Tensor]
+    roots: Sequence[Root], seeds: Sequence[Tensor], entries: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """Run all of a graph's backward at once, and return the gradients of ``entries`` as they are.
 
@@ -245,18 +248,18 @@ def _whole(
     nodes: list[Any] = [get_gradient_edge(entry).node for entry in entries]
     for index, node in enumerate(nodes):
         node.register_prehook(taken_to(index))
-    torch.autograd.backward(roots, seeds)
+    torch.autograd.backward(cast("Sequence[GradientEdge]", roots), seeds)  # or tensors, or both
     return found
 
 
-def _parts(roots: Sequence[Tensor], entries: Sequence[Tensor]) -> _Parts | None:
+def _parts(roots: Sequence[Root], entries: Sequence[Tensor]) -> _Parts | None:
     """Say which gradients can wait; None where the graph has to be run as a whole."""
     waiting: list[Use] = []
     leaves: dict[int, Tensor] = {}
     has_own_code = False
     seen: set[Node] = set()
     ends: set[Node] = set()
-    ahead: list[Node] = [root.grad_fn or get_gradient_edge(root).node for root in roots]
+    ahead: list[Node] = [_node(root) for root in roots]
     while ahead:
         node = ahead.pop()
         if node in seen:
@@ -298,6 +301,12 @@ def _told_apart(
     if len(wanted) < len(leaves):  # frozen since: autograd may not come to what leads there alone
         ends |= {use.node for use in waiting}
     return _Parts(waiting, wanted, has_own_code, ends)
+
+
+def _node(root: Root) -> Node:
+    if isinstance(root, GradientEdge):
+        return root.node
+    return root.grad_fn or get_gradient_edge(root).node
 
 
 def _is_own_code(node: Node) -> bool:

@@ -76,20 +76,21 @@ class _Operand(NamedTuple):
             torch.autograd.backward(edge, gradient, retain_graph=True)
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
-        """Add ``left @ right``; to a whole matrix without a tensor for the product."""
+        """Add ``left @ right``; to a whole parameter without a tensor for the product."""
         if self.passed == _TRANSPOSED:
-            self.add_to_matrix(right.mT, left.mT)
-        elif self.passed or self.leaf.dim() > _MATRIX:
+            self.add_to_whole(right.mT, left.mT)
+        elif self.passed:
             self.add(left.matmul(right))
         else:
-            self.add_to_matrix(left, right)
+            self.add_to_whole(left, right)
 
-    def add_to_matrix(self, left: Tensor, right: Tensor) -> None:
-        """Add ``left @ right`` to the gradient of the parameter itself."""
+    def add_to_whole(self, left: Tensor, right: Tensor) -> None:
+        """Add ``left @ right`` to the gradient of the parameter itself, a matrix or several."""
         leaf = self.leaf
         grad = leaf.grad
         if grad is not None and grad.layout is torch.strided:
-            grad.addmm_(left, right)
+            add = grad.addmm_ if grad.dim() == _MATRIX else grad.baddbmm_
+            add(left, right)
             return
         product = left.matmul(right)
         if grad is None and (product.stride(), product.dtype) == (leaf.stride(), leaf.dtype):
@@ -164,7 +165,7 @@ def _factor(node: Any, first: int, left_name: str, right_name: str) -> Use | Non
         if (x := _saved(node, left_name)) is None:
             return None
         if right.passed == _TRANSPOSED and not right.leaf.is_complex():  # of linear: two views less
-            return Use(node, first + 1, right.leaf, lambda g: right.add_to_matrix(g.mT, x()))
+            return Use(node, first + 1, right.leaf, lambda g: right.add_to_whole(g.mT, x()))
         return Use(node, first + 1, right.leaf, lambda g: right.add_product(x().mH, g))
     if (left := _operand(edges[first])) is not None:
         y = _saved(node, right_name)
