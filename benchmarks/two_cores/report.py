@@ -203,7 +203,7 @@ def _panel(axes: Any, microbatches: int, sides: dict[str, Ratio]) -> None:
     if "ceiling" in sides:
         axes.axvline(sides["ceiling"].median, color="black", linewidth=0.8, linestyle="--")
     axes.tick_params(axis="y", labelsize=7)
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel("tokens/s over those of one process on one core")
     axes.set_title(f"M = {microbatches}; dashed: two independent processes", fontsize=9)
