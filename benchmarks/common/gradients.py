@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from common.workers import WorkerError
@@ -23,7 +24,7 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
         msg = f"gradients of {len(found)} parameters; expected {len(expected)}"
         raise WorkerError(msg)
     errors = {n: float((found[n] - expected[n]).norm() / expected[n].norm()) for n in expected}
-    worst = max(errors, key=errors.__getitem__)
+    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
     if not errors[worst] < TOLERANCE:
         msg = f"the gradient of {worst} is off by {errors[worst]:.1e} of its norm"
         raise WorkerError(msg)

@@ -29,7 +29,7 @@ class Ratio(NamedTuple):
     num_pairs: int
 
     def __str__(self) -> str:
-        if self.num_pairs == 1:  # of which nothing is known but that
+        if self.num_pairs == 1:  # of one round there is no interval
             return f"{self.median:.3f}"
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 

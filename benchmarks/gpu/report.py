@@ -108,30 +108,47 @@ def _gradients(rows: list[dict[str, Any]]) -> str:
 
 
 def figures(results: Results) -> dict[str, Any]:
-    """Draw the ratios of one stage, of splitting, and of memory."""
-    figure, axes = panels(1, 3, width=12, height=3.6)
-    stage = results["one_stage"]
-    names = [f"width {row['width']}\n{row['dtype']}" for row in stage]
-    _bars(axes[0][0], names, [_stage_ratio(row).median for row in stage])
-    axes[0][0].set(title="one stage", ylabel="pipeline / plain loop, seconds")
+    """Draw the ratios of one stage, of splitting, and of memory.
+
+    Of a pretended GPU memory alone: what it takes says nothing.
+    """
+    shown = [_draw_memory] if "pretend" in results["device"] else _DRAWN
+    figure, axes = panels(1, len(shown), width=1.5 + 3.5 * len(shown), height=3.6)
+    for draw, place in zip(shown, axes[0], strict=True):
+        draw(place, results)
+    figure.suptitle(f"On one device: {results['device']} (1 is best)", fontsize=10)
+    return {"gpu": figure}
+
+
+def _draw_stage(axes: Any, results: Results) -> None:
+    rows = results["one_stage"]
+    names = [f"width {row['width']}\n{row['dtype']}" for row in rows]
+    _bars(axes, names, [_stage_ratio(row).median for row in rows])
+    axes.set(title="one stage", ylabel="pipeline / plain loop, seconds")
+
+
+def _draw_split(axes: Any, results: Results) -> None:
     widths = sorted({row["width"] for row in results["split"]})
     for dtype, mark in (("float32", "o-"), ("bfloat16", "s--")):
         rows = [row for row in results["split"] if row["dtype"] == dtype]
         for way, color in (("intandem", COLORS["local"]), ("torch", COLORS["torch"])):
             heights = [over_plain(row, way).median for row in rows]
-            axes[0][1].plot(widths, heights, mark, color=color, label=f"{way}, {dtype}")
-    axes[0][1].axhline(1, color="gray", linewidth=0.8)
-    axes[0][1].set_xscale("log", base=2)
-    axes[0][1].set_xticks(widths, [str(width) for width in widths])
-    axes[0][1].set(title="split backward", xlabel="width", ylabel="(I + W) / B, seconds")
-    axes[0][1].legend(fontsize=7)
-    memory = results["memory"]
-    names = [f"{row['schedule']}\n{row['ranks']} rank{'s'[: row['ranks'] > 1]}" for row in memory]
-    heights = [_memory_ratio(row) or 0.0 for row in memory]
-    _bars(axes[0][2], names, heights)
-    axes[0][2].set(title="activation memory", ylabel="measured / predicted bytes")
-    figure.suptitle(f"On one device: {results['device']} (1 is best)", fontsize=10)
-    return {"gpu": figure}
+            axes.plot(widths, heights, mark, color=color, label=f"{way}, {dtype}")
+    axes.axhline(1, color="gray", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.set(title="split backward", xlabel="width", ylabel="(I + W) / B, seconds")
+    axes.legend(fontsize=7)
+
+
+def _draw_memory(axes: Any, results: Results) -> None:
+    rows = results["memory"]
+    names = [f"{row['schedule']}\n{row['ranks']} rank{'s'[: row['ranks'] > 1]}" for row in rows]
+    _bars(axes, names, [_memory_ratio(row) or 0.0 for row in rows])
+    axes.set(title="activation memory", ylabel="measured / predicted bytes")
+
+
+_DRAWN = (_draw_stage, _draw_split, _draw_memory)
 
 
 def _bars(axes: Any, names: list[str], heights: list[float]) -> None:

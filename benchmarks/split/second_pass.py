@@ -26,8 +26,8 @@ from common.tables import markdown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WIDTHS = ((64, 256), (256, 256), (1024, 128), (1024, 1024), (4096, 1024))
-"""Of the parameter, and rows of a micro-batch."""
+SIZES = ((64, 256), (256, 256), (1024, 128), (1024, 1024), (4096, 1024))
+"""Width of the parameter, and rows of a micro-batch."""
 
 ROUNDS, TURN_S = 15, 0.05
 
@@ -72,7 +72,7 @@ def main() -> None:
     torch.manual_seed(0)
     header = ["width", "rows", "fused us", "float32 us", "autocast us", "its pass us",
               "float32 / fused", "pass / autocast"]  # fmt: skip
-    print(markdown(header, [row(*sizes) for sizes in WIDTHS]))
+    print(markdown(header, [row(*sizes) for sizes in SIZES]))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def table(results: Results) -> str:
 
 
 def _by_size(results: Results) -> str:
-    """Return a table of how fast each side is, a column for each M; nothing where there is one."""
+    """Return a table of how fast each side is, a column for each M; nothing where M is one."""
     over_one = _by_microbatches(results, "one")
     over_ceiling = _by_microbatches(results, "ceiling")
     if len(over_one) < 2:

@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+from common.gradients import largest_error
 from common.ratios import interval_of_median, paired_ratio
 from common.rounds import Progress, take_turns, time_left_s, turns
 from common.tables import markdown
@@ -68,6 +70,23 @@ def test_an_interval_narrows_with_more_rounds():
 
     assert widths[1] <= widths[0]
     assert paired_ratio([1.0, 1.0], [1.0, 1.0]).num_pairs == 2
+
+
+def test_a_ratio_of_one_round_has_no_interval():
+    assert str(paired_ratio([1.5], [1.0])) == "1.500"
+    assert str(paired_ratio([1.5, 1.5], [1.0, 1.0])) == "1.500 (1.500 to 1.500)"
+
+
+def test_gradients_that_are_off_or_missing_are_refused():
+    expected = {"a": torch.ones(4), "b": torch.ones(2)}
+
+    assert largest_error({**expected, "b": torch.ones(2) + 1e-6}, expected) < 1e-5
+    with pytest.raises(WorkerError, match="gradient of b is off by"):
+        largest_error({**expected, "b": torch.ones(2) * 1.01}, expected)
+    with pytest.raises(WorkerError, match="gradient of b is off by nan"):
+        largest_error({**expected, "b": torch.ones(2) * torch.nan}, expected)
+    with pytest.raises(WorkerError, match="gradients of 1 parameters; expected 2"):
+        largest_error({"a": torch.ones(4)}, expected)
 
 
 def test_ratios_of_nothing_are_refused():

@@ -101,6 +101,7 @@ CASES = {
     "matmul": (lambda: Made(torch.matmul, w=(4, 3)), {"w"}),
     "matmul-from-the-left": (lambda: Made(lambda x, w: w @ x[0], w=(3, 5)), {"w"}),
     "matmul-of-batches": (lambda: Made(torch.bmm, w=(2, 4, 3)), {"w"}),
+    "matmul-of-batches-from-the-left": (lambda: Made(lambda x, w: w.bmm(x), w=(2, 3, 5)), {"w"}),
     "matmul-of-a-transposed": (lambda: Made(lambda x, w: x @ w.t(), w=(3, 4)), {"w"}),
     "matmul-of-a-part": (lambda: Made(lambda x, w: x @ w[:, 1:4], w=(4, 6)), {"w"}),
     "einsum": (lambda: Made(lambda x, w: torch.einsum("btd,ed->bte", x, w), w=(3, 4)), {"w"}),

@@ -58,14 +58,14 @@ class Uses:
     def kept_bytes(self, stage: StageGraph, segments: range) -> int:
         """Return what a stage keeps of a micro-batch until its backward has run.
 
-        That is what its segments' backwards need, and what it received: autograd ends there. Memory
-        counts once.
+        That is what its segments' backwards need, and what it received and sends a gradient of, as
+        autograd ends there. Memory counts once.
 
         Args:
             stage: of the model as it is cut.
             segments: that it consists of.
         """
-        values = [value for received in stage.received.values() for value in received]
+        values = [value for values in stage.gradients_sent.values() for value in values]
         together = dict(self.places[value] for value in values)
         for index in segments:
             together |= self.segments[index].kept
@@ -91,7 +91,7 @@ def use_of_segments(
     batch = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     held, found = [], []
     try:
-        # What a compiler meets under a watch it refuses to compile, then and ever after.
+        # as written: what a compiler meets under a watch it refuses to compile, ever after
         with (
             weights.buffers_as(weights.copy_buffers(names)),
             torch.compiler.set_stance("force_eager"),
