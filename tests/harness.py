@@ -4,10 +4,12 @@ import copy
 import functools
 import os
 import random
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
 import torch
+from torch import nn
 
 import intandem as it
 from intandem.equality import Splitting, numbers_of, one_process
@@ -114,3 +116,18 @@ def same_bits(found, expected):
 def twin(sample):
     """A copy of a sample that shares nothing with it."""
     return copy.deepcopy(sample)
+
+
+class Counting(nn.Module):
+    """A linear layer that counts its forwards, of which nothing that it holds knows."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.linear, self.number = nn.Linear(4, 4), number
+
+    def forward(self, x):
+        COUNTS[self.number] += 1
+        return self.linear(x).tanh()
+
+
+COUNTS = Counter()

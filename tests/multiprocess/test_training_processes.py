@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections import Counter
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import intandem as it
-from harness import TOLERANCE, relative_error
+from harness import COUNTS, TOLERANCE, Counting, relative_error
 from intandem.equality import Splitting, one_process
 
 
@@ -155,21 +154,6 @@ def test_average_of_the_whole_module(tmp_path):
     for outcome in run_ranks(average_of_the_whole_module, 2, tmp_path, timeout_s=60):
         assert outcome.code == 0, outcome.output[-3000:]
         assert outcome.value is True
-
-
-class Counting(nn.Module):
-    """A linear layer that counts its forwards."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.linear, self.number = nn.Linear(4, 4), number
-
-    def forward(self, x):
-        COUNTS[self.number] += 1
-        return self.linear(x).tanh()
-
-
-COUNTS = Counter()
 
 
 def count_forwards(recompute):

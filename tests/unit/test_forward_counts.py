@@ -1,13 +1,12 @@
 """How often the user's forwards run: once for each micro-batch, and no more."""
 
-from collections import Counter
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import intandem as it
+from harness import COUNTS, Counting
 from intandem.errors import ScheduleError
 from intandem.runtime.transport.local import LocalTransport
 from intandem.schedules import schedule_names
@@ -15,21 +14,6 @@ from intandem.schedules.registry import leaves_open
 
 IN_ORDER = [n for n in schedule_names() if n != "forward-only" and not leaves_open(n, "costs")]
 MICROBATCHES = 8
-
-
-class Counting(nn.Module):
-    """A linear layer that counts its forwards, of which nothing that it holds knows."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.linear, self.number = nn.Linear(4, 4), number
-
-    def forward(self, x):
-        COUNTS[self.number] += 1
-        return self.linear(x).tanh()
-
-
-COUNTS = Counter()
 
 
 def counted(num_blocks):
